@@ -1,0 +1,160 @@
+"""The frozen CLIP: from a backbone name and perhaps a weight file to a model, its tokenizer and its image transform."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import open_clip
+import torch
+from open_clip.convert import convert_state_dict
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+from torch import Tensor, nn
+
+from clip.checkpoint import is_torchscript, official_hashes, read_state_dict, sha256
+from utils.errors import UserError
+
+# OpenAI's names → open_clip's architectures with the QuickGELU that OpenAI trained with
+OPENAI_MODELS = {
+    "RN50": "RN50-quickgelu",
+    "RN101": "RN101-quickgelu",
+    "RN50x4": "RN50x4-quickgelu",
+    "RN50x16": "RN50x16-quickgelu",
+    "RN50x64": "RN50x64-quickgelu",
+    "ViT-B/32": "ViT-B-32-quickgelu",
+    "ViT-B/16": "ViT-B-16-quickgelu",
+    "ViT-L/14": "ViT-L-14-quickgelu",
+}
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen CLIP in float32 on its device.
+
+    `known_tokens`: the token ids with a trained embedding, or None where all have one (only Mini is so restricted).
+    """
+
+    name: str
+    model: nn.Module
+    tokenizer: Callable[..., Tensor]
+    preprocess: Callable[[Image.Image], Tensor]
+    device: torch.device
+    known_tokens: frozenset[int] | None = None
+
+    @property
+    def logit_scale(self) -> float:
+        return float(self.model.logit_scale.detach().exp())
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """L2-normalised features (n, D) float32 of preprocessed images (n, 3, H, W)."""
+        with torch.inference_mode():
+            return self.model.encode_image(images.to(self.device), normalize=True)
+
+
+def load_backbone(name: str, device: torch.device, checkpoint: str | None = None, trust: bool = False) -> Backbone:
+    """Builds `name` with its pretrained weights, or with those of the local file `checkpoint`, and freezes it.
+
+    Raises UserError for an unknown name or tag, an activation that does not match the weights, weights that cannot be had,
+    or a tower that has no prompt to tune.
+    """
+    known = None
+    if name == "Mini":
+        from clip.mini import WEIGHTS, build_mini
+
+        path = Path(checkpoint) if checkpoint else WEIGHTS
+        try:
+            model, known = build_mini(read_state_dict(path))
+        except (KeyError, RuntimeError, IndexError) as error:
+            raise UserError(f"--checkpoint: {path}: not the weights of Mini: {error}") from error
+        architecture = None
+    else:
+        architecture, tag = resolve_name(name, has_checkpoint=checkpoint is not None)
+        model = _from_file(architecture, Path(checkpoint), trust) if checkpoint else _pretrained(architecture, tag)
+    model = model.to(device).eval().requires_grad_(False)
+    return Backbone(name, model, _tokenizer(name, architecture, model), _preprocess(model), device, known)
+
+
+def resolve_name(name: str, has_checkpoint: bool = False) -> tuple[str, str]:
+    """open_clip's architecture and pretrained tag ("" with a checkpoint) for a backbone name."""
+    if name in OPENAI_MODELS:
+        return OPENAI_MODELS[name], "" if has_checkpoint else "openai"
+    architecture, _, tag = name.partition("@")
+    architecture = architecture.replace("/", "-")
+    if architecture not in open_clip.list_models():
+        close = difflib.get_close_matches(architecture, [*OPENAI_MODELS, "Mini", *open_clip.list_models()], n=3)
+        raise UserError(f"--backbone: unknown model {name!r}" + (f"; near it: {', '.join(close)}" if close else ""))
+    tokenizer = open_clip.get_model_config(architecture)["text_cfg"].get("hf_tokenizer_name")
+    if tokenizer:
+        raise UserError(f"--backbone: {name}: its prompts use the tokenizer {tokenizer}; only CLIP's own is supported")
+    if has_checkpoint:
+        return architecture, ""
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if not tag and len(tags) == 1:
+        tag = tags[0]
+    if tag not in tags:
+        there = f"there are {', '.join(tags)}" if tags else "it has none: give --checkpoint FILE"
+        asked = f"no pretrained tag {tag!r}" if tag else "name a pretrained tag"
+        raise UserError(f"--backbone: {architecture}: {asked} ({architecture}@TAG); {there}")
+    _check_activation(architecture, open_clip.get_pretrained_cfg(architecture, tag).get("quick_gelu", False), f"tag {tag!r}")
+    return architecture, tag
+
+
+def _check_activation(architecture: str, weights_quick: bool, weights: str) -> None:
+    model_quick = bool(open_clip.get_model_config(architecture).get("quick_gelu", False))
+    if model_quick != weights_quick:
+        right = architecture + "-quickgelu" if weights_quick else architecture.removesuffix("-quickgelu")
+        words = {True: "QuickGELU", False: "GELU"}
+        raise UserError(
+            f"--backbone: {architecture} uses {words[model_quick]} but the weights of {weights} were trained with "
+            f"{words[weights_quick]}; use {right}"
+        )
+
+
+def _pretrained(architecture: str, tag: str) -> nn.Module:
+    try:
+        return open_clip.create_model(architecture, pretrained=tag, weights_only=True)
+    # open_clip wraps whatever the download raised in a RuntimeError
+    except (RuntimeError, OSError) as error:
+        raise UserError(
+            f"--backbone: the weights {tag!r} of {architecture} could not be downloaded or read ({error}); fetch them on "
+            "another machine and give --checkpoint FILE"
+        ) from error
+
+
+def _from_file(architecture: str, path: Path, trust: bool) -> nn.Module:
+    state = read_state_dict(path, trust)
+    if is_torchscript(path) and sha256(path) in official_hashes():
+        _check_activation(architecture, True, str(path))
+    model = open_clip.create_model(architecture, pretrained=None, pretrained_text=False)
+    state = convert_state_dict(model, state)
+    if "logit_scale" in state:
+        state["logit_scale"] = state["logit_scale"].reshape(model.logit_scale.shape)
+    wanted = model.state_dict()
+    missing = sorted(wanted.keys() - state.keys())
+    foreign = sorted(state.keys() - wanted.keys())
+    shapes = sorted(name for name in wanted.keys() & state.keys() if wanted[name].shape != state[name].shape)
+    for names, what in ((missing, "lacks"), (foreign, "has a foreign"), (shapes, "has another shape for")):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise UserError(f"--checkpoint: {path}: not the weights of {architecture}: it {what} {names[0]}{more}")
+    model.load_state_dict(state)
+    return model
+
+
+def _preprocess(model: nn.Module) -> Callable[[Image.Image], Tensor]:
+    """The deterministic test transform: shorter side to size, bicubic, centre crop, the model's mean and std."""
+    settings = dict(getattr(model.visual, "preprocess_cfg", {}))
+    settings.setdefault("size", model.visual.image_size)
+    return image_transform_v2(PreprocessCfg(**settings), is_train=False)
+
+
+def _tokenizer(name: str, architecture: str | None, model: nn.Module) -> Callable[..., Tensor]:
+    tower = getattr(model, "text", model)
+    if not hasattr(tower, "token_embedding") or getattr(tower, "cls_emb", None) is not None:
+        raise UserError(f"--backbone: {name}: its text tower has no open_clip token embedding, so there is no prompt to tune")
+    if architecture is None:
+        return open_clip.SimpleTokenizer(context_length=model.context_length)
+    return open_clip.get_tokenizer(architecture)

@@ -1,0 +1,95 @@
+"""The learnable prompt: [SOS] p0 + reshape(A·w) [name] "." [EOS], and what it takes to keep and use one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from clip.backbone import Backbone
+from utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Projection:
+    """From vectors to contexts: C(w) = p0 + reshape(A·w), in float64 on the CPU, whatever the model's device.
+
+    `p0` (n_ctx, width): token embeddings of the initial words. `A` (n_ctx·width, d): fixed, entries N(0, std²).
+    """
+
+    p0: Tensor
+    A: Tensor
+
+    @property
+    def d(self) -> int:
+        return self.A.shape[1]
+
+    def contexts(self, W: Tensor) -> Tensor:
+        """Context tokens (B, n_ctx, width) float64 of W (B, d)."""
+        return self.p0 + (W.to(self.A) @ self.A.T).view(len(W), *self.p0.shape)
+
+
+def make_projection(backbone: Backbone, ctx_init: str, d: int, std: float, generator: torch.Generator) -> Projection:
+    """p0 from the words `ctx_init`, A drawn from `generator`."""
+    ids = backbone.tokenizer.encode(clean_name(ctx_init))
+    if len(ids) + 3 > backbone.tokenizer.context_length:
+        raise UserError(f"--ctx_init: {ctx_init!r} is {len(ids)} tokens long, too many for {backbone.name}")
+    p0 = text_tower(backbone).token_embedding.weight.detach()[ids].cpu().double()
+    A = torch.randn(p0.numel(), d, generator=generator).double() * std
+    return Projection(p0, A)
+
+
+def text_tower(backbone: Backbone) -> torch.nn.Module:
+    """The module that holds token_embedding, transformer, …: the model itself, or its `text` where open_clip keeps it apart."""
+    return getattr(backbone.model, "text", backbone.model)
+
+
+def clean_name(name: str) -> str:
+    """A class name as it stands in a prompt: underscores are spaces."""
+    return name.replace("_", " ")
+
+
+def tokenize(backbone: Backbone, prompts: Sequence[str]) -> tuple[Tensor, list[str]]:
+    """Token ids (K, context length) of whole prompts, and a line for each thing the user should know of them."""
+    limit = backbone.tokenizer.context_length
+    warnings = []
+    encoded = [backbone.tokenizer.encode(prompt) for prompt in prompts]
+    long = [prompt for prompt, ids in zip(prompts, encoded, strict=True) if len(ids) + 2 > limit]
+    if long:
+        warnings.append(
+            f"{len(long)} prompts are longer than {limit} tokens and lose their end: {', '.join(map(repr, long[:3]))}"
+        )
+    if backbone.known_tokens is not None:
+        strange = [p for p, ids in zip(prompts, encoded, strict=True) if not backbone.known_tokens.issuperset(ids)]
+        if strange:
+            warnings.append(
+                f"{backbone.name} was never trained on some words of {len(strange)} prompts, so their embeddings are random: "
+                + ", ".join(map(repr, strange[:3]))
+            )
+    return backbone.tokenizer(list(prompts)), warnings
+
+
+def save_prompt(path: Path, projection: Projection, w: Tensor, metadata: dict) -> None:
+    """One safetensors file: w (d,), A, p0 and context (n_ctx, width), all float64; `metadata` as JSON in its header."""
+    from safetensors.torch import save_file
+
+    context = projection.contexts(w[None])[0]
+    tensors = {"w": w, "A": projection.A, "p0": projection.p0, "context": context}
+    tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    save_file(tensors, path, metadata={"sharpzo": json.dumps(metadata)})
+
+
+def load_prompt(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """The tensors and metadata that `save_prompt` wrote. Raises UserError for a file that is something else."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = json.loads(file.metadata()["sharpzo"])
+            return {name: file.get_tensor(name) for name in ("w", "A", "p0", "context")}, metadata
+    except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
+        raise UserError(f"{path}: not a prompt that SharpZO saved: {error}") from error

@@ -1,0 +1,83 @@
+"""Shared stand-ins: a tiny random CLIP in open_clip's architecture, a quadratic loss, and the real data where it is at hand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from open_clip.model import CLIP
+from torch import Tensor
+
+from clip.backbone import Backbone
+
+CLASSNAMES = ("red square", "blue_circle", "a small dog", "river")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--run-slow", action="store_true", help="also run tests marked slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--run-slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="slow; give --run-slow"))
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of real splits, lists and images that SHARPZO_TEST_DATA names; tests that need it skip without."""
+    folder = os.environ.get("SHARPZO_TEST_DATA")
+    if not folder:
+        pytest.skip("SHARPZO_TEST_DATA is not set: it names a folder of real CoOp splits, few-shot lists and images")
+    return Path(folder)
+
+
+def make_tiny_backbone(seed: int = 0, **text: int) -> Backbone:
+    """A random CLIP of width 32: two text layers, 77 positions, CLIP's tokenizer, 32 × 32 images."""
+    text_cfg = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2} | text
+    vision_cfg = {"image_size": 32, "patch_size": 16, "layers": 1, "width": 32, "head_width": 16}
+    model = CLIP(24, vision_cfg, text_cfg, quick_gelu=True)
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.ndim >= 2:
+            parameter.data.normal_(0, 0.1, generator=generator)
+    model.token_embedding.weight.data.normal_(0, 0.5, generator=generator)
+    model.logit_scale.data.fill_(3.0)
+    model = model.eval().requires_grad_(False)
+    tokenizer = open_clip.SimpleTokenizer(context_length=text_cfg["context_length"])
+    return Backbone("tiny", model, tokenizer, open_clip.transform.image_transform(32, False), torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone() -> Backbone:
+    return make_tiny_backbone()
+
+
+class Quadratic:
+    """L(w) = ½ Σ c_i (w_i − t_i)², as optimisers see a loss; remembers every batch it was asked."""
+
+    def __init__(self, d: int):
+        self.curvature = torch.linspace(0.5, 2.0, d, dtype=torch.float64)
+        self.target = torch.linspace(-1.0, 1.0, d, dtype=torch.float64)
+        self.batches: list[Tensor] = []
+
+    def __call__(self, W: Tensor, mu: float | None = None) -> Tensor:
+        self.batches.append(W.clone())
+        return 0.5 * (self.curvature * (W - self.target).square()).sum(1)
+
+    def gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        return self(w[None])[0], self.curvature * (w - self.target)
+
+    @property
+    def queries(self) -> int:
+        return sum(len(batch) for batch in self.batches)
+
+
+@pytest.fixture
+def quadratic() -> Callable[[int], Quadratic]:
+    return Quadratic

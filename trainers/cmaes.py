@@ -1,0 +1,121 @@
+"""Stage 1: CMA-ES, and the sharpness-aware wrapper that evaluates its candidates at a worst-case shift (eqs. 2, 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+
+import cma
+import numpy as np
+import torch
+from threadpoolctl import ThreadpoolController
+from torch import Tensor
+
+from trainers.gradients import Loss, cge
+
+
+class CMAES:
+    """pycma's CMA-ES on its own random numbers.
+
+    `normal(n, d)` draws standard normals; pycma would otherwise reseed numpy's global generator. `bound`: box ±bound, 0 for none.
+    """
+
+    def __init__(self, w0: Tensor, sigma: float, popsize: int, bound: float, normal: Callable[[int, int], np.ndarray]):
+        options = {"popsize": popsize, "randn": normal, "seed": math.nan, "verbose": -9}
+        if bound:
+            options["bounds"] = [-bound, bound]
+        # the eigen-decomposition of d × d runs 4 to 30 times slower on more than one thread
+        self._threads = ThreadpoolController()
+        with self._threads.limit(limits=1, user_api="blas"):
+            self.es = cma.CMAEvolutionStrategy(w0.numpy().copy(), sigma, options)
+
+    @property
+    def d(self) -> int:
+        return self.es.N
+
+    @property
+    def popsize(self) -> int:
+        return self.es.popsize
+
+    @property
+    def sigma(self) -> float:
+        return float(self.es.sigma)
+
+    @property
+    def mean(self) -> Tensor:
+        """The search mean θ (d,), inside the bounds."""
+        return torch.from_numpy(np.array(self.es.result.xfavorite, dtype=np.float64))
+
+    def ask(self) -> Tensor:
+        """A fresh population (S, d) ~ θ + σ N(0, C)."""
+        with self._threads.limit(limits=1, user_api="blas"):
+            return torch.from_numpy(np.stack(self.es.ask()))
+
+    def tell(self, candidates: Tensor, losses: Tensor) -> None:
+        """Updates θ, σ, C from the losses (S,) of the `candidates` (S, d) that `ask` gave."""
+        with self._threads.limit(limits=1, user_api="blas"):
+            self.es.tell(list(candidates.numpy()), losses.tolist())
+
+
+class SharpnessAwareCMAES:
+    """CMA-ES told L(x_i + ε*) for its own points x_i, with ε* = ρ·∇L / ‖∇L‖₂ at the search mean.
+
+    One step costs 2d + S queries with the CGE gradient ("zo"), 1 + S with backpropagation ("fo", which needs
+    `loss.gradient`), S without ("none", naive CMA-ES).
+
+    `departures`: the released code's choices. "fresh-mean-gradient": ∇L at the mean of a second population, drawn after each
+    update (`first_mean` before the first). "fresh-mean-start": that mean is the estimate. "matrix-radius": ‖ε*‖ = ρ/√S.
+    """
+
+    stage = 1
+
+    def __init__(
+        self,
+        inner: CMAES,
+        rho: float,
+        estimator: str,
+        mu: float,
+        departures: Collection[str] = (),
+        first_mean: Tensor | None = None,
+    ):
+        self.inner = inner
+        self.rho = rho / math.sqrt(inner.popsize) if "matrix-radius" in departures else rho
+        self.estimator = estimator
+        self.mu = mu
+        self.gradient: Tensor | None = None
+        self._gradient_at_fresh = "fresh-mean-gradient" in departures
+        self._estimate_is_fresh = "fresh-mean-start" in departures
+        self._fresh_mean = first_mean if first_mean is not None else inner.mean
+
+    @property
+    def estimate(self) -> Tensor:
+        return self._fresh_mean if self._estimate_is_fresh else self.inner.mean
+
+    def plan(self, steps: int) -> int:
+        gradient = {"zo": 2 * self.inner.d, "fo": 1, "none": 0}[self.estimator]
+        return steps * (gradient + self.inner.popsize)
+
+    def step(self, loss: Loss) -> dict[str, float]:
+        """One generation. Returns what it learnt: loss (mean of the candidates), best_loss, grad_norm, sigma."""
+        epsilon = self.worst_case(loss)
+        candidates = self.inner.ask()
+        losses = loss(candidates + epsilon)
+        self.inner.tell(candidates, losses)
+        if self._gradient_at_fresh or self._estimate_is_fresh:
+            self._fresh_mean = self.inner.ask().mean(0)
+        record = {"loss": float(losses.mean()), "best_loss": float(losses.min()), "sigma": self.inner.sigma}
+        if self.gradient is not None:
+            record["grad_norm"] = float(self.gradient.norm())
+        return record
+
+    def worst_case(self, loss: Loss) -> Tensor:
+        """ε* (d,) of eq. 2; zero where the gradient is exactly zero."""
+        at = self._fresh_mean if self._gradient_at_fresh else self.inner.mean
+        if self.estimator == "none":
+            return torch.zeros_like(at)
+        if self.estimator == "fo":
+            _, self.gradient = loss.gradient(at)
+        else:
+            self.gradient, _ = cge(loss, at, self.mu)
+        norm = self.gradient.norm()
+        return self.rho * self.gradient / norm if norm > 0 else torch.zeros_like(at)

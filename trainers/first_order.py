@@ -1,0 +1,37 @@
+"""Plain gradient descent on w by backpropagation: not the method, but what it is measured against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from trainers.gradients import Loss
+from trainers.sharpzo import initial_vector
+from utils.config import Config
+
+
+class GradientDescent:
+    """w ← w − η ∇L(w); one query (a forward and a backward pass) a step."""
+
+    stage = 1
+
+    def __init__(self, w: Tensor, lr: float):
+        self.w, self.lr = w, lr
+
+    @property
+    def estimate(self) -> Tensor:
+        return self.w
+
+    def plan(self, steps: int) -> int:
+        return steps
+
+    def step(self, loss: Loss) -> dict[str, float]:
+        """One update; `loss` must offer `gradient(w)`. Returns loss (before the update) and grad_norm."""
+        value, gradient = loss.gradient(self.w)
+        self.w = self.w - self.lr * gradient
+        return {"loss": float(value), "grad_norm": float(gradient.norm())}
+
+
+def build(config: Config, d: int, validate: Callable[[Tensor], float]) -> GradientDescent:
+    return GradientDescent(initial_vector(config, d), config.zo_lr)

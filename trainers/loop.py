@@ -1,0 +1,60 @@
+"""The one loop that drives every optimiser: steps, the query budget, and what is logged of them."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from tqdm import tqdm
+
+from trainers import TRAINERS
+from trainers.objective import Images, Objective
+from trainers.sharpzo import Optimizer
+from utils.config import Config
+from utils.files import is_terminal
+
+
+def build_optimizer(config: Config, objective: Objective, d: int, val: Images) -> Optimizer:
+    """The optimiser that `--prompt_trainer` names."""
+    module, _, function = TRAINERS[config.prompt_trainer].build.partition(":")
+    build = getattr(importlib.import_module(module), function)
+    return build(config, d, lambda w: objective.accuracy(w, val))
+
+
+def optimise(
+    config: Config,
+    optimizer: Optimizer,
+    objective: Objective,
+    evaluate: Callable[[Tensor], dict[str, float]],
+    record: Callable[[dict[str, Any]], None],
+) -> Tensor:
+    """Runs up to T steps, or until the next one would exceed `--max_queries`; returns the last estimate w (d,).
+
+    `record` gets one dict a step (and one for step 0); every `--eval_every` steps and at the end, `evaluate(w)` adds to it.
+    """
+    started = time.perf_counter()
+    budget = config.max_queries or float("inf")
+    planned = min(optimizer.plan(config.total_steps), budget)
+
+    def note(step: int, figures: dict[str, float], with_evaluation: bool) -> None:
+        entry = {"step": step, "stage": optimizer.stage, "queries": objective.queries}
+        entry["seconds"] = round(time.perf_counter() - started, 3)
+        record(entry | figures | (evaluate(optimizer.estimate) if with_evaluation else {}))
+
+    note(0, {}, with_evaluation=True)
+    with tqdm(total=planned, unit="query", smoothing=0.05, disable=not is_terminal()) as bar:
+        step = 0
+        while step < config.total_steps and objective.queries + optimizer.plan(1) <= budget:
+            step += 1
+            stage = optimizer.stage
+            before = objective.queries
+            figures = optimizer.step(objective)
+            last = step == config.total_steps or objective.queries + optimizer.plan(1) > budget
+            due = config.eval_every and step % config.eval_every == 0
+            note(step, {"stage": stage} | figures, with_evaluation=bool(due or last))
+            bar.set_postfix(stage=stage, step=step, loss=f"{figures['loss']:.4f}", refresh=False)
+            bar.update(objective.queries - before)
+    return optimizer.estimate

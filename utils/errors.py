@@ -1,0 +1,12 @@
+"""The one exception that means: the user gave something that cannot work, and this is what to do about it."""
+
+
+class UserError(Exception):
+    """Its text is one clear line: what was wrong, where, and what to do. main prints it and exits with status 2."""
+
+    def __str__(self) -> str:
+        return " ".join(super().__str__().split())
+
+
+class RunError(Exception):
+    """The run cannot go on, through no fault of its input: one line, exit status 1."""

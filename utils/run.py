@@ -1,0 +1,132 @@
+"""The run folder: where it lies, whether it may be used, and the files that a run leaves in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TextIO
+
+import yaml
+from tqdm import tqdm
+
+from utils.config import NOT_IDENTITY, REPOSITORY, Config
+from utils.errors import UserError
+from utils.files import write_json, write_text
+
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "cma", "numpy", "scikit-learn", "pillow", "safetensors")
+
+
+def run_path(config: Config) -> Path:
+    """OUTPUT_DIR/dataset/trainer/backbone[/run_name]/16shots/seed1."""
+    backbone = config.backbone.replace("/", "-")
+    variant = [config.run_name] if config.run_name else []
+    parts = [config.dataset, config.prompt_trainer, backbone, *variant, f"{config.shots}shots", f"seed{config.seed}"]
+    return Path(config.output_dir).joinpath(*parts)
+
+
+def find_earlier_run(path: Path, config: Config) -> str:
+    """What the run folder holds: "nothing", an "unfinished" or a "finished" run of this very configuration.
+
+    Raises UserError, unless `--overwrite` is given, where it holds a run of another configuration (naming the keys), and
+    in any case where it holds something that no run wrote.
+    """
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return "nothing"
+    if not (path / "config.yaml").is_file():
+        raise UserError(f"{path}: exists and is no run folder (it has no config.yaml); choose another --output_dir or --run_name")
+    try:
+        earlier = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        earlier, reason = None, error
+    else:
+        reason = "it is no mapping"
+    if config.overwrite:
+        return "nothing"
+    if not isinstance(earlier, dict):
+        raise UserError(f"{path / 'config.yaml'}: cannot be read ({reason}); add --overwrite to replace the run")
+    ours = identity(config.as_dict())
+    theirs = identity(earlier)
+    different = [key for key in ours | theirs if ours.get(key) != theirs.get(key)]
+    if different:
+        keys = ", ".join(f"{key} ({theirs.get(key)!r} there, {ours.get(key)!r} now)" for key in different)
+        raise UserError(f"{path}: holds a run with other settings: {keys}; use --run_name NAME, or --overwrite to replace it")
+    return "finished" if (path / "result.json").is_file() else "unfinished"
+
+
+def identity(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that decide what a run computes."""
+    return {key: value for key, value in settings.items() if key not in NOT_IDENTITY}
+
+
+def environment() -> dict[str, Any]:
+    """Versions, commit and machine, for env.json."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "python": platform.python_version(),
+        "packages": versions,
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "machine": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+class Run:
+    """The files of a run in progress. `say` prints a line and keeps it in log.txt; `record` adds a line to metrics.jsonl."""
+
+    def __init__(self, path: Path, config: Config, extra: dict[str, Any]):
+        """Makes the folder, emptied of an earlier run. `extra`: facts of the machine that torch knows, for env.json."""
+        self.path = path
+        try:
+            if path.exists():
+                shutil.rmtree(path)
+            path.mkdir(parents=True)
+            write_text(path / "config.yaml", yaml.safe_dump(config.as_dict(), sort_keys=False, allow_unicode=True))
+            write_json(path / "env.json", environment() | extra)
+            self._log: TextIO = (path / "log.txt").open("w", encoding="utf-8")
+            self._metrics: TextIO = (path / "metrics.jsonl").open("w", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"--output_dir: {path}: cannot be written: {error.strerror}") from error
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._log.close()
+        self._metrics.close()
+
+    def say(self, text: str) -> None:
+        tqdm.write(text)
+        self._log.write(text + "\n")
+        self._log.flush()
+
+    def record(self, entry: dict[str, Any]) -> None:
+        self._metrics.write(json.dumps(entry) + "\n")
+        self._metrics.flush()
