@@ -41,7 +41,7 @@ def run(config: Config) -> None:
     """One run: data → CLIP → features → prompt → objective → trainer → report. Heavy imports wait until settings are good."""
     from clip.backbone import load_backbone
     from clip.prompt import clean_name, make_projection, save_prompt
-    from clip.text import TextFeatures
+    from clip.text import TextFeatures, zero_shot_features
     from datasets.features import image_features
     from datasets.fewshot import draw_few_shot, write_split
     from datasets.split import load_dataset
@@ -58,6 +58,7 @@ def run(config: Config) -> None:
     config = dataclasses.replace(
         config,
         device=str(device),
+        threads=set_threads(config.threads),
         template=config.template or DATASETS[config.dataset].template,
         memory_limit=config.memory_limit or DEFAULT_MEMORY_LIMIT[device.type],
     )
@@ -75,9 +76,11 @@ def run(config: Config) -> None:
         return Images(*image_features(dataset, items, backbone.preprocess, backbone.encode_images, config.batch_size, what))
 
     memory_limit = config.memory_limit << 20
-    text = TextFeatures(backbone, dataset.classnames, config.ctx_init, memory_limit)
+    text = TextFeatures(backbone, dataset.classnames, config.ctx_init, memory_limit, config.engine)
     test_images = images_of(dataset.test, "test images")
-    zero_shot_text = text.of_prompts(backbone, [config.template.replace("{}", clean_name(name)) for name in dataset.classnames])
+    zero_shot_text = zero_shot_features(
+        backbone, [config.template.replace("{}", clean_name(name)) for name in dataset.classnames]
+    )
     zero_shot_accuracy = 100 * accuracy(zero_shot_text, test_images)
     result = {
         "dataset": config.dataset,
@@ -107,7 +110,7 @@ def run(config: Config) -> None:
             memory_limit,
         )
 
-    with Run(path, config, {"threads": device_threads(), "device": device_name(device)}) as folder:
+    with Run(path, config, device_name(device)) as folder:
         if earlier == "unfinished":
             folder.say(f"{path}: an earlier run did not finish; starting over")
         for warning in text.warnings:
@@ -175,9 +178,12 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-def device_threads() -> int:
+def set_threads(threads: int) -> int:
+    """Makes torch use `threads` CPU threads, or leaves its own choice at 0; returns how many it uses."""
     import torch
 
+    if threads:
+        torch.set_num_threads(threads)
     return torch.get_num_threads()
 
 

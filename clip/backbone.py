@@ -60,21 +60,26 @@ def load_backbone(name: str, device: torch.device, checkpoint: str | None = None
     Raises UserError for an unknown name or tag, an activation that does not match the weights, weights that cannot be had,
     or a tower that has no prompt to tune.
     """
-    known = None
-    if name == "Mini":
-        from clip.mini import WEIGHTS, build_mini
-
-        path = Path(checkpoint) if checkpoint else WEIGHTS
-        try:
-            model, known = build_mini(read_state_dict(path))
-        except (KeyError, RuntimeError, IndexError) as error:
-            raise UserError(f"--checkpoint: {path}: not the weights of Mini: {error}") from error
-        architecture = None
-    else:
-        architecture, tag = resolve_name(name, has_checkpoint=checkpoint is not None)
-        model = _from_file(architecture, Path(checkpoint), trust) if checkpoint else _pretrained(architecture, tag)
+    # building a model fills it with random weights first, which must not move the caller's global generator
+    with torch.random.fork_rng(devices=[]):
+        if name == "Mini":
+            architecture, (model, known) = None, _mini(checkpoint)
+        else:
+            known = None
+            architecture, tag = resolve_name(name, has_checkpoint=checkpoint is not None)
+            model = _from_file(architecture, Path(checkpoint), trust) if checkpoint else _pretrained(architecture, tag)
     model = model.to(device).eval().requires_grad_(False)
     return Backbone(name, model, _tokenizer(name, architecture, model), _preprocess(model), device, known)
+
+
+def _mini(checkpoint: str | None) -> tuple[nn.Module, frozenset[int]]:
+    from clip.mini import WEIGHTS, build_mini
+
+    path = Path(checkpoint) if checkpoint else WEIGHTS
+    try:
+        return build_mini(read_state_dict(path))
+    except (KeyError, RuntimeError, IndexError) as error:
+        raise UserError(f"--checkpoint: {path}: not the weights of Mini: {error}") from error
 
 
 def resolve_name(name: str, has_checkpoint: bool = False) -> tuple[str, str]:

@@ -50,6 +50,8 @@ def load_dataset(name: str, root: str | None) -> Dataset:
     if not folder.is_dir():
         raise UserError(f"--root_path: {folder}: no such folder; {name} is expected there (see DATASET.md)")
     parts = read_split(folder / info.split)
+    if not parts[2]:
+        raise UserError(f"{folder / info.split}: test: the list is empty")
     images = folder / info.images
     return Dataset(
         name,
@@ -101,9 +103,9 @@ def class_names(parts: Sequence[Sequence[Item]], where: object) -> tuple[str, ..
         for item in items:
             if names.setdefault(item.label, item.classname) != item.classname:
                 raise UserError(f"{where}: label {item.label} has two names, {names[item.label]!r} and {item.classname!r}")
-    missing = sorted(set(range(max(names, default=-1) + 1)) - names.keys())
-    if missing or not names:
-        raise UserError(f"{where}: no item has label {missing[0] if missing else 0}")
+    missing = next(label for label in range(len(names) + 1) if label not in names)
+    if missing < len(names) or not names:
+        raise UserError(f"{where}: no item has label {missing}, though labels up to {max(names, default=0)} are used")
     return tuple(names[label] for label in range(len(names)))
 
 

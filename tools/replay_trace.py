@@ -46,31 +46,34 @@ def read_trace(path: Path) -> Trace:
         return Trace(json.loads(str(file["settings"])), arrays)
 
 
-def build_objective(trace: Trace) -> Objective:
+def build_objective(trace: Trace, engine: str) -> Objective:
     """The recorded text tower, projection and features behind our own prompt, reference text path and objective."""
     arrays = trace.arrays
     state = {name.removeprefix("text."): tensor for name, tensor in arrays.items() if name.startswith("text.")}
     width, embed_dim = state["text_projection"].shape
     layers = sum(name.endswith("ln_1.weight") for name in state)
-    text_cfg = {"context_length": 77, "vocab_size": 49408, "width": width, "heads": trace.settings["heads"], "layers": layers}
+    heads = trace.settings["heads"]
+    text_cfg = {"context_length": 77, "vocab_size": 49408, "width": width, "heads": heads, "layers": layers}
     vision_cfg = {"image_size": 32, "patch_size": 32, "layers": 1, "width": 32, "head_width": 32}
     model = open_clip.model.CLIP(embed_dim, vision_cfg, text_cfg, quick_gelu=True).eval().requires_grad_(False)
     missing, foreign = model.load_state_dict(state, strict=False)
-    assert not foreign and all(name.startswith(("visual.", "token_", "logit_")) for name in missing), (missing, foreign)
+    stub = ("visual.", "token_", "logit_")
+    assert not foreign and all(name.startswith(stub) for name in missing), (missing, foreign)
     model.token_embedding.weight.data[arrays["token_ids"]] = arrays["token_rows"]
     tokenizer = open_clip.SimpleTokenizer(context_length=77)
-    backbone = Backbone("recorded", model, tokenizer, open_clip.transform.image_transform(32, False), torch.device("cpu"))
-    text = TextFeatures(backbone, trace.settings["names"], CTX_INIT, memory_limit=1 << 30)
+    preprocess = open_clip.transform.image_transform(32, False)
+    backbone = Backbone("recorded", model, tokenizer, preprocess, torch.device("cpu"))
+    text = TextFeatures(backbone, trace.settings["names"], CTX_INIT, 1 << 30, engine)
     p0 = model.token_embedding.weight[tokenizer.encode(CTX_INIT)].double()
     projection = Projection(p0, arrays["A"].double())
     images = Images(arrays["train_features"], arrays["train_labels"])
     return Objective(projection.contexts, text, images, 100.0, classes=len(trace.settings["names"]))
 
 
-def replay(trace: Trace) -> dict[str, float]:
-    """Largest absolute deviation by quantity (fitness: relative to the generation's largest; ε*: to its norm; accuracy: points)."""
+def replay(trace: Trace, engine: str = "fast") -> dict[str, float]:
+    """Largest deviation by quantity; of fitness relative to the generation's largest, of ε* to its norm, of accuracy in points."""
     settings, arrays = trace.settings, trace.arrays
-    objective = build_objective(trace)
+    objective = build_objective(trace, engine)
     stream = np.random.RandomState(settings["seed"])
     worst = dict.fromkeys(LIMITS, 0.0)
 
@@ -89,12 +92,12 @@ def replay(trace: Trace) -> dict[str, float]:
             worst["accuracy"] = max(worst["accuracy"], abs(100 * objective.accuracy(w, test) - accuracies[step]))
 
     for step in range(settings["change_point"]):
-        candidates, epsilon = arrays["stage1_candidates"][step], arrays["stage1_epsilon"][step].double()
 
-        def recorded_fitness(W: Tensor, mu: float | None = None, step: int = step, x: Tensor = candidates) -> Tensor:
+        def recorded_fitness(W: Tensor, mu: float | None = None, step: int = step) -> Tensor:
             """Ours for the gradient; for the candidates, the recorded ones, once ours have been compared with them."""
             if mu is not None:
                 return objective(W, mu)
+            x, epsilon = arrays["stage1_candidates"][step], arrays["stage1_epsilon"][step].double()
             ours = stage1.rho * stage1.gradient / stage1.gradient.norm()
             note("candidates", W - ours - x)
             note("epsilon", (ours - epsilon) / epsilon.norm())
@@ -129,7 +132,9 @@ def replay(trace: Trace) -> dict[str, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trace", type=Path, help="recording, as an npz file")
-    worst = replay(read_trace(parser.parse_args().trace))
+    parser.add_argument("--engine", choices=("fast", "stock"), default="fast")
+    arguments = parser.parse_args()
+    worst = replay(read_trace(arguments.trace), arguments.engine)
     for quantity, value in worst.items():
         verdict = "ok" if value <= LIMITS[quantity] else "TOO FAR"
         print(f"{quantity:<12}{value:10.2e}   limit {LIMITS[quantity]:.0e}   {verdict}")

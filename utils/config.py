@@ -39,6 +39,7 @@ class Config:
     run_name: str = option("", "run", "adds a folder level, for variants of a setting")
     seed: int = option(1, "run", "seed of every random draw", low=0)
     device: str = option("auto", "run", "auto, cpu, cuda, cuda:1 …")
+    threads: int = option(0, "run", "CPU threads; 0: torch's own choice. Another number gives other last digits", low=0)
     overwrite: bool = option(False, "run", "delete a run that is already in the run folder")
     save_model: bool = option(True, "run", "write prompt.safetensors")
 
@@ -50,6 +51,9 @@ class Config:
         "model",
         "of text passes; auto: float64 where a finite-difference step is below 1e-4, else float32",
         choices=("auto", "float32", "float64", "bfloat16", "float16"),
+    )
+    engine: str = option(
+        "fast", "model", "text features: shared work, or open_clip's tower on whole prompts", choices=("fast", "stock")
     )
     memory_limit: int = option(0, "model", "MiB for activations of one pass; 0: 1024 on CPU, 4096 elsewhere", low=0)
     batch_size: int = option(256, "model", "images a pass through the image tower", low=1)
@@ -238,10 +242,13 @@ def _mapping(node: yaml.Node, path: str, depth: int) -> dict[str, Entry]:
 def _scalar(node: yaml.Node, where: str) -> Any:
     if not isinstance(node, yaml.ScalarNode):
         raise UserError(f"{where}: expected one value, not a list or mapping")
+    if node.tag.removeprefix("tag:yaml.org,2002:") not in ("str", "int", "float", "bool", "null"):
+        raise UserError(f"{where}: {node.value!r} is no text, number or true/false (YAML reads it as {node.tag})")
     try:
         return yaml.constructor.SafeConstructor().construct_object(node)
-    except yaml.YAMLError as error:
-        raise UserError(f"{where}: {getattr(error, 'problem', error)}") from error
+    # PyYAML's constructors pass on whatever a tag's conversion raised
+    except (yaml.YAMLError, ValueError, LookupError) as error:
+        raise UserError(f"{where}: {node.value!r} does not fit its tag {node.tag}") from error
 
 
 def _coerce(key: str, raw: Any, where: str) -> Any:
@@ -278,7 +285,7 @@ def _as_kind(raw: Any, kind: type) -> Any:
     if kind is bool:
         return raw if isinstance(raw, bool) else None
     if kind is str:
-        return raw if isinstance(raw, str) else None
+        return raw if isinstance(raw, str) and "\0" not in raw else None
     if isinstance(raw, bool) or not isinstance(raw, int | float | str):
         return None
     try:

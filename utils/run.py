@@ -101,19 +101,19 @@ def _processor() -> str:
 class Run:
     """The files of a run in progress. `say` prints a line and keeps it in log.txt; `record` adds a line to metrics.jsonl."""
 
-    def __init__(self, path: Path, config: Config, extra: dict[str, Any]):
-        """Makes the folder, emptied of an earlier run. `extra`: facts of the machine that torch knows, for env.json."""
+    def __init__(self, path: Path, config: Config, device: str):
+        """Makes the folder, emptied of an earlier run. `device`: the card's name, for env.json."""
         self.path = path
         try:
             if path.exists():
                 shutil.rmtree(path)
             path.mkdir(parents=True)
             write_text(path / "config.yaml", yaml.safe_dump(config.as_dict(), sort_keys=False, allow_unicode=True))
-            write_json(path / "env.json", environment() | extra)
+            write_json(path / "env.json", environment() | {"device": device})
             self._log: TextIO = (path / "log.txt").open("w", encoding="utf-8")
             self._metrics: TextIO = (path / "metrics.jsonl").open("w", encoding="utf-8")
         except OSError as error:
-            raise UserError(f"--output_dir: {path}: cannot be written: {error.strerror}") from error
+            raise UserError(f"--output_dir: {path}: cannot be written: {error.strerror or error}") from error
 
     def __enter__(self) -> Run:
         return self

@@ -1,0 +1,168 @@
+"""The scoring engine: exactly the features of the reference path, for a small fraction of its work.
+
+Every distinct prompt beginning is one row (clip/tree.py), [SOS] is computed once a run (clip/folded.py), many queries share
+each matrix product, and the last layer is finished at EOS rows only. docs/engine.md tells what each of these saves.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clip.folded import FoldedTower, Layer, activate, fold_tower
+from clip.tree import Attention, PromptTree, build_tree
+
+# rows that share a product: enough for full speed, few enough that a pass stays near the caches
+ROWS_A_PASS = {"cpu": 2048, "cuda": 32768}
+# values a row keeps alive: stream, norm, q k v, padded keys and values, attention output twice, hidden layer
+LIVE_WIDTHS = 16
+
+
+class Engine:
+    """Features of K prompts for a batch of contexts. Plain PyTorch operations; one implementation for every device."""
+
+    def __init__(self, tower: torch.nn.Module, suffixes: list[list[int]], n_ctx: int, sos_token: int, memory_limit: int):
+        """`suffixes`: token ids behind the context, EOS included. `memory_limit`: bytes for the activations of a pass.
+
+        Raises clip.folded.Unsupported for a tower that only the reference path can run.
+        """
+        self.folded = fold_tower(tower, sos_token)
+        self.device = tower.positional_embedding.device
+        self.suffixes, self.n_ctx, self.memory_limit = suffixes, n_ctx, memory_limit
+        self.token_rows = tower.token_embedding.weight.detach()
+        self._passes: dict[tuple[torch.dtype, bool], _Pass] = {}
+
+    def __call__(self, contexts: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """L2-normalised features (B, K, D) of contexts (B, n_ctx, width), or (B, K, n_ctx, width) with one a class.
+
+        Differentiable where gradients are enabled and `contexts` asks for them; otherwise in place and without a graph.
+        """
+        differentiable = torch.is_grad_enabled() and contexts.requires_grad
+        run = self._pass(dtype, class_specific=contexts.ndim == 4)
+        with torch.inference_mode(not differentiable):
+            chunks = contexts.to(self.device, dtype).split(self.chunk(dtype, contexts.ndim == 4))
+            return torch.cat([run(chunk, differentiable) for chunk in chunks])
+
+    def chunk(self, dtype: torch.dtype, class_specific: bool = False) -> int:
+        """Queries a pass; follows from the names, the sizes and the memory limit, never from timing or free memory."""
+        tree = self._pass(dtype, class_specific).tree
+        width = self.folded.positions.shape[1]
+        spread = len(tree.rows.keys) / len(tree)
+        row_bytes = (LIVE_WIDTHS + 2 * spread) * width * dtype.itemsize
+        rows = min(ROWS_A_PASS.get(self.device.type, ROWS_A_PASS["cuda"]), self.memory_limit / row_bytes)
+        return max(1, int(rows // len(tree)))
+
+    def tree(self, class_specific: bool = False) -> PromptTree:
+        """The rows that one query computes."""
+        return self._pass(torch.float32, class_specific).tree
+
+    def _pass(self, dtype: torch.dtype, class_specific: bool) -> _Pass:
+        key = (dtype, class_specific)
+        if key not in self._passes:
+            tree = build_tree(self.suffixes, self.n_ctx, class_specific)
+            # ordinary tensors, even when first asked for in inference mode: a differentiable pass must be able to save them
+            with torch.inference_mode(False), torch.no_grad():
+                self._passes[key] = _Pass(self.folded.to(dtype, self.device), tree, self.token_rows, self.device)
+        return self._passes[key]
+
+
+class _Pass:
+    """One precision and one tree: what is prepared once, and the forward pass."""
+
+    def __init__(self, tower: FoldedTower, tree: PromptTree, token_rows: Tensor, device: torch.device):
+        self.tower, self.tree = tower, tree
+        self.rows, self.leaves = tree.rows.to(device), tree.leaves.to(device)
+        self.leaf_rows = tree.leaf_rows.to(device)
+        self.leaf_of_class = tree.leaf_of_class.to(device)
+        self.masks: dict[tuple[int, int], Tensor] = {}
+        self.buffers: dict[str, Tensor] = {}
+        self.in_place = True
+        dtype = tower.positions.dtype
+        tokens, positions = tree.tokens.to(device), tree.positions.to(device)
+        self.width = tower.positions.shape[1]
+        # the name tokens enter the first layer the same in every query
+        self.x0 = token_rows[tokens].to(dtype) + tower.positions[positions]
+        self.qkv0 = F.layer_norm(self.x0, (self.width,), eps=tower.eps) @ tower.layers[0].qkv
+        self.qkv0[:, : self.width] += tower.layers[0].b_q
+        self.context_positions = tower.positions[1 : 1 + tree.n_ctx]
+
+    def __call__(self, contexts: Tensor, differentiable: bool) -> Tensor:
+        """Features (B, K, D) of contexts (B, n_ctx, width) or (B, K, n_ctx, width)."""
+        self.in_place = not differentiable
+        B, w = len(contexts), self.width
+        context_rows = (contexts + self.context_positions).view(B, -1, w)
+        x = self._assemble("x", self.x0, context_rows)
+        *layers, last = self.tower.layers
+        for i, layer in enumerate(layers):
+            qkv = self._first_qkv(context_rows, layer) if i == 0 else self._product("qkv", self._norm(x), layer.qkv)
+            q, kv = qkv[:, :w], qkv[:, w:]
+            x = self._add_attention(x, q if i == 0 else q + layer.b_q, kv, layer, self.rows, B)
+            x = self._add_mlp(x, layer)
+        one_layer = not layers
+        kv = self._first_qkv(context_rows, last)[:, w:] if one_layer else self._product("qkv", self._norm(x), last.qkv[:, w:])
+        leaves = x.view(B, -1, w)[:, self.leaf_rows].view(-1, w)
+        q = torch.addmm(last.b_q, self._norm(leaves), last.qkv[:, :w])
+        leaves = self._add_attention(leaves, q, kv, last, self.leaves, B)
+        leaves = self._add_mlp(leaves, last)
+        features = torch.addmm(self.tower.b_readout, self._norm(leaves), self.tower.readout)
+        features = F.normalize(features, dim=-1).view(B, -1, features.shape[-1])
+        return features[:, self.leaf_of_class]
+
+    def _first_qkv(self, context_rows: Tensor, layer: Layer) -> Tensor:
+        """q, k, v of the first layer (B·R, 3·width): name tokens from the store, context tokens computed."""
+        qkv = self._norm(context_rows) @ layer.qkv
+        return self._assemble("qkv", self.qkv0, qkv + F.pad(layer.b_q, (0, 2 * self.width)))
+
+    def _assemble(self, name: str, fixed: Tensor, varying: Tensor) -> Tensor:
+        """Rows (B·R, ·): for each query the `fixed` ones (n, ·), then its own `varying` ones (B, R − n, ·)."""
+        B, n = len(varying), len(fixed)
+        rows = self._buffer(name, B, n + varying.shape[1], fixed.shape[1])
+        rows[:, :n] = fixed
+        rows[:, n:] = varying
+        return rows.view(-1, fixed.shape[1])
+
+    def _add_attention(self, x: Tensor, q: Tensor, kv: Tensor, layer: Layer, plan: Attention, B: int) -> Tensor:
+        """x + attention; `q` (B·rows, width) for the plan's queries, `kv` (B·R, 2·width) for every row."""
+        w, heads = self.width, self.tower.heads
+        kv = torch.cat([layer.sos.expand(B, 1, -1), kv.view(B, -1, 2 * w)], 1)
+        kv = kv.index_select(1, plan.keys).view(B * plan.groups, -1, 2, heads, w // heads)
+        q = q.reshape(B, -1, w).index_select(1, plan.queries)
+        q = q.view(B * plan.groups, -1, heads, w // heads).transpose(1, 2)
+        keys, values = kv[:, :, 0].transpose(1, 2), kv[:, :, 1].transpose(1, 2)
+        seen = F.scaled_dot_product_attention(q, keys, values, attn_mask=self._mask(plan, B), scale=1.0)
+        seen = seen.transpose(1, 2).reshape(B, -1, w).index_select(1, plan.slots)
+        return self._add(x, seen.view(-1, w), layer.out, layer.b_out)
+
+    def _add_mlp(self, x: Tensor, layer: Layer) -> Tensor:
+        hidden = self._product("hidden", self._norm(x), layer.fc, layer.b_fc)
+        return self._add(x, activate(hidden, self.tower.quick, self.in_place), layer.proj, layer.b_proj)
+
+    def _product(self, name: str, rows: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
+        out = self._buffer(name, len(rows), matrix.shape[1]) if self.in_place else None
+        return torch.mm(rows, matrix, out=out) if bias is None else torch.addmm(bias, rows, matrix, out=out)
+
+    def _add(self, x: Tensor, rows: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
+        """x + rows · matrix + bias, in x itself where no graph needs the old one."""
+        return x.addmm_(rows, matrix).add_(bias) if self.in_place else torch.addmm(x, rows, matrix) + bias
+
+    def _norm(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, (self.width,), eps=self.tower.eps)
+
+    def _mask(self, plan: Attention, B: int) -> Tensor:
+        key = (id(plan), B)
+        if key not in self.masks:
+            with torch.inference_mode(False):
+                self.masks[key] = plan.mask.to(self.x0.dtype).repeat(B, 1, 1, 1)
+        return self.masks[key]
+
+    def _buffer(self, name: str, *shape: int) -> Tensor:
+        """Uninitialised memory; kept for the next pass, since fresh pages cost more than the arithmetic on them."""
+        if not self.in_place:
+            return self.x0.new_empty(shape)
+        size = math.prod(shape)
+        if name not in self.buffers or self.buffers[name].numel() < size:
+            self.buffers[name] = self.x0.new_empty(size)
+        return self.buffers[name][:size].view(shape)

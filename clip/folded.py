@@ -1,0 +1,153 @@
+"""The text tower's weights in the form that the engine multiplies by: everything that can be folded is, exactly, in float64.
+
+Layer-norm gains and biases go into the next matrix, the attention scale into the queries, layer scale into the projections,
+the value bias into the output bias (attention weights sum to one), and the key bias is dropped (the softmax cancels it).
+QuickGELU, x·σ(1.702 x), is SiLU between matrices scaled by 1.702 and 1/1.702.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from open_clip.transformer import LayerScale, QuickGELU, ResidualAttentionBlock, Transformer
+from torch import Tensor, nn
+
+QUICK = 1.702
+
+
+class Unsupported(Exception):
+    """Why a text tower has to take the reference path."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One block. Matrices are (in, out), so that rows · matrix; `qkv` holds q, k, v side by side, `b_q` only q's bias."""
+
+    qkv: Tensor
+    b_q: Tensor
+    out: Tensor
+    b_out: Tensor
+    fc: Tensor
+    b_fc: Tensor
+    proj: Tensor
+    b_proj: Tensor
+    # keys and values (2·width,) of [SOS], which sees only itself and so never changes
+    sos: Tensor
+
+
+@dataclass(frozen=True)
+class FoldedTower:
+    """`embeddings` (L, width): what each position adds. `readout` (width, D) and `b_readout` (D,) follow the last norm."""
+
+    layers: tuple[Layer, ...]
+    heads: int
+    quick: bool
+    eps: float
+    positions: Tensor
+    readout: Tensor
+    b_readout: Tensor
+
+    def to(self, dtype: torch.dtype, device: torch.device) -> FoldedTower:
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, dtype).contiguous()
+
+        layers = tuple(Layer(**{f.name: move(getattr(layer, f.name)) for f in fields(Layer)}) for layer in self.layers)
+        moved = map(move, (self.positions, self.readout, self.b_readout))
+        return FoldedTower(layers, self.heads, self.quick, self.eps, *moved)
+
+
+def fold_tower(tower: nn.Module, sos_token: int) -> FoldedTower:
+    """Folds open_clip's text tower. Raises Unsupported, with the reason, for one that is not of the plain causal kind."""
+    blocks = _checked_blocks(tower)
+    quick = isinstance(blocks[0].mlp.gelu, QuickGELU)
+    eps = blocks[0].ln_1.eps
+    positions = tower.positional_embedding.detach().double().cpu()
+    x = tower.token_embedding.weight.detach()[sos_token].double().cpu() + positions[0]
+    layers = []
+    for block in blocks:
+        layer, x = _fold_block(block, quick, eps, x)
+        layers.append(layer)
+    readout, b_readout = _readout(tower)
+    return FoldedTower(tuple(layers), blocks[0].attn.num_heads, quick, eps, positions, readout, b_readout)
+
+
+def activate(h: Tensor, quick: bool, in_place: bool = False) -> Tensor:
+    """The MLP's activation; the exact GELU has no form in place."""
+    return F.silu(h, inplace=in_place) if quick else F.gelu(h)
+
+
+def _checked_blocks(tower: nn.Module) -> list[ResidualAttentionBlock]:
+    transformer = tower.transformer
+    if type(transformer) is not Transformer:
+        raise Unsupported(f"its text transformer is a {type(transformer).__name__}")
+    blocks = list(transformer.resblocks)
+    for block in blocks:
+        if type(block) is not ResidualAttentionBlock or type(block.attn) is not nn.MultiheadAttention:
+            raise Unsupported(f"its text blocks are {type(block).__name__} with {type(block.attn).__name__}")
+        norms = {type(block.ln_1).__name__, type(block.ln_2).__name__, type(tower.ln_final).__name__}
+        if norms - {"LayerNorm", "LayerNormFp32"}:
+            raise Unsupported(f"it normalises by {', '.join(sorted(norms))}")
+        if type(block.mlp.gelu) not in (nn.GELU, QuickGELU) or getattr(block.mlp.gelu, "approximate", "none") != "none":
+            raise Unsupported(f"its activation is {block.mlp.gelu}")
+        if len({block.ln_1.eps, block.ln_2.eps, tower.ln_final.eps}) > 1 or block.attn.in_proj_weight is None:
+            raise Unsupported("its blocks have unequal norms or projections")
+    mask = tower.attn_mask
+    if mask is None or not torch.equal(mask.cpu(), torch.full_like(mask.cpu(), float("-inf")).triu(1)):
+        raise Unsupported("its attention is not causal")
+    pool = getattr(tower, "text_pool_type", None) or tower.pool_type
+    if pool not in ("argmax", "eos"):
+        raise Unsupported(f"it reads features by {pool!r}, not at EOS")
+    return blocks
+
+
+def _fold_block(block: ResidualAttentionBlock, quick: bool, eps: float, sos: Tensor) -> tuple[Layer, Tensor]:
+    """The folded block, and the [SOS] stream (width,) behind it."""
+
+    def exact(tensor: Tensor | None, like: Tensor | None = None) -> Tensor:
+        return torch.zeros(len(like), dtype=torch.float64) if tensor is None else tensor.detach().cpu().double()
+
+    width = block.attn.embed_dim
+    gain1, bias1 = exact(block.ln_1.weight), exact(block.ln_1.bias)
+    gain2, bias2 = exact(block.ln_2.weight), exact(block.ln_2.bias)
+    scale1, scale2 = (exact(ls.gamma) if isinstance(ls, LayerScale) else 1.0 for ls in (block.ls_1, block.ls_2))
+
+    qkv = exact(block.attn.in_proj_weight)
+    b_qkv = exact(block.attn.in_proj_bias, qkv) + qkv @ bias1
+    qkv = qkv * gain1
+    qkv[:width] /= math.sqrt(width // block.attn.num_heads)
+    b_qkv[:width] /= math.sqrt(width // block.attn.num_heads)
+    out = exact(block.attn.out_proj.weight)
+    b_out = (exact(block.attn.out_proj.bias, out) + out @ b_qkv[2 * width :]) * scale1
+    out = out.T * scale1
+
+    fc, proj = exact(block.mlp.c_fc.weight), exact(block.mlp.c_proj.weight)
+    b_fc = exact(block.mlp.c_fc.bias, fc) + fc @ bias2
+    fc = fc * gain2
+    b_proj = exact(block.mlp.c_proj.bias, proj) * scale2
+    proj = proj.T * scale2
+    if quick:
+        fc, b_fc, proj = fc * QUICK, b_fc * QUICK, proj / QUICK
+
+    normed = F.layer_norm(sos, (width,), eps=eps) @ qkv.T
+    sos = sos + normed[2 * width :] @ out + b_out
+    hidden = activate(F.layer_norm(sos, (width,), eps=eps) @ fc.T + b_fc, quick)
+    layer = Layer(qkv.T, b_qkv[:width], out, b_out, fc.T, b_fc, proj, b_proj, normed[width:])
+    return layer, sos + hidden @ proj + b_proj
+
+
+def _readout(tower: nn.Module) -> tuple[Tensor, Tensor]:
+    """The projection behind the last norm, with the norm's gain and bias folded in."""
+    gain, bias = tower.ln_final.weight.detach().cpu().double(), tower.ln_final.bias.detach().cpu().double()
+    projection = tower.text_projection
+    offset = 0.0
+    if projection is None:
+        matrix = torch.eye(len(gain), dtype=torch.float64)
+    elif isinstance(projection, nn.Linear):
+        matrix = projection.weight.detach().cpu().double().T
+        offset = 0.0 if projection.bias is None else projection.bias.detach().cpu().double()
+    else:
+        matrix = projection.detach().cpu().double()
+    return gain[:, None] * matrix, bias @ matrix + offset

@@ -1,0 +1,77 @@
+"""The reference path: open_clip's own text tower on whole prompts, with no work shared between queries or classes.
+
+What the engine is tested against, and what towers that the engine cannot run fall back on.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from open_clip.transformer import text_global_pool
+from torch import Tensor, nn
+
+# values alive at once in a block, in multiples of a token's width: stream, norm, q k v, output, 4 + 4 of the MLP
+LIVE_WIDTHS = 14
+
+
+class Stock:
+    """Features (B, K, D) of K tokenised prompts whose `n_ctx` tokens behind [SOS] are given as vectors."""
+
+    def __init__(self, tower: nn.Module, tokens: Tensor, n_ctx: int, memory_limit: int):
+        """`tokens` (K, L) on the tower's device. `memory_limit`: bytes that the activations of one pass may take."""
+        self.tokens, self.n_ctx, self.memory_limit = tokens, n_ctx, memory_limit
+        self._parts = {torch.float32: _TowerParts(tower)}
+        self._embeddings = tower.token_embedding(tokens).detach()
+
+    def __call__(self, contexts: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """L2-normalised, in `dtype`, of `contexts` (B, n_ctx, width), or (B, K, n_ctx, width) with one a class."""
+        tower = self._tower(dtype)
+        B, K = len(contexts), len(self.tokens)
+        contexts = contexts.to(self.tokens.device, dtype)
+        if contexts.ndim == 3:
+            contexts = contexts[:, None].expand(-1, K, -1, -1)
+        features = []
+        # B·K prompts, row by row: prompt p is class p mod K under context p // K
+        for prompts in torch.arange(B * K, device=self.tokens.device).split(self.chunk(dtype)):
+            x = self._embeddings[prompts % K].to(dtype)
+            x[:, 1 : 1 + self.n_ctx] = contexts[prompts // K, prompts % K]
+            features.append(tower(x, self.tokens[prompts % K]))
+        return F.normalize(torch.cat(features), dim=-1).view(B, K, -1)
+
+    def chunk(self, dtype: torch.dtype) -> int:
+        """Prompts a pass, from the memory limit alone. At most about 4 000 token rows: more gains nothing on a CPU's caches."""
+        length, width = self._embeddings.shape[1:]
+        heads = self._parts[torch.float32].transformer.resblocks[0].attn.num_heads
+        values = length * (LIVE_WIDTHS * width + heads * length)
+        fits = self.memory_limit // (values * dtype.itemsize)
+        useful = 4096 // length if self.tokens.device.type == "cpu" else fits
+        return max(1, min(fits, useful))
+
+    def _tower(self, dtype: torch.dtype) -> _TowerParts:
+        if dtype not in self._parts:
+            self._parts[dtype] = copy.deepcopy(self._parts[torch.float32]).to(dtype)
+        return self._parts[dtype]
+
+
+class _TowerParts(nn.Module):
+    """What a text tower does after the token embedding, in open_clip's modules; copied as a whole for another precision."""
+
+    def __init__(self, tower: nn.Module):
+        super().__init__()
+        self.transformer = tower.transformer
+        self.positional_embedding = tower.positional_embedding
+        self.ln_final = tower.ln_final
+        self.text_projection = tower.text_projection
+        self.pool_type = getattr(tower, "text_pool_type", None) or tower.pool_type
+        self.eos_id = getattr(tower, "text_eos_id", None) or getattr(tower, "eos_id", None)
+        self.register_buffer("attn_mask", tower.attn_mask, persistent=False)
+
+    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
+        """Features (P, D) of token embeddings x (P, L, width); `tokens` (P, L) tell where a prompt ends."""
+        x = self.transformer(x + self.positional_embedding, attn_mask=self.attn_mask)
+        x = text_global_pool(self.ln_final(x), tokens, self.pool_type, eos_token_id=self.eos_id)
+        if isinstance(self.text_projection, nn.Linear):
+            return self.text_projection(x)
+        return x if self.text_projection is None else x @ self.text_projection

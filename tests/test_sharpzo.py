@@ -1,0 +1,143 @@
+"""Algorithm 1: two stages, the change point, and how many queries each step costs at the paper's sizes."""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from trainers import TRAINERS
+from trainers.loop import optimise
+from trainers.sharpzo import ChangeAtPlateau, build
+from utils.config import Config
+
+PAPER = Config(dataset="digits", change_point=2, total_steps=205, eval_every=0)
+
+
+def small(**options) -> Config:
+    tiny = {"popsize": 4, "total_steps": 12, "change_point": 4, "prune_interval": 3, "zo_eps_mask": 1e-4}
+    return dataclasses.replace(PAPER, **tiny | options)
+
+
+class CountingQuadratic:
+    """The quadratic with Objective's counters."""
+
+    def __init__(self, quadratic):
+        self.inner = quadratic
+        self.queries = 0
+
+    def __call__(self, W: Tensor, mu: float | None = None) -> Tensor:
+        self.queries += len(W)
+        return self.inner(W, mu)
+
+    def gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        self.queries += 1
+        return self.inner.gradient(w)
+
+
+def run(config: Config, quadratic, d: int = 6) -> tuple[Tensor, list[dict]]:
+    import importlib
+
+    objective, records = CountingQuadratic(quadratic(d)), []
+    module, _, function = TRAINERS[config.prompt_trainer].build.partition(":")
+    optimizer = getattr(importlib.import_module(module), function)(config, d, lambda w: 0.5)
+    return optimise(config, optimizer, objective, lambda w: {}, records.append), records
+
+
+def test_queries_a_step_are_the_papers_at_its_sizes(quadratic) -> None:
+    _, records = run(dataclasses.replace(PAPER, total_steps=203, change_point=2), quadratic, d=512)
+    costs = [b["queries"] - a["queries"] for a, b in pairwise(records)]
+    assert costs[:2] == [1064, 1064]
+    assert costs[2] == 1026
+    assert costs[3:202] == [2] * 199
+    assert costs[202] == 1026
+
+
+def test_planned_queries_are_those_of_the_reference_for_a_whole_run() -> None:
+    config = dataclasses.replace(PAPER, total_steps=20_000, change_point=100)
+    assert build(config, 512, lambda w: 0.0).plan(20_000) == 248_600
+    config = dataclasses.replace(config, change_point=500)
+    assert build(config, 512, lambda w: 0.0).plan(20_000) == 671_352
+
+
+def test_stage_two_starts_at_the_stage_one_mean(quadratic) -> None:
+    config = small()
+    optimizer = build(config, 6, lambda w: 0.0)
+    loss = quadratic(6)
+    stage1 = optimizer.current
+    for _ in range(config.change_point):
+        assert optimizer.stage == 1
+        optimizer.step(loss)
+    assert optimizer.stage == 2
+    assert torch.equal(optimizer.estimate, stage1.estimate)
+
+
+def test_cma_es_trainer_stays_in_stage_one(quadratic) -> None:
+    _, records = run(small(prompt_trainer="cma-es"), quadratic)
+    assert {record["stage"] for record in records} == {1}
+
+
+def test_change_point_zero_skips_stage_one(quadratic) -> None:
+    _, records = run(small(change_point=0), quadratic)
+    assert {record["stage"] for record in records} == {2}
+
+
+@pytest.mark.parametrize("trainer", [name for name, info in TRAINERS.items() if info.build])
+class TestEveryTrainer:
+    def test_descends(self, quadratic, trainer: str) -> None:
+        config = small(prompt_trainer=trainer, total_steps=60, change_point=30, popsize=8, zo_lr=0.05)
+        w, _ = run(config, quadratic)
+        loss = quadratic(6)
+        first, _ = run(dataclasses.replace(config, total_steps=1, change_point=1), quadratic)
+        assert float(loss(w[None])) < float(loss(first[None])) / 2
+
+    def test_same_seed_same_path_other_seed_another(self, quadratic, trainer: str) -> None:
+        config = small(prompt_trainer=trainer)
+        first, _ = run(config, quadratic)
+        again, _ = run(config, quadratic)
+        other, _ = run(dataclasses.replace(config, seed=2), quadratic)
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
+
+    def test_plan_of_one_step_is_exact(self, quadratic, trainer: str) -> None:
+        import importlib
+
+        module, _, function = TRAINERS[trainer].build.partition(":")
+        optimizer = getattr(importlib.import_module(module), function)(small(prompt_trainer=trainer), 6, lambda w: 0.0)
+        loss = CountingQuadratic(quadratic(6))
+        for _ in range(12):
+            planned, before = optimizer.plan(1), loss.queries
+            optimizer.step(loss)
+            assert loss.queries - before == planned
+
+    def test_a_step_that_does_not_fit_the_budget_is_not_started(self, quadratic, trainer: str) -> None:
+        _, records = run(small(prompt_trainer=trainer, max_queries=40, total_steps=1000), quadratic)
+        assert records[-1]["queries"] <= 40
+
+
+def test_plateau_rule_waits_for_patience_steps_without_a_real_gain() -> None:
+    accuracies = iter([0.50, 0.52, *[0.525] * 20])
+    rule = ChangeAtPlateau(lambda w: next(accuracies), patience=10, gain=0.01)
+    reached = [rule.reached(step, torch.zeros(1)) for step in range(12)]
+    assert reached.index(True) == 11
+
+
+def test_plateau_rule_starts_over_at_a_gain_and_lets_small_gains_add_up() -> None:
+    accuracies = iter([0.50] * 10 + [0.52] + [0.52] * 10)
+    rule = ChangeAtPlateau(lambda w: next(accuracies))
+    assert not any(rule.reached(step, torch.zeros(1)) for step in range(20))
+    assert rule.reached(20, torch.zeros(1))
+    creeping = iter([0.5 + 0.004 * step for step in range(40)])
+    rule = ChangeAtPlateau(lambda w: next(creeping))
+    assert not any(rule.reached(step, torch.zeros(1)) for step in range(40))
+
+
+def test_auto_change_point_follows_validation_accuracy(quadratic) -> None:
+    optimizer = build(small(change_point="auto", total_steps=40), 6, lambda w: 0.5)
+    for _ in range(10):
+        assert optimizer.stage == 1
+        optimizer.step(quadratic(6))
+    assert optimizer.stage == 2

@@ -1,0 +1,215 @@
+"""Times the scoring engine against open_clip's own text tower, at the real size of ViT-B/16's, with nothing downloaded.
+
+    python -m tools.benchmark                                       # eurosat dtd caltech101 fgvc_aircraft, about 10 minutes
+    python -m tools.benchmark --datasets imagenet --rounds 1        # slow: the stock tower takes minutes a query
+    python -m tools.benchmark --threads 1 --output benchmark.json
+
+Weights and image features are random, class names are the datasets'. Stock, engine, and the machine's own rate at square
+2048 float32 products are measured in turn, round by round, and medians are reported. `peak_fraction` is the rate at which
+the engine does the multiply-adds that distinct prompt positions need (padding not counted), over that rate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import open_clip
+import torch
+import torch.nn.functional as F
+
+from clip.backbone import Backbone
+from clip.engine import Engine
+from clip.prompt import make_projection
+from clip.text import TextFeatures
+from trainers.objective import Images, Objective
+from utils.seeds import torch_generator
+
+CTX_INIT = "a photo of a"
+D_INTRINSIC = 512
+SHOTS = 16
+DEFAULT = ("eurosat", "dtd", "caltech101", "fgvc_aircraft")
+TEXT = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12}
+# classes whose features are compared with a float64 pass of open_clip's tower, which is slow
+CHECKED_CLASSES = 100
+PEAK_SIZE = 2048
+
+
+def class_names(dataset: str) -> list[str]:
+    if dataset == "imagenet":
+        return list(open_clip.IMAGENET_CLASSNAMES)
+    return json.loads(Path(__file__).with_name("classnames.json").read_text(encoding="utf-8"))[dataset]
+
+
+def random_backbone(text: dict[str, int]) -> Backbone:
+    """A CLIP whose text tower has the sizes `text` and weights of a plausible scale; its image tower is a stub."""
+    vision = {"image_size": 32, "patch_size": 32, "layers": 1, "width": 32, "head_width": 32}
+    model = open_clip.model.CLIP(text["width"], vision, text, quick_gelu=True)
+    generator = torch_generator(0, "benchmark weights")
+    for parameter in model.parameters():
+        if parameter.ndim >= 2:
+            parameter.data.normal_(0, parameter.shape[-1] ** -0.5, generator=generator)
+    model = model.eval().requires_grad_(False)
+    tokenizer = open_clip.SimpleTokenizer(context_length=text["context_length"])
+    return Backbone("random", model, tokenizer, open_clip.transform.image_transform(32, False), torch.device("cpu"))
+
+
+def multiply_adds(engine: Engine, images: int, d: int) -> int:
+    """What one query must multiply: distinct tree nodes, attention links, read-out, projection A and logits."""
+    tree = engine.tree()
+    w, D = engine.folded.readout.shape
+    layers, rows, leaves = len(engine.folded.layers), len(tree), len(tree.leaf_rows)
+    products = (layers - 1) * rows * 12 * w * w - len(tree.tokens) * 3 * w * w
+    products += rows * 2 * w * w + leaves * 10 * w * w
+    attention = 2 * w * ((layers - 1) * tree.rows.links + tree.leaves.links)
+    return products + attention + leaves * w * D + tree.n_ctx * w * d + images * len(tree.leaf_of_class) * D
+
+
+def timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def peak_memory() -> float:
+    """The process's high-water mark since the last reset, in GiB."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def reset_peak_memory() -> None:
+    clear = Path("/proc/self/clear_refs")
+    if clear.exists():
+        clear.write_text("5")
+
+
+def measure(dataset: str, names: list[str], backbone: Backbone, rounds: int, passes: int) -> dict[str, object]:
+    """One row of the table for class names `names`: `passes` engine passes, one stock query and a product a round."""
+    K, N = len(names), SHOTS * len(names)
+    generator = torch_generator(0, "benchmark images")
+    width = backbone.model.text_projection.shape[1]
+    images = Images(F.normalize(torch.randn(N, width, generator=generator), dim=-1), torch.arange(N) % K)
+    projection = make_projection(backbone, CTX_INIT, D_INTRINSIC, 0.02, torch_generator(0, "projection"))
+    W = 0.02 * torch.randn(D_INTRINSIC, D_INTRINSIC, generator=generator, dtype=torch.float64)
+    fast, stock = (TextFeatures(backbone, names, CTX_INIT, 1 << 30, engine) for engine in ("fast", "stock"))
+    by_engine, by_stock = (Objective(projection.contexts, text, images, 100.0, K) for text in (fast, stock))
+    chunk = fast.chunk(torch.float32)
+    batch = W[: min(len(W), chunk * passes)]
+    square = torch.randn(PEAK_SIZE, PEAK_SIZE, generator=generator)
+    product = torch.empty_like(square)
+
+    reset_peak_memory()
+    by_engine(batch)
+    memory = peak_memory()
+    by_engine(W[:2])
+    double = timed(lambda: by_engine(batch, mu=1e-5)) if passes > 1 else 0.0
+    times: dict[str, list[float]] = {"stock": [], "engine": [], "step": [], "double": [], "peak": []}
+    for _ in range(rounds):
+        times["peak"].append(timed(lambda: torch.mm(square, square, out=product)))
+        times["engine"].append(timed(lambda: by_engine(batch)) / len(batch))
+        times["step"].append(timed(lambda: by_engine(W[:2])))
+        times["peak"].append(timed(lambda: torch.mm(square, square, out=product)))
+        times["stock"].append(timed(lambda: by_stock(W[:1])))
+        if double:
+            times["double"].append(timed(lambda: by_engine(batch, mu=1e-5)) / len(batch))
+    median = {name: statistics.median(values) for name, values in times.items() if values}
+    peak = 2 * PEAK_SIZE**3 / median["peak"]
+    work = 2 * multiply_adds(fast.engine, N, D_INTRINSIC)
+
+    checked = names[:: -(-K // CHECKED_CLASSES)]
+    contexts = projection.contexts(W[:1])
+    with torch.inference_mode():
+        exact = TextFeatures(backbone, checked, CTX_INIT, 1 << 30, "stock")(contexts, torch.float64)[0]
+        ours = fast(contexts)[0][:: -(-K // CHECKED_CLASSES)].double()
+    error = float(((ours - exact).norm(dim=-1) / exact.norm(dim=-1)).max())
+    return {
+        "dataset": dataset,
+        "classes": K,
+        "images": N,
+        "threads": torch.get_num_threads(),
+        "rows_a_query": len(fast.engine.tree()),
+        "queries_a_pass": chunk,
+        "stock_seconds": median["stock"],
+        "engine_seconds": median["engine"],
+        "ratio": median["stock"] / median["engine"],
+        "peak_gflops": peak / 1e9,
+        "peak_fraction": work / median["engine"] / peak,
+        "ratio_limit": median["stock"] * peak / work,
+        "stage2_step_seconds": median["step"],
+        "stage2_peak_fraction": 2 * work / median["step"] / peak,
+        "float64_over_float32": median.get("double", 0.0) / median["engine"] or None,
+        "engine_peak_gib": memory,
+        "max_feature_error": error,
+        "rounds": rounds,
+    }
+
+
+def table(rows: list[dict]) -> str:
+    """The rows in Markdown."""
+    heads = (
+        "names, N",
+        "threads",
+        "stock, s",
+        "engine, s",
+        "ratio",
+        "share of peak",
+        "limit",
+        "step, s",
+        "step's share",
+        "f64/f32",
+    )
+    lines = ["| " + " | ".join((*heads, "GiB", "error")) + " |", "|" + "---|" * (len(heads) + 2)]
+    for r in rows:
+        double = f"{r['float64_over_float32']:.2f}" if r["float64_over_float32"] else "–"
+        cells = (
+            f"{r['dataset']} {r['classes']}, {r['images']}",
+            str(r["threads"]),
+            f"{r['stock_seconds']:.3g}",
+            f"{r['engine_seconds']:.3g}",
+            f"{r['ratio']:.1f}",
+            f"{r['peak_fraction']:.2f}",
+            f"{r['ratio_limit']:.1f}",
+            f"{r['stage2_step_seconds']:.3g}",
+            f"{r['stage2_peak_fraction']:.2f}",
+            double,
+            f"{r['engine_peak_gib']:.2f}",
+            f"{r['max_feature_error']:.1e}",
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--datasets", nargs="+", default=DEFAULT, choices=(*DEFAULT, "imagenet"))
+    parser.add_argument("--threads", type=int, help="default: torch's own choice")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--passes", type=int, default=4, help="engine passes a round")
+    parser.add_argument("--output", type=Path, help="also write the rows as JSON")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    backbone = random_backbone(TEXT)
+    rows = []
+    for dataset in arguments.datasets:
+        rows.append(measure(dataset, class_names(dataset), backbone, arguments.rounds, arguments.passes))
+        print(f"{dataset}: done", file=sys.stderr, flush=True)
+    print(table(rows))
+    print(f"torch {torch.__version__}, {platform.processor() or platform.machine()}, peak {rows[0]['peak_gflops']:.0f} GFLOP/s")
+    if arguments.output:
+        arguments.output.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
