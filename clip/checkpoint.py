@@ -44,7 +44,7 @@ def read_state_dict(path: Path, trust: bool = False) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path)
+            return _unwrap(load_file(path), path)
         if is_torchscript(path):
             return _read_torchscript(path, trust)
         return _unwrap(torch.load(path, map_location="cpu", weights_only=True), path)

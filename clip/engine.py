@@ -62,9 +62,9 @@ class Engine:
     def _pass(self, dtype: torch.dtype, class_specific: bool) -> _Pass:
         key = (dtype, class_specific)
         if key not in self._passes:
-            tree = build_tree(self.suffixes, self.n_ctx, class_specific)
             # ordinary tensors, even when first asked for in inference mode: a differentiable pass must be able to save them
             with torch.inference_mode(False), torch.no_grad():
+                tree = build_tree(self.suffixes, self.n_ctx, class_specific)
                 self._passes[key] = _Pass(self.folded.to(dtype, self.device), tree, self.token_rows, self.device)
         return self._passes[key]
 

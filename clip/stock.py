@@ -51,7 +51,9 @@ class Stock:
 
     def _tower(self, dtype: torch.dtype) -> _TowerParts:
         if dtype not in self._parts:
-            self._parts[dtype] = copy.deepcopy(self._parts[torch.float32]).to(dtype)
+            # ordinary tensors, even when first asked for in inference mode, so that `fo` can differentiate through them
+            with torch.inference_mode(False):
+                self._parts[dtype] = copy.deepcopy(self._parts[torch.float32]).to(dtype)
         return self._parts[dtype]
 
 

@@ -43,8 +43,8 @@ def make_tiny_backbone(seed: int = 0, **text: int) -> Backbone:
     vision_cfg = {"image_size": 32, "patch_size": 16, "layers": 1, "width": 32, "head_width": 16}
     model = CLIP(24, vision_cfg, text_cfg, quick_gelu=True)
     generator = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
-        if parameter.ndim >= 2:
+    for name, parameter in model.named_parameters():
+        if parameter.ndim >= 2 or name.endswith(("bias", "class_embedding")):
             parameter.data.normal_(0, 0.1, generator=generator)
     model.token_embedding.weight.data.normal_(0, 0.5, generator=generator)
     model.logit_scale.data.fill_(3.0)

@@ -71,7 +71,7 @@ def build_objective(trace: Trace, engine: str) -> Objective:
 
 
 def replay(trace: Trace, engine: str = "fast") -> dict[str, float]:
-    """Largest deviation by quantity; of fitness relative to the generation's largest, of ε* to its norm, of accuracy in points."""
+    """Largest deviation by quantity: fitness relative to the generation's largest, ε* to its norm, accuracy in points."""
     settings, arrays = trace.settings, trace.arrays
     objective = build_objective(trace, engine)
     stream = np.random.RandomState(settings["seed"])
