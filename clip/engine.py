@@ -78,6 +78,7 @@ class _Pass:
         self.leaf_rows = tree.leaf_rows.to(device)
         self.leaf_of_class = tree.leaf_of_class.to(device)
         self.masks: dict[tuple[int, int], Tensor] = {}
+        self.indices: dict[tuple[int, str, int], Tensor | None] = {}
         self.buffers: dict[str, Tensor] = {}
         self.in_place = True
         dtype = tower.positions.dtype
@@ -127,14 +128,33 @@ class _Pass:
     def _add_attention(self, x: Tensor, q: Tensor, kv: Tensor, layer: Layer, plan: Attention, B: int) -> Tensor:
         """x + attention; `q` (B·rows, width) for the plan's queries, `kv` (B·R, 2·width) for every row."""
         w, heads = self.width, self.tower.heads
-        kv = torch.cat([layer.sos.expand(B, 1, -1), kv.view(B, -1, 2 * w)], 1)
-        kv = kv.index_select(1, plan.keys).view(B * plan.groups, -1, 2, heads, w // heads)
-        q = q.reshape(B, -1, w).index_select(1, plan.queries)
-        q = q.view(B * plan.groups, -1, heads, w // heads).transpose(1, 2)
-        keys, values = kv[:, :, 0].transpose(1, 2), kv[:, :, 1].transpose(1, 2)
-        seen = F.scaled_dot_product_attention(q, keys, values, attn_mask=self._mask(plan, B), scale=1.0)
-        seen = seen.transpose(1, 2).reshape(B, -1, w).index_select(1, plan.slots)
-        return self._add(x, seen.view(-1, w), layer.out, layer.b_out)
+        q = self._pick("queries", q, plan, "queries", B).view(B * plan.groups, -1, heads, w // heads)
+        kv = self._pick("keys", kv, plan, "keys", B).view(B * plan.groups, -1, 2, heads, w // heads)
+        kv[:, 0] = layer.sos.view(2, heads, -1)
+        q, k, v = q.transpose(1, 2), kv[:, :, 0].transpose(1, 2), kv[:, :, 1].transpose(1, 2)
+        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask(plan, B), scale=1.0)
+        seen = self._pick("seen", seen.transpose(1, 2).reshape(-1, w), plan, "slots", B)
+        return self._add(x, seen, layer.out, layer.b_out)
+
+    def _pick(self, name: str, rows: Tensor, plan: Attention, which: str, B: int) -> Tensor:
+        """Of each query's share of `rows`, those that the plan's list `which` names; as they are where that is all of them."""
+        index = self._index(plan, which, B, len(rows) // B)
+        if index is None:
+            return rows
+        if not self.in_place:
+            return rows.index_select(0, index)
+        return torch.index_select(rows, 0, index, out=self._buffer(name, len(index), rows.shape[1]))
+
+    def _index(self, plan: Attention, which: str, B: int, rows: int) -> Tensor | None:
+        """The plan's list `which`, for each of B queries of `rows` rows; None where it is 0, 1, … rows − 1."""
+        key = (id(plan), which, B)
+        if key not in self.indices:
+            with torch.inference_mode(False):
+                once = getattr(plan, which)
+                steps = torch.arange(rows, device=once.device)
+                index = (once + rows * torch.arange(B, device=once.device)[:, None]).flatten()
+                self.indices[key] = None if torch.equal(once, steps) else index
+        return self.indices[key]
 
     def _add_mlp(self, x: Tensor, layer: Layer) -> Tensor:
         hidden = self._product("hidden", self._norm(x), layer.fc, layer.b_fc)

@@ -18,9 +18,10 @@ from torch import Tensor
 class Attention:
     """Queries grouped so that each group looks at few keys; padded to equal sizes.
 
-    Key 0 is [SOS]; key i + 1 is row i. `queries` (G·S,): which of the wanted rows, in ascending order; 0 where padded.
-    `keys` (G·T,): 0 where padded. `slots`: the place of each wanted row, in ascending order, among the G·S queries. `mask`
-    (G, 1, S, T) float32: 0 where a query may look, −inf elsewhere. `links`: pairs of query and key, padding not counted.
+    `queries` (G·S,): which of the wanted rows, in ascending order; 0 where padded. `keys` (G·T,): the rows of each group's
+    keys, of which the first is always [SOS] and no row; 0 there and where padded. `slots`: the place of each wanted row, in
+    ascending order, among the G·S queries. `mask` (G, 1, S, T) float32: 0 where a query may look, −inf elsewhere. `links`:
+    pairs of query and key, padding not counted.
     """
 
     queries: Tensor
@@ -96,8 +97,8 @@ def build_tree(suffixes: Sequence[Sequence[int]], n_ctx: int, class_specific: bo
     leaf_of_class = torch.empty(len(suffixes), dtype=torch.long)
     for k, row in ends:
         leaf_of_class[k] = leaf_index[row]
-    # a class's own context belongs beside its tokens; a shared one is short and goes first
-    order = sorted(range(len(chains)), key=lambda row: chains[row]) if class_specific else [*range(n, n + n_ctx), *range(n)]
+    # a class's own context belongs beside its tokens; a shared one is everybody's
+    order = sorted(range(len(chains)), key=lambda row: chains[row]) if class_specific else range(len(chains))
     return PromptTree(
         torch.tensor(tokens),
         torch.tensor(positions),
@@ -118,8 +119,8 @@ def group_attention(wanted: Sequence[int], chains: Sequence[Sequence[int]], grou
     groups = -(-len(wanted) // group_size)
     size = -(-len(wanted) // groups)
     parts = [wanted[i : i + size] for i in range(0, len(wanted), size)]
-    keys = [[0, *sorted({link + 1 for row in part for link in chains[row]})] for part in parts]
-    width = max(map(len, keys))
+    keys = [sorted({link for row in part for link in chains[row]}) for part in parts]
+    width = 1 + max(map(len, keys))
     queries = torch.zeros(len(parts), size, dtype=torch.long)
     padded_keys = torch.zeros(len(parts), width, dtype=torch.long)
     mask = torch.full((len(parts), 1, size, width), float("-inf"))
@@ -128,11 +129,11 @@ def group_attention(wanted: Sequence[int], chains: Sequence[Sequence[int]], grou
     rank = {row: i for i, row in enumerate(sorted(wanted))}
     slots = torch.empty(len(wanted), dtype=torch.long)
     for g, (part, seen) in enumerate(zip(parts, keys, strict=True)):
-        column = {key: t for t, key in enumerate(seen)}
+        column = {key: 1 + t for t, key in enumerate(seen)}
         queries[g, : len(part)] = torch.tensor([rank[row] for row in part])
-        padded_keys[g, : len(seen)] = torch.tensor(seen)
+        padded_keys[g, 1 : 1 + len(seen)] = torch.tensor(seen)
         for s, row in enumerate(part):
             slots[rank[row]] = g * size + s
-            mask[g, 0, s, [column[link + 1] for link in chains[row]]] = 0.0
+            mask[g, 0, s, [column[link] for link in chains[row]]] = 0.0
     links = sum(1 + len(chains[row]) for row in wanted)
     return Attention(queries.flatten(), padded_keys.flatten(), slots, mask, len(parts), links)

@@ -100,10 +100,9 @@ def test_config_of_a_dataset_is_the_papers_table_8(dataset: str) -> None:
 
 def test_no_arguments_mean_digits_on_mini() -> None:
     config = resolve()
-    assert (config.dataset, config.backbone) == ("digits", "Mini")
-    assert {key: getattr(config, key) for key in COMMON if key != "backbone"} == {
-        k: v for k, v in COMMON.items() if k != "backbone"
-    }
+    own = {"backbone": "Mini", "intrinsic_dim": 256, "total_steps": 4000}
+    assert {key: getattr(config, key) for key in COMMON} == COMMON | own
+    assert (config.dataset, config.std, config.sigma, config.change_point, config.zo_lr) == ("digits", 0.1, 0.4, 30, 0.1)
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)

@@ -127,15 +127,17 @@ def test_every_row_looks_at_its_own_past_and_nothing_else(group_size: int) -> No
     for row, slot in enumerate(plan.slots.tolist()):
         group, place = divmod(slot, plan.mask.shape[2])
         assert plan.queries[slot] == row
-        seen[row] = set(keys[group][plan.mask[group, 0, place] == 0].tolist())
-    context = {0, len(tree) - 1, len(tree)}
-    assert seen[len(tree) - 2] == {0, len(tree) - 1}
+        allowed = plan.mask[group, 0, place] == 0
+        assert allowed[0]
+        seen[row] = set(keys[group][1:][allowed[1:]].tolist())
+    context = {len(tree) - 2, len(tree) - 1}
+    assert seen[len(tree) - 2] == {len(tree) - 2}
     for i, token in enumerate(tree.tokens.tolist()):
         assert context <= seen[i]
-        past = {int(tree.tokens[key - 1]) for key in seen[i] - context}
+        past = {int(tree.tokens[key]) for key in seen[i] - context}
         assert token in past and past <= {5, 6, 7, 8, 9}
         assert len(past) == int(tree.positions[i]) - 2
-    assert plan.links == sum(len(past) for past in seen.values())
+    assert plan.links == sum(1 + len(past) for past in seen.values())
 
 
 def test_gradient_through_the_engine_is_that_of_the_reference_path(tiny_backbone) -> None:
