@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from datasets import DATASETS
+from tools.flag_table import flag_table
 from trainers import TRAINERS, TrainerInfo
 from utils.config import DEPARTURES, RELEASED, REPOSITORY, Config, departures, load_config
 from utils.errors import UserError
@@ -428,3 +429,7 @@ def test_help_names_every_flag_trainer_and_dataset(tmp_path: Path) -> None:
     text = " ".join(done.stdout.split())
     assert all(f"{name}: {trainer.help}" in text for name, trainer in TRAINERS.items())
     assert all(name in text for name in DATASETS)
+
+
+def test_readme_holds_the_table_of_flags_as_the_settings_are() -> None:
+    assert flag_table() in (REPOSITORY / "README.md").read_text(encoding="utf-8"), "run python -m tools.flag_table"

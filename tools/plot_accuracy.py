@@ -55,7 +55,7 @@ def draw(folders: list[Path], output: Path) -> None:
         if change is not None:
             axes.axvline(change / 1000, color="0.5", linewidth=0.8, linestyle=":")
             axes.annotate(
-                "stage 2", (change / 1000, 0.03), xycoords=("data", "axes fraction"), xytext=(3, 0), textcoords="offset points"
+                "stage 2", (change / 1000, 0.96), xycoords=("data", "axes fraction"), xytext=(3, 0), textcoords="offset points"
             )
         if key == "test_accuracy":
             axes.plot(0, result["zero_shot_accuracy"], "*", markersize=13, color="black", clip_on=False, zorder=3)

@@ -66,7 +66,7 @@ class Config:
     std: float = option(1.0, "prompt", "standard deviation of the projection A", above=0.0)
     init_std: float = option(0.02, "prompt", "standard deviation of the first w", low=0.0)
 
-    prompt_trainer: str = option("zo-pruned", "method", "zo-pruned is SharpZO as published")
+    prompt_trainer: str = option("zo-pruned", "method", "which optimiser")
     total_steps: int = option(20_000, "method", "T, steps of both stages", low=1)
     change_point: int | str = option(
         100, "method", "T_c, first step of stage 2, or auto: by validation accuracy", kind=int, low=0, words=("auto",)
