@@ -43,7 +43,9 @@ class Engine:
         differentiable = torch.is_grad_enabled() and contexts.requires_grad
         run = self._pass(dtype, class_specific=contexts.ndim == 4)
         with torch.inference_mode(not differentiable):
-            chunks = contexts.to(self.device, dtype).split(self.chunk(dtype, contexts.ndim == 4))
+            # equal passes: 43 queries at 42 a pass are 22 and 21, not 42 and 1
+            passes = -(-len(contexts) // self.chunk(dtype, contexts.ndim == 4))
+            chunks = contexts.to(self.device, dtype).split(-(-len(contexts) // passes))
             return torch.cat([run(chunk, differentiable) for chunk in chunks])
 
     def chunk(self, dtype: torch.dtype, class_specific: bool = False) -> int:

@@ -104,17 +104,18 @@ class Objective:
         text = self.text_features(self.contexts(W), dtype)
         features, labels = self.images.features.to(dtype), self.images.labels
         total = torch.zeros(len(W), dtype=torch.float64, device=text.device)
-        for rows in torch.arange(len(labels), device=labels.device).split(self._images_a_pass(*text.shape[:2])):
+        step = self._images_a_pass(*text.shape[:2])
+        for some, their_labels in zip(features.split(step), labels.split(step), strict=True):
             # (B, n, K): the products in the pass's precision, the reduction in float64, where it costs nothing
-            logits = self.logit_scale * (features[rows] @ text.transpose(1, 2)).double()
-            hit = logits.gather(2, labels[rows].expand(len(W), -1)[..., None])[..., 0]
+            logits = self.logit_scale * (some @ text.transpose(1, 2)).double()
+            hit = logits.gather(2, their_labels.expand(len(W), -1)[..., None])[..., 0]
             total = total + (logits.logsumexp(2) - hit).sum(1)
         return total / len(labels)
 
     def _rows_a_pass(self) -> int:
-        """Queries that share a pass: enough for large products, few enough to bound the text features held at once."""
+        """Queries whose text features are held at once: many products' worth, within an eighth of the memory limit."""
         features_a_query = self.classes * self.images.features.shape[1] * torch.float64.itemsize
-        return max(1, min(64, self.memory_limit // (4 * features_a_query)))
+        return max(1, min(256, self.memory_limit // (8 * features_a_query)))
 
     def _images_a_pass(self, queries: int, classes: int) -> int:
         return max(1, self.memory_limit // (queries * classes * 3 * torch.float64.itemsize))
