@@ -12,6 +12,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from datasets import DATASETS
@@ -21,6 +23,12 @@ from utils.errors import RunError, UserError
 
 if TYPE_CHECKING:
     import torch
+
+    from clip.backbone import Backbone
+    from clip.text import TextFeatures
+    from datasets.split import Item
+    from trainers.objective import Images
+    from utils.run import Run
 
 DEFAULT_MEMORY_LIMIT = {"cpu": 1024, "cuda": 4096}
 
@@ -39,22 +47,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(config: Config) -> None:
     """One run: data → CLIP → features → prompt → objective → trainer → report. Heavy imports wait until settings are good."""
-    from clip.backbone import load_backbone
-    from clip.prompt import clean_name, make_projection, save_prompt
-    from clip.text import TextFeatures, zero_shot_features
-    from datasets.features import image_features
-    from datasets.fewshot import draw_few_shot, write_split
-    from datasets.split import load_dataset
-    from trainers.loop import build_optimizer, optimise
-    from trainers.objective import Images, Objective, accuracy
+    from datasets.fewshot import write_split
     from utils.files import write_json
     from utils.run import Run, find_earlier_run, run_path
-    from utils.seeds import sampling_generator, torch_generator
 
     # open_clip reports through the root logger; what matters of it reaches the user as our own errors
     logging.basicConfig(level=logging.ERROR)
     device = pick_device(config.device)
-    trains = bool(TRAINERS[config.prompt_trainer].build)
     config = dataclasses.replace(
         config,
         device=str(device),
@@ -68,80 +67,108 @@ def run(config: Config) -> None:
         print(f"{path}: finished already; --overwrite runs it again")
         return
 
-    dataset = load_dataset(config.dataset, config.root_path)
-    train, val = draw_few_shot(dataset, config.shots, sampling_generator(config.seed)) if trains else ([], [])
-    backbone = load_backbone(config.backbone, device, config.checkpoint, config.trust_checkpoint)
-
-    def images_of(items: Any, what: str) -> Images:
-        return Images(*image_features(dataset, items, backbone.preprocess, backbone.encode_images, config.batch_size, what))
-
-    memory_limit = config.memory_limit << 20
-    text = TextFeatures(backbone, dataset.classnames, config.ctx_init, memory_limit, config.engine)
-    test_images = images_of(dataset.test, "test images")
-    zero_shot_text = zero_shot_features(
-        backbone, [config.template.replace("{}", clean_name(name)) for name in dataset.classnames]
-    )
-    zero_shot_accuracy = 100 * accuracy(zero_shot_text, test_images)
-    result = {
-        "dataset": config.dataset,
-        "trainer": config.prompt_trainer,
-        "backbone": config.backbone,
-        "shots": config.shots,
-        "seed": config.seed,
-        "zero_shot_accuracy": zero_shot_accuracy,
-        "test_accuracy": zero_shot_accuracy,
-        "val_accuracy": None,
-        "queries": 0,
-        "evaluations": 0,
-        "seconds": 0.0,
-    }
-    if trains:
-        train_images, val_images = images_of(train, "train images"), images_of(val, "val images")
-        projection = make_projection(
-            backbone, config.ctx_init, config.intrinsic_dim, config.std, torch_generator(config.seed, "projection")
-        )
-        objective = Objective(
-            projection.contexts,
-            text,
-            train_images,
-            backbone.logit_scale,
-            len(dataset.classnames),
-            config.precision,
-            memory_limit,
-        )
-
+    task = prepare(config, device)
     with Run(path, config, device_name(device)) as folder:
         if earlier == "unfinished":
             folder.say(f"{path}: an earlier run did not finish; starting over")
-        for warning in text.warnings:
+        for warning in task.text.warnings:
             folder.say(f"warning: {warning}")
-        folder.say(f"Zero-shot accuracy: {zero_shot_accuracy:.2f}% ({config.template!r}, {len(test_images)} test images)")
-        write_split(path / "split.json", train, val)
-        if trains:
-
-            def evaluate(w: torch.Tensor) -> dict[str, float]:
-                figures = {"train_loss": objective.loss_at(w), "val_accuracy": 100 * objective.accuracy(w, val_images)}
-                return figures | ({"test_accuracy": 100 * objective.accuracy(w, test_images)} if config.eval_test else {})
-
-            last: dict[str, Any] = {}
-
-            def record(entry: dict[str, Any]) -> None:
-                folder.record(entry)
-                last.update(entry)
-
-            optimizer = build_optimizer(config, objective, projection.d, val_images)
-            w = optimise(config, optimizer, objective, evaluate, record)
-            result |= {key: last[key] for key in ("val_accuracy", "queries", "seconds")}
-            result["test_accuracy"] = 100 * objective.accuracy(w, test_images)
-            result["evaluations"] = objective.evaluations
-            if config.save_model:
-                about = {key: getattr(config, key) for key in ("dataset", "backbone", "ctx_init", "shots", "seed")}
-                save_prompt(path / "prompt.safetensors", projection, w, about | {"classnames": dataset.classnames})
-        report(folder, result, len(test_images))
+        images = f"{config.template!r}, {len(task.test_images)} test images"
+        folder.say(f"Zero-shot accuracy: {task.zero_shot_accuracy:.2f}% ({images})")
+        write_split(path / "split.json", task.train, task.val)
+        result = {key: getattr(config, key) for key in ("dataset", "backbone", "shots", "seed")}
+        result |= {"trainer": config.prompt_trainer, "zero_shot_accuracy": task.zero_shot_accuracy}
+        if TRAINERS[config.prompt_trainer].build:
+            result |= tune(config, task, folder)
+        else:
+            result |= {"test_accuracy": task.zero_shot_accuracy, "queries": 0, "evaluations": 0, "seconds": 0.0}
+        report(folder, result, len(task.test_images))
         write_json(path / "result.json", result)
 
 
-def report(folder: Any, result: dict[str, Any], total: int) -> None:
+@dataclass(frozen=True)
+class Task:
+    """What a run starts from: the drawn images, the frozen CLIP and the features of all images it will score."""
+
+    train: list[Item]
+    val: list[Item]
+    classnames: tuple[str, ...]
+    backbone: Backbone
+    text: TextFeatures
+    train_images: Images | None
+    val_images: Images | None
+    test_images: Images
+    zero_shot_accuracy: float
+
+
+def prepare(config: Config, device: torch.device) -> Task:
+    """Data, CLIP and features. A trainer that trains nothing reads only the test list."""
+    from clip.backbone import load_backbone
+    from clip.prompt import clean_name
+    from clip.text import TextFeatures, zero_shot_features
+    from datasets.features import image_features
+    from datasets.fewshot import draw_few_shot
+    from datasets.split import load_dataset
+    from trainers.objective import Images, accuracy
+    from utils.seeds import sampling_generator
+
+    trains = bool(TRAINERS[config.prompt_trainer].build)
+    dataset = load_dataset(config.dataset, config.root_path)
+    train, val = draw_few_shot(dataset, config.shots, sampling_generator(config.seed)) if trains else ([], [])
+    backbone = load_backbone(config.backbone, device, config.checkpoint, config.trust_checkpoint)
+    text = TextFeatures(backbone, dataset.classnames, config.ctx_init, config.memory_limit << 20, config.engine)
+
+    def images_of(items: Sequence[Item], what: str) -> Images:
+        return Images(*image_features(dataset, items, backbone.preprocess, backbone.encode_images, config.batch_size, what))
+
+    test_images = images_of(dataset.test, "test images")
+    prompts = [config.template.replace("{}", clean_name(name)) for name in dataset.classnames]
+    zero_shot_accuracy = 100 * accuracy(zero_shot_features(backbone, prompts), test_images)
+    train_images = images_of(train, "train images") if trains else None
+    val_images = images_of(val, "val images") if trains else None
+    return Task(train, val, dataset.classnames, backbone, text, train_images, val_images, test_images, zero_shot_accuracy)
+
+
+def tune(config: Config, task: Task, folder: Run) -> dict[str, Any]:
+    """Prompt → objective → trainer; returns what result.json says of it. Accuracies in percent."""
+    from clip.prompt import make_projection, save_prompt
+    from trainers.loop import build_optimizer, optimise
+    from trainers.objective import Objective
+    from utils.seeds import torch_generator
+
+    generator = torch_generator(config.seed, "projection")
+    projection = make_projection(task.backbone, config.ctx_init, config.intrinsic_dim, config.std, generator)
+    objective = Objective(
+        projection.contexts,
+        task.text,
+        task.train_images,
+        task.backbone.logit_scale,
+        len(task.classnames),
+        config.precision,
+        config.memory_limit << 20,
+    )
+
+    def evaluate(w: torch.Tensor) -> dict[str, float]:
+        figures = {"train_loss": objective.loss_at(w), "val_accuracy": 100 * objective.accuracy(w, task.val_images)}
+        return figures | ({"test_accuracy": 100 * objective.accuracy(w, task.test_images)} if config.eval_test else {})
+
+    last: dict[str, Any] = {}
+
+    def record(entry: dict[str, Any]) -> None:
+        folder.record(entry)
+        last.update(entry)
+
+    optimizer = build_optimizer(config, objective, projection.d, task.val_images)
+    w = optimise(config, optimizer, objective, evaluate, record)
+    if config.save_model:
+        about = {key: getattr(config, key) for key in ("dataset", "backbone", "checkpoint", "ctx_init", "shots", "seed")}
+        save_prompt(folder.path / "prompt.safetensors", projection, w, about | {"classnames": task.classnames})
+    outcome = {key: last[key] for key in ("val_accuracy", "queries", "seconds")}
+    outcome["test_accuracy"] = 100 * objective.accuracy(w, task.test_images)
+    return outcome | {"evaluations": objective.evaluations}
+
+
+def report(folder: Run, result: dict[str, Any], total: int) -> None:
     """The closing lines, in the form that CoOp's result parser reads."""
     correct = round(result["test_accuracy"] / 100 * total)
     folder.say(f"{result['queries']} queries in {result['seconds']:.1f} s; zero-shot was {result['zero_shot_accuracy']:.2f}%")

@@ -35,12 +35,22 @@ class Projection:
 
 def make_projection(backbone: Backbone, ctx_init: str, d: int, std: float, generator: torch.Generator) -> Projection:
     """p0 from the words `ctx_init`, A drawn from `generator`."""
-    ids = backbone.tokenizer.encode(clean_name(ctx_init))
-    if len(ids) + 3 > backbone.tokenizer.context_length:
-        raise UserError(f"--ctx_init: {ctx_init!r} is {len(ids)} tokens long, too many for {backbone.name}")
+    ids = context_ids(backbone, ctx_init)
     p0 = text_tower(backbone).token_embedding.weight.detach()[ids].cpu().double()
     A = torch.randn(p0.numel(), d, generator=generator).double() * std
     return Projection(p0, A)
+
+
+def context_ids(backbone: Backbone, ctx_init: str) -> list[int]:
+    """The token ids of the words that the context starts from. Raises UserError where they leave no room for a name."""
+    ids = backbone.tokenizer.encode(clean_name(ctx_init))
+    # [SOS], a name of at least one token, [EOS]
+    if not ids or len(ids) + 3 > backbone.tokenizer.context_length:
+        raise UserError(
+            f"--ctx_init: {ctx_init!r} is {len(ids)} tokens long; {backbone.name} takes 1 to "
+            f"{backbone.tokenizer.context_length - 3}"
+        )
+    return ids
 
 
 def text_tower(backbone: Backbone) -> torch.nn.Module:

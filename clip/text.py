@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from clip.backbone import Backbone
 from clip.engine import Engine
 from clip.folded import Unsupported
-from clip.prompt import clean_name, text_tower, tokenize
+from clip.prompt import clean_name, context_ids, text_tower, tokenize
 from clip.stock import Stock
 
 ZERO_SHOT_PROMPTS_A_PASS = 256
@@ -28,7 +28,7 @@ class TextFeatures:
         prompts = [f"{clean_name(ctx_init)} {clean_name(name)}." for name in classnames]
         tokens, self.warnings = tokenize(backbone, prompts)
         tower = text_tower(backbone)
-        n_ctx = len(backbone.tokenizer.encode(clean_name(ctx_init)))
+        n_ctx = len(context_ids(backbone, ctx_init))
         if engine == "fast":
             try:
                 suffixes = [

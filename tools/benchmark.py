@@ -278,7 +278,8 @@ def main() -> int:
         if "generation_seconds" in row:
             print(
                 f"{row['dataset']}: a generation of {row['queries_a_generation']} queries takes "
-                f"{row['generation_seconds']:.1f} s, {row['share_outside_text']:.1%} of it outside the text features; CGE against autograd in float64: "
+                f"{row['generation_seconds']:.1f} s, {row['share_outside_text']:.1%} of it outside the text "
+                f"features; CGE against autograd in float64: "
                 f"{row['cge_error_float32']:.1e} (float32, μ 1e-3), {row['cge_error_float64']:.1e} (float64, μ 1e-5)"
             )
     if arguments.output:
