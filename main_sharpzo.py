@@ -9,10 +9,11 @@ Exit status: 0 finished, 1 the run could not go on, 2 something given cannot wor
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
     import torch
 
     from clip.backbone import Backbone
+    from clip.prompt import Projection
     from clip.text import TextFeatures
     from datasets.split import Item
-    from trainers.objective import Images
+    from trainers.objective import Images, Objective
+    from trainers.sharpzo import Optimizer
     from utils.run import Run
 
 DEFAULT_MEMORY_LIMIT = {"cpu": 1024, "cuda": 4096}
@@ -35,10 +38,15 @@ DEFAULT_MEMORY_LIMIT = {"cpu": 1024, "cuda": 4096}
 
 def main(argv: list[str] | None = None) -> int:
     try:
-        run(load_config(sys.argv[1:] if argv is None else argv, TRAINERS, DATASETS, epilog=__doc__))
+        config = load_config(sys.argv[1:] if argv is None else argv, TRAINERS, DATASETS, epilog=__doc__)
+        with cpu_threads(config.threads):
+            run(config)
     except (UserError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
+    except OSError as error:
+        print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return 130
@@ -47,17 +55,19 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(config: Config) -> None:
     """One run: data → CLIP → features → prompt → objective → trainer → report. Heavy imports wait until settings are good."""
+    import torch
+
     from datasets.fewshot import write_split
     from utils.files import write_json
     from utils.run import Run, find_earlier_run, run_path
 
     # open_clip reports through the root logger; what matters of it reaches the user as our own errors
-    logging.basicConfig(level=logging.ERROR)
+    logging.basicConfig(level=logging.CRITICAL)
     device = pick_device(config.device)
     config = dataclasses.replace(
         config,
         device=str(device),
-        threads=set_threads(config.threads),
+        threads=torch.get_num_threads(),
         template=config.template or DATASETS[config.dataset].template,
         memory_limit=config.memory_limit or DEFAULT_MEMORY_LIMIT[device.type],
     )
@@ -68,18 +78,19 @@ def run(config: Config) -> None:
         return
 
     task = prepare(config, device)
+    tuning = plan_tuning(config, task) if TRAINERS[config.prompt_trainer].build else None
     with Run(path, config, device_name(device)) as folder:
         if earlier == "unfinished":
             folder.say(f"{path}: an earlier run did not finish; starting over")
-        for warning in task.text.warnings:
+        for warning in task.warnings + (tuning.text.warnings if tuning else []):
             folder.say(f"warning: {warning}")
         images = f"{config.template!r}, {len(task.test_images)} test images"
         folder.say(f"Zero-shot accuracy: {task.zero_shot_accuracy:.2f}% ({images})")
         write_split(path / "split.json", task.train, task.val)
         result = {key: getattr(config, key) for key in ("dataset", "backbone", "shots", "seed")}
         result |= {"trainer": config.prompt_trainer, "zero_shot_accuracy": task.zero_shot_accuracy}
-        if TRAINERS[config.prompt_trainer].build:
-            result |= tune(config, task, folder)
+        if tuning:
+            result |= tune(config, task, tuning, folder)
         else:
             result |= {"test_accuracy": task.zero_shot_accuracy, "queries": 0, "evaluations": 0, "seconds": 0.0}
         report(folder, result, len(task.test_images))
@@ -94,18 +105,18 @@ class Task:
     val: list[Item]
     classnames: tuple[str, ...]
     backbone: Backbone
-    text: TextFeatures
     train_images: Images | None
     val_images: Images | None
     test_images: Images
     zero_shot_accuracy: float
+    warnings: list[str]
 
 
 def prepare(config: Config, device: torch.device) -> Task:
     """Data, CLIP and features. A trainer that trains nothing reads only the test list."""
     from clip.backbone import load_backbone
     from clip.prompt import clean_name
-    from clip.text import TextFeatures, zero_shot_features
+    from clip.text import zero_shot_features
     from datasets.features import image_features
     from datasets.fewshot import draw_few_shot
     from datasets.split import load_dataset
@@ -116,37 +127,59 @@ def prepare(config: Config, device: torch.device) -> Task:
     dataset = load_dataset(config.dataset, config.root_path)
     train, val = draw_few_shot(dataset, config.shots, sampling_generator(config.seed)) if trains else ([], [])
     backbone = load_backbone(config.backbone, device, config.checkpoint, config.trust_checkpoint)
-    text = TextFeatures(backbone, dataset.classnames, config.ctx_init, config.memory_limit << 20, config.engine)
 
     def images_of(items: Sequence[Item], what: str) -> Images:
         return Images(*image_features(dataset, items, backbone.preprocess, backbone.encode_images, config.batch_size, what))
 
     test_images = images_of(dataset.test, "test images")
     prompts = [config.template.replace("{}", clean_name(name)) for name in dataset.classnames]
-    zero_shot_accuracy = 100 * accuracy(zero_shot_features(backbone, prompts), test_images)
+    zero_shot, warnings = zero_shot_features(backbone, prompts)
+    zero_shot_accuracy = 100 * accuracy(zero_shot, test_images)
     train_images = images_of(train, "train images") if trains else None
     val_images = images_of(val, "val images") if trains else None
-    return Task(train, val, dataset.classnames, backbone, text, train_images, val_images, test_images, zero_shot_accuracy)
+    return Task(train, val, dataset.classnames, backbone, train_images, val_images, test_images, zero_shot_accuracy, warnings)
 
 
-def tune(config: Config, task: Task, folder: Run) -> dict[str, Any]:
-    """Prompt → objective → trainer; returns what result.json says of it. Accuracies in percent."""
-    from clip.prompt import make_projection, save_prompt
-    from trainers.loop import build_optimizer, optimise
+@dataclass(frozen=True)
+class Tuning:
+    """The prompt, the black box around it and the optimiser, ready for the first step."""
+
+    projection: Projection
+    text: TextFeatures
+    objective: Objective
+    optimizer: Optimizer
+
+
+def plan_tuning(config: Config, task: Task) -> Tuning:
+    """Prompt → objective → trainer, before anything is written."""
+    from clip.prompt import make_projection
+    from clip.text import TextFeatures
+    from trainers.loop import build_optimizer
     from trainers.objective import Objective
     from utils.seeds import torch_generator
+
+    text = TextFeatures(task.backbone, task.classnames, config.ctx_init, config.memory_limit << 20, config.engine)
 
     generator = torch_generator(config.seed, "projection")
     projection = make_projection(task.backbone, config.ctx_init, config.intrinsic_dim, config.std, generator)
     objective = Objective(
         projection.contexts,
-        task.text,
+        text,
         task.train_images,
         task.backbone.logit_scale,
         len(task.classnames),
         config.precision,
         config.memory_limit << 20,
     )
+    return Tuning(projection, text, objective, build_optimizer(config, objective, projection.d, task.val_images))
+
+
+def tune(config: Config, task: Task, tuning: Tuning, folder: Run) -> dict[str, Any]:
+    """Runs the optimiser and saves the prompt; returns what result.json says of it. Accuracies in percent."""
+    from clip.prompt import save_prompt
+    from trainers.loop import optimise
+
+    objective = tuning.objective
 
     def evaluate(w: torch.Tensor) -> dict[str, float]:
         figures = {"train_loss": objective.loss_at(w), "val_accuracy": 100 * objective.accuracy(w, task.val_images)}
@@ -158,11 +191,11 @@ def tune(config: Config, task: Task, folder: Run) -> dict[str, Any]:
         folder.record(entry)
         last.update(entry)
 
-    optimizer = build_optimizer(config, objective, projection.d, task.val_images)
-    w = optimise(config, optimizer, objective, evaluate, record)
+    w = optimise(config, tuning.optimizer, objective, evaluate, record)
     if config.save_model:
         about = {key: getattr(config, key) for key in ("dataset", "backbone", "checkpoint", "ctx_init", "shots", "seed")}
-        save_prompt(folder.path / "prompt.safetensors", projection, w, about | {"classnames": task.classnames})
+        about |= {"classnames": task.classnames, "weights_sha256": task.backbone.fingerprint()}
+        save_prompt(folder.path / "prompt.safetensors", tuning.projection, w, about)
     outcome = {key: last[key] for key in ("val_accuracy", "queries", "seconds")}
     outcome["test_accuracy"] = 100 * objective.accuracy(w, task.test_images)
     return outcome | {"evaluations": objective.evaluations}
@@ -188,12 +221,7 @@ def pick_device(name: str) -> torch.device:
 
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"--device: {name!r} is no device; use auto, cpu, cuda or cuda:N") from error
-    if device.type not in DEFAULT_MEMORY_LIMIT:
-        raise UserError(f"--device: {device.type} is not supported; use auto, cpu, cuda or cuda:N")
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device: {name}: this machine has {torch.cuda.device_count()} CUDA devices")
     return device
@@ -205,13 +233,17 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-def set_threads(threads: int) -> int:
-    """Makes torch use `threads` CPU threads, or leaves its own choice at 0; returns how many it uses."""
+@contextlib.contextmanager
+def cpu_threads(threads: int) -> Iterator[None]:
+    """Makes torch use `threads` CPU threads (0: its own choice), and what it used before afterwards."""
     import torch
 
-    if threads:
-        torch.set_num_threads(threads)
-    return torch.get_num_threads()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,14 @@ class Backbone:
     def logit_scale(self) -> float:
         return float(self.model.logit_scale.detach().exp())
 
+    def fingerprint(self) -> str:
+        """SHA-256 over the names and bytes of all weights: what a saved prompt belongs to."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
     def encode_images(self, images: Tensor) -> Tensor:
         """L2-normalised features (n, D) float32 of preprocessed images (n, 3, H, W)."""
         with torch.inference_mode():
@@ -67,7 +76,7 @@ def load_backbone(name: str, device: torch.device, checkpoint: str | None = None
         else:
             known = None
             architecture, tag = resolve_name(name, has_checkpoint=checkpoint is not None)
-            model = _from_file(architecture, Path(checkpoint), trust) if checkpoint else _pretrained(architecture, tag)
+            model = _from_file(architecture, tag, Path(checkpoint), trust) if checkpoint else _pretrained(architecture, tag)
     model = model.to(device).eval().requires_grad_(False)
     return Backbone(name, model, _tokenizer(name, architecture, model), _preprocess(model), device, known)
 
@@ -83,7 +92,10 @@ def _mini(checkpoint: str | None) -> tuple[nn.Module, frozenset[int]]:
 
 
 def resolve_name(name: str, has_checkpoint: bool = False) -> tuple[str, str]:
-    """open_clip's architecture and pretrained tag ("" with a checkpoint) for a backbone name."""
+    """open_clip's architecture and pretrained tag for a backbone name; with a checkpoint, "" unless the name gives a tag.
+
+    A name without a tag means its only weights, or OpenAI's where the activation is theirs; others must be chosen from.
+    """
     if name in OPENAI_MODELS:
         return OPENAI_MODELS[name], "" if has_checkpoint else "openai"
     architecture, _, tag = name.partition("@")
@@ -94,11 +106,13 @@ def resolve_name(name: str, has_checkpoint: bool = False) -> tuple[str, str]:
     tokenizer = open_clip.get_model_config(architecture)["text_cfg"].get("hf_tokenizer_name")
     if tokenizer:
         raise UserError(f"--backbone: {name}: its prompts use the tokenizer {tokenizer}; only CLIP's own is supported")
-    if has_checkpoint:
+    if has_checkpoint and not tag:
         return architecture, ""
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if not tag and len(tags) == 1:
         tag = tags[0]
+    elif not tag and "openai" in tags and architecture.endswith("-quickgelu"):
+        tag = "openai"
     if tag not in tags:
         there = f"there are {', '.join(tags)}" if tags else "it has none: give --checkpoint FILE"
         asked = f"no pretrained tag {tag!r}" if tag else "name a pretrained tag"
@@ -129,11 +143,14 @@ def _pretrained(architecture: str, tag: str) -> nn.Module:
         ) from error
 
 
-def _from_file(architecture: str, path: Path, trust: bool) -> nn.Module:
+def _from_file(architecture: str, tag: str, path: Path, trust: bool) -> nn.Module:
     state = read_state_dict(path, trust)
     if is_torchscript(path) and sha256(path) in official_hashes():
         _check_activation(architecture, True, str(path))
-    model = open_clip.create_model(architecture, pretrained=None, pretrained_text=False)
+    # weights that are said to be a tag's see images as that tag was trained
+    known = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
+    preprocess = {key: known[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in known}
+    model = open_clip.create_model(architecture, pretrained=None, pretrained_text=False, force_preprocess_cfg=preprocess)
     state = convert_state_dict(model, state)
     if "logit_scale" in state:
         state["logit_scale"] = state["logit_scale"].reshape(model.logit_scale.shape)

@@ -40,7 +40,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class FoldedTower:
-    """`embeddings` (L, width): what each position adds. `readout` (width, D) and `b_readout` (D,) follow the last norm."""
+    """`positions` (L, width): what each position adds. `readout` (width, D) and `b_readout` (D,) follow the last norm."""
 
     layers: tuple[Layer, ...]
     heads: int

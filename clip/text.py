@@ -50,12 +50,12 @@ class TextFeatures:
         return self._features.chunk(dtype)
 
 
-def zero_shot_features(backbone: Backbone, prompts: Sequence[str]) -> Tensor:
-    """L2-normalised features (K, D) float32 of whole text prompts, by open_clip's own `encode_text`."""
-    tokens, _ = tokenize(backbone, prompts)
+def zero_shot_features(backbone: Backbone, prompts: Sequence[str]) -> tuple[Tensor, list[str]]:
+    """L2-normalised features (K, D) float32 of whole text prompts, by open_clip's own `encode_text`; and warnings."""
+    tokens, warnings = tokenize(backbone, prompts)
     with torch.inference_mode():
         chunks = tokens.to(backbone.device).split(ZERO_SHOT_PROMPTS_A_PASS)
-        return torch.cat([backbone.model.encode_text(chunk, normalize=True) for chunk in chunks])
+        return torch.cat([backbone.model.encode_text(chunk, normalize=True) for chunk in chunks]), warnings
 
 
 def prompt_ends(tower: nn.Module, tokens: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from collections import Counter
 import numpy as np
 from PIL import Image
 
-from datasets import DATASETS
 from datasets.split import Dataset, Item
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -35,4 +34,4 @@ def load_digits_dataset() -> Dataset:
         return Image.fromarray(pictures[int(item.path.removeprefix("digit/"))]).convert("RGB")
 
     train, val, test = (tuple(parts[part]) for part in ("train", "val", "test"))
-    return Dataset("digits", DATASETS["digits"].template, NAMES, train, val, test, open_image)
+    return Dataset("digits", NAMES, train, val, test, open_image)

@@ -143,6 +143,10 @@ def test_the_only_tag_of_an_architecture_may_be_left_out() -> None:
     assert resolve_name("ViT-B-32-256") == ("ViT-B-32-256", "datacomp_s34b_b86k")
 
 
+def test_a_quickgelu_architecture_without_a_tag_means_openais_weights() -> None:
+    assert resolve_name("ViT-B-32-quickgelu") == ("ViT-B-32-quickgelu", "openai")
+
+
 @pytest.mark.parametrize(("name", "near"), [("ViT-B-61", "ViT-B-16"), ("RN5O", "RN50"), ("Mimi", "Mini")])
 def test_an_unknown_name_names_near_ones(name: str, near: str) -> None:
     message = refusal(lambda: resolve_name(name))

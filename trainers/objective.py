@@ -62,23 +62,18 @@ class Objective:
         self.queries += len(W)
         with torch.inference_mode():
             losses = torch.cat([self._losses(rows, self.dtype(mu)) for rows in W.split(self._rows_a_pass())]).cpu()
-        bad = ~torch.isfinite(losses)
-        if bad.any():
-            worst = int(bad.nonzero()[0])
-            raise RunError(
-                f"loss {losses[worst].item()} at query {self.queries - len(W) + worst + 1} (‖w‖ = {W[worst].norm().item():.3g}): "
-                "the step sizes are too large (--zo_lr, --sigma) or the precision too low (--precision)"
-            )
+        self._refuse_non_finite(losses, W)
         # a copy made outside inference mode is an ordinary tensor, which optimisers may keep and change
         return losses.clone()
 
     def gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        """L(w) and ∇L(w) (d,) by backpropagation, for comparison only; counts one query."""
+        """L(w) and ∇L(w) (d,) by backpropagation, for comparison only; counts one query. RunError where not finite."""
         self.queries += 1
         w = w.detach().clone().requires_grad_(True)
         with torch.enable_grad():
             loss = self._losses(w[None], self.dtype(None))[0]
             loss.backward()
+        self._refuse_non_finite(loss.detach()[None] + w.grad.sum(), w.detach()[None])
         return loss.detach().cpu(), w.grad.cpu()
 
     def dtype(self, mu: float | None) -> torch.dtype:
@@ -88,10 +83,12 @@ class Objective:
         return DTYPES[self.precision]
 
     def loss_at(self, w: Tensor) -> float:
-        """L(w) for the log: counted as an evaluation, not as a query."""
+        """L(w) for the log: counted as an evaluation, not as a query. Raises RunError where it is not finite."""
         self.evaluations += 1
         with torch.inference_mode():
-            return float(self._losses(w[None], self.dtype(None))[0])
+            loss = self._losses(w[None], self.dtype(None))
+        self._refuse_non_finite(loss, w[None])
+        return float(loss[0])
 
     def accuracy(self, w: Tensor, images: Images) -> float:
         """Top-1 accuracy at w on any images, in [0, 1]; counted as an evaluation, not as a query."""
@@ -111,6 +108,15 @@ class Objective:
             hit = logits.gather(2, their_labels.expand(len(W), -1)[..., None])[..., 0]
             total = total + (logits.logsumexp(2) - hit).sum(1)
         return total / len(labels)
+
+    def _refuse_non_finite(self, losses: Tensor, W: Tensor) -> None:
+        bad = ~torch.isfinite(losses)
+        if bad.any():
+            worst = int(bad.nonzero()[0])
+            raise RunError(
+                f"loss {losses[worst].item()} at query {self.queries - len(W) + worst + 1} (‖w‖ = {W[worst].norm().item():.3g}): "
+                "the step sizes are too large (--zo_lr, --sigma) or the precision too low (--precision)"
+            )
 
     def _rows_a_pass(self) -> int:
         """Queries whose text features are held at once: many products' worth, within an eighth of the memory limit."""

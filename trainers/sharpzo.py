@@ -12,6 +12,7 @@ from trainers.cmaes import CMAES, SharpnessAwareCMAES
 from trainers.gradients import Loss
 from trainers.sparse_zo import SparseZO
 from utils.config import Config, departures
+from utils.errors import UserError
 from utils.seeds import numpy_generator, torch_generator
 
 
@@ -44,8 +45,7 @@ class ChangeAt:
 class ChangeAtPlateau:
     """Stage 2 starts when validation accuracy has not risen by more than `gain` over the best for `patience` steps in a row.
 
-    `validate(w)` gives accuracy in [0, 1]. The best is that of the last step that counted as a rise, so a slow steady rise
-    counts once it adds up to more than `gain`.
+    `validate(w)` gives accuracy in [0, 1]. The best is the highest seen at any earlier step.
     """
 
     def __init__(self, validate: Callable[[Tensor], float], patience: int = 10, gain: float = 0.01):
@@ -55,10 +55,9 @@ class ChangeAtPlateau:
 
     def reached(self, steps: int, w: Tensor) -> bool:
         accuracy = self.validate(w)
-        if steps == 0 or accuracy > self.best + self.gain:
-            self.best, self.stalled = accuracy, 0
-        else:
-            self.stalled += 1
+        rises = steps == 0 or accuracy > self.best + self.gain
+        self.stalled = 0 if rises else self.stalled + 1
+        self.best = max(self.best, accuracy)
         return self.stalled >= self.patience
 
 
@@ -114,6 +113,8 @@ def initial_vector(config: Config, d: int) -> Tensor:
 def _build_stage1(config: Config, d: int) -> SharpnessAwareCMAES:
     chosen = departures(config)
     w0 = initial_vector(config, d)
+    if config.bound and float(w0.abs().max()) > config.bound:
+        raise UserError(f"--init_std: {config.init_std} puts the first w outside the box of --bound {config.bound}")
     first_mean = None
     if "zero-start" in chosen:
         w0 = torch.zeros_like(w0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -13,8 +15,9 @@ from trainers.gradients import Loss, cge, rge
 def z_pruning_score(w: Tensor, gradient: Tensor, absolute: bool = False) -> Tensor:
     """Eq. 5: w² ⊙ z(g²), z over the d coordinates; all zero where g² has no spread. `absolute`: z(|g|), as released."""
     x = gradient.abs() if absolute else gradient.square()
-    std = x.std(correction=0)
-    z = (x - x.mean()) / std if std > 0 else torch.zeros_like(x)
+    # equal entries can have a tiny standard deviation by rounding
+    spread = bool(x.max() > x.min())
+    z = (x - x.mean()) / x.std(correction=0) if spread else torch.zeros_like(x)
     return w.square() * z
 
 
@@ -23,7 +26,9 @@ def prune_mask(score: Tensor, ratio: float, keep_lowest: bool = False) -> Tensor
 
     `keep_lowest`: keeps those and drops the rest, as the released code does.
     """
-    lowest = torch.argsort(score, stable=True)[: int(ratio * len(score))]
+    # in decimal, since 0.29 · 100 is 28.999… in binary
+    dropped = math.floor(Fraction(str(ratio)) * len(score))
+    lowest = torch.argsort(score, stable=True)[:dropped]
     mask = torch.zeros_like(score) if keep_lowest else torch.ones_like(score)
     mask[lowest] = 1.0 if keep_lowest else 0.0
     return mask
@@ -72,12 +77,12 @@ class SparseZO:
         return self.w.mean(0) if self.w.ndim == 2 else self.w
 
     def plan(self, steps: int) -> int:
-        refreshes = sum(self._refreshes_at(step) for step in range(self.steps, self.steps + steps))
+        refreshes = -(-(self.steps + steps) // self.interval) - -(-self.steps // self.interval)
         return 2 * self.q * steps + (2 * len(self.mask) * refreshes if self.pruning == "zscore" else 0)
 
     def step(self, loss: Loss) -> dict[str, float]:
         """One update. Returns what it learnt: loss (mean of the ± pairs), grad_norm, kept (share of coordinates)."""
-        if self._refreshes_at(self.steps):
+        if self.pruning != "none" and self.steps % self.interval == 0:
             self._refresh(loss)
         # v has the shape of w; where w is a matrix, the loss sees row means
         v = self.mask * torch.stack([self.normal(self.w.shape) for _ in range(self.q)])
@@ -97,12 +102,10 @@ class SparseZO:
         slopes = (plus - minus) / (2 * self.mu)
         return (slopes[:, None, None] * v).mean(0), float(losses.mean())
 
-    def _refreshes_at(self, step: int) -> bool:
-        return self.pruning != "none" and step % self.interval == 0
-
     def _refresh(self, loss: Loss) -> None:
         if self.pruning == "magnitude":
             self.mask = prune_mask(self.w.abs(), self.ratio)
+            self.buffer = self.mask * self.buffer
             return
         gradient, _ = cge(loss, self.w, self.mask_mu)
         score = z_pruning_score(self.w, gradient, absolute="abs-score" in self.departures)

@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,14 +56,14 @@ class Config:
     engine: str = option(
         "fast", "model", "text features: shared work, or open_clip's tower on whole prompts", choices=("fast", "stock")
     )
-    memory_limit: int = option(0, "model", "MiB for activations of one pass; 0: 1024 on CPU, 4096 elsewhere", low=0)
+    memory_limit: int = option(0, "model", "MiB for activations of one pass; 0: 1024 on CPU, 4096 elsewhere", low=0, high=1 << 30)
     batch_size: int = option(256, "model", "images a pass through the image tower", low=1)
 
     shots: int = option(16, "data", "training images a class", low=1)
     template: str | None = option(None, "data", "zero-shot template with {} for the name; default: the dataset's", kind=str)
 
     ctx_init: str = option("a photo of a", "prompt", "words that the context tokens start from; their number is n_ctx")
-    intrinsic_dim: int = option(512, "prompt", "d, length of the trained vector w", low=1)
+    intrinsic_dim: int = option(512, "prompt", "d, length of the trained vector w", low=1, high=10_000)
     std: float = option(1.0, "prompt", "standard deviation of the projection A", above=0.0)
     init_std: float = option(0.02, "prompt", "standard deviation of the first w", low=0.0)
 
@@ -74,7 +75,7 @@ class Config:
     max_queries: int = option(0, "method", "stop before the step that would exceed this many queries; 0: no limit", low=0)
     fidelity: str = option("paper", "method", "paper, released, or a comma list of the released code's departures")
 
-    popsize: int = option(40, "stage 1", "S, CMA-ES population", low=2)
+    popsize: int = option(40, "stage 1", "S, CMA-ES population", low=2, high=100_000)
     sigma: float = option(0.4, "stage 1", "σ, initial CMA-ES step", above=0.0)
     bound: float = option(5.0, "stage 1", "box ±bound on w in CMA-ES; 0: none", low=0.0)
     rho: float = option(0.1, "stage 1", "ρ, sharpness radius", low=0.0)
@@ -133,6 +134,13 @@ class Trainer(Protocol):
     two_stages: bool
 
 
+class DatasetEntry(Protocol):
+    """What is read here of a dataset's registry entry; no folder means bundled, no split file that no reader exists."""
+
+    folder: str
+    split: str
+
+
 def build_parser(trainers: Mapping[str, Trainer], datasets: Collection[str], epilog: str = "") -> argparse.ArgumentParser:
     """The command line: one flag a Config field, with the registered trainers and datasets named in the help."""
     parser = _Parser(
@@ -167,7 +175,7 @@ def build_parser(trainers: Mapping[str, Trainer], datasets: Collection[str], epi
 def load_config(
     argv: list[str],
     trainers: Mapping[str, Trainer],
-    datasets: Collection[str],
+    datasets: Mapping[str, DatasetEntry],
     epilog: str = "",
 ) -> Config:
     """Resolves a command line against the registries. Raises UserError (one line) on anything that cannot be right."""
@@ -175,6 +183,8 @@ def load_config(
     path = _find_config(flags.get("config"))
     document = read_yaml(path)
 
+    if "config" in document:
+        raise UserError(f"{document['config'].where}: a config cannot name another")
     settings = _typed({key: entry for key, entry in document.items() if not isinstance(entry.value, dict)}, trainers)
     sections = {key: entry for key, entry in document.items() if isinstance(entry.value, dict)}
     for key, entry in sections.items():
@@ -313,7 +323,7 @@ def _nearest(word: str, names: Any) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def _check(config: Config, where: Mapping[str, str], two_stages: bool, datasets: Collection[str]) -> None:
+def _check(config: Config, where: Mapping[str, str], two_stages: bool, datasets: Mapping[str, DatasetEntry]) -> None:
     """What no field can tell alone."""
 
     def refuse(key: str, reason: str) -> None:
@@ -326,6 +336,9 @@ def _check(config: Config, where: Mapping[str, str], two_stages: bool, datasets:
             "dataset",
             f"unknown dataset {config.dataset!r}{_nearest(config.dataset, datasets)}; there are {', '.join(datasets)}",
         )
+    _check_files(config, refuse, datasets[config.dataset])
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
+        refuse("device", f"{config.device!r} is no device; use auto, cpu, cuda or cuda:N")
     if config.template is not None and config.template.count("{}") != 1:
         refuse("template", f"{config.template!r} must hold {{}} once, where the class name goes")
     if not config.ctx_init.strip():
@@ -340,6 +353,20 @@ def _check(config: Config, where: Mapping[str, str], two_stages: bool, datasets:
     if config.prompt_trainer == "zo" and config.pruning != "none":
         refuse("pruning", f"trainer zo is dense; for {config.pruning} pruning use --prompt_trainer zo-pruned")
     _check_fidelity(config, refuse)
+
+
+def _check_files(config: Config, refuse: Any, dataset: DatasetEntry) -> None:
+    """What can be told of the given paths before anything heavy is imported."""
+    if config.checkpoint is not None and not Path(config.checkpoint).is_file():
+        refuse("checkpoint", f"{config.checkpoint}: no such file")
+    if not dataset.folder:
+        return
+    if not dataset.split:
+        refuse("dataset", f"the reader of {config.dataset} is not written yet; only datasets with a split json can be read")
+    if config.root_path is None:
+        raise UserError(f"--root_path: dataset {config.dataset} needs the folder that holds {dataset.folder}/")
+    if not (Path(config.root_path) / dataset.folder).is_dir():
+        refuse("root_path", f"{Path(config.root_path) / dataset.folder}: no such folder (see DATASET.md)")
 
 
 def departures(config: Config) -> frozenset[str]:

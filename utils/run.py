@@ -22,6 +22,9 @@ from utils.files import write_json, write_text
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "cma", "numpy", "scikit-learn", "pillow", "safetensors")
 
 
+OWN_FILES = frozenset({"config.yaml", "env.json", "log.txt", "metrics.jsonl", "split.json", "prompt.safetensors", "result.json"})
+
+
 def run_path(config: Config) -> Path:
     """OUTPUT_DIR/dataset/trainer/backbone[/run_name]/16shots/seed1."""
     backbone = config.backbone.replace("/", "-")
@@ -38,6 +41,11 @@ def find_earlier_run(path: Path, config: Config) -> str:
     """
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return "nothing"
+    if not path.is_dir() or path.is_symlink():
+        raise UserError(f"{path}: exists and is no folder of its own; choose another --output_dir or --run_name")
+    # a run that was killed while it made or removed its folder
+    if {entry.name.removesuffix(".tmp") for entry in path.iterdir()} <= OWN_FILES - {"config.yaml"}:
+        return "unfinished"
     if not (path / "config.yaml").is_file():
         raise UserError(f"{path}: exists and is no run folder (it has no config.yaml); choose another --output_dir or --run_name")
     try:
@@ -128,5 +136,5 @@ class Run:
         self._log.flush()
 
     def record(self, entry: dict[str, Any]) -> None:
-        self._metrics.write(json.dumps(entry) + "\n")
+        self._metrics.write(json.dumps(entry, allow_nan=False) + "\n")
         self._metrics.flush()
