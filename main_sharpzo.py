@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from datasets import DATASETS
 from trainers import TRAINERS
-from utils.config import Config, load_config
+from utils.config import Config, check_paths, load_config
 from utils.errors import RunError, UserError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ DEFAULT_MEMORY_LIMIT = {"cpu": 1024, "cuda": 4096}
 def main(argv: list[str] | None = None) -> int:
     try:
         config = load_config(sys.argv[1:] if argv is None else argv, TRAINERS, DATASETS, epilog=__doc__)
+        check_paths(config, DATASETS[config.dataset])
         with cpu_threads(config.threads):
             run(config)
     except (UserError, RunError) as error:

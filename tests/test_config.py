@@ -433,3 +433,9 @@ def test_help_names_every_flag_trainer_and_dataset(tmp_path: Path) -> None:
 
 def test_readme_holds_the_table_of_flags_as_the_settings_are() -> None:
     assert flag_table() in (REPOSITORY / "README.md").read_text(encoding="utf-8"), "run python -m tools.flag_table"
+
+
+@pytest.mark.parametrize("name", ["potato", "mps", "", "cuda:x"])
+def test_a_device_that_is_none_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match="--device"):
+        resolve("--device", name)

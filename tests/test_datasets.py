@@ -56,7 +56,7 @@ def made_up(per_class: int, val_per_class: int, classes: Iterable[int] = (2, 0, 
     names = ("ant", "bee", "cow")
     train = tuple(Item(f"{names[c]}/{n}", c, names[c]) for n in range(per_class) for c in classes)
     val = tuple(Item(f"val/{names[c]}/{n}", c, names[c]) for n in range(val_per_class) for c in classes)
-    return Dataset("made-up", "a photo of a {}.", names, train, val, (), lambda item: Image.new("RGB", (8, 8)))
+    return Dataset("made-up", names, train, val, (), lambda item: Image.new("RGB", (8, 8)))
 
 
 def per_class(items: Iterable[Item]) -> dict[int, int]:
@@ -180,7 +180,7 @@ def test_dataset_opens_its_images_below_its_image_folder(tmp_path: Path) -> None
     (tmp_path / "eurosat" / "split_zhou_EuroSAT.json").write_text(json.dumps(GOOD))
     dataset = load_dataset("eurosat", str(tmp_path))
     picture = dataset.open_image(dataset.train[0])
-    assert (dataset.name, dataset.classnames, dataset.template) == ("eurosat", ("ant", "bee"), DATASETS["eurosat"].template)
+    assert (dataset.name, dataset.classnames) == ("eurosat", ("ant", "bee"))
     assert (picture.mode, picture.size, picture.getpixel((2, 2))) == ("RGB", (5, 7), (40, 40, 40))
 
 
@@ -310,7 +310,7 @@ def test_drawn_lists_are_written_in_coops_form(tmp_path: Path) -> None:
 def test_few_shot_lists_are_those_that_others_drew(name: str, shots: int, test_data: Path) -> None:
     info = DATASETS[name]
     parts = read_split(test_data / "splits" / info.split)
-    dataset = Dataset(name, info.template, class_names(parts, info.split), *parts, lambda item: Image.new("RGB", (1, 1)))
+    dataset = Dataset(name, class_names(parts, info.split), *parts, lambda item: Image.new("RGB", (1, 1)))
     files = sorted((test_data / "fewshot_indices" / name).glob(f"shot_{shots}-seed_*.json.gz"))
     assert files
     for file in files:

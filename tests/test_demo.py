@@ -11,13 +11,18 @@ import pytest
 from main_sharpzo import main
 
 
-@pytest.mark.slow
+def run(seed: int, output_dir: Path) -> dict:
+    assert main(["--seed", str(seed), "--output_dir", str(output_dir)]) == 0
+    return json.loads((output_dir / f"digits/zo-pruned/Mini/16shots/seed{seed}/result.json").read_text())
+
+
 def test_sharpzo_is_ten_points_above_zero_shot_on_digits(tmp_path: Path) -> None:
-    results = []
-    for seed in ("1", "2", "3"):
-        assert main(["--seed", seed, "--output_dir", str(tmp_path)]) == 0
-        path = tmp_path / "digits/zo-pruned/Mini/16shots" / f"seed{seed}" / "result.json"
-        results.append(json.loads(path.read_text()))
-    zero_shot = {result["zero_shot_accuracy"] for result in results}
-    assert len(zero_shot) == 1 and 40 < min(zero_shot) < 75
-    assert statistics.mean(result["test_accuracy"] for result in results) > min(zero_shot) + 10
+    result = run(1, tmp_path)
+    assert 40 < result["zero_shot_accuracy"] < 75
+    assert result["test_accuracy"] > result["zero_shot_accuracy"] + 10
+
+
+@pytest.mark.slow
+def test_mean_of_three_seeds_is_ten_points_above_zero_shot_on_digits(tmp_path: Path) -> None:
+    results = [run(seed, tmp_path) for seed in (1, 2, 3)]
+    assert statistics.mean(result["test_accuracy"] - result["zero_shot_accuracy"] for result in results) > 10

@@ -506,3 +506,53 @@ def test_loss_that_is_not_finite_ends_the_run_with_status_1_and_one_line(call: C
     assert run.status == 1
     assert re.fullmatch(r"error: [^\n]*--sigma[^\n]*\n", run.err)
     assert not (run.path / "result.json").exists()
+
+
+@pytest.mark.parametrize("trainer", ["fo", "zo-pruned"])
+def test_run_whose_last_step_diverges_ends_with_one_line_and_no_result(
+    trainer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--prompt_trainer", trainer, "--zo_lr", "1e300", "--output_dir", str(tmp_path)]
+    tiny = ["--intrinsic_dim", "4", "--popsize", "4", "--total_steps", "3", "--change_point", "1", "--eval_every", "0"]
+    assert main_sharpzo.main([*flags, *tiny]) == 1
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: loss") and "\n" not in error
+    assert not list(tmp_path.rglob("result.json"))
+    assert "NaN" not in "".join(path.read_text() for path in tmp_path.rglob("metrics.jsonl"))
+
+
+def test_run_builds_no_graph_and_changes_no_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from clip import backbone
+
+    models, load = [], backbone.load_backbone
+
+    def remember(*args: Any, **kwargs: Any) -> Any:
+        loaded = load(*args, **kwargs)
+        models.append((loaded.model, {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}))
+        return loaded
+
+    def refuse(tensor: torch.Tensor) -> None:
+        raise AssertionError("a tensor was saved for backpropagation")
+
+    monkeypatch.setattr(backbone, "load_backbone", remember)
+    tiny = ["--intrinsic_dim", "4", "--popsize", "4", "--total_steps", "4", "--change_point", "2", "--eval_every", "1"]
+    with torch.autograd.graph.saved_tensors_hooks(refuse, refuse):
+        assert main_sharpzo.main([*tiny, "--output_dir", str(tmp_path)]) == 0
+        with pytest.raises(AssertionError, match="backpropagation"):
+            main_sharpzo.main([*tiny, "--prompt_trainer", "fo", "--output_dir", str(tmp_path)])
+    model, before = models[0]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_threads_of_one_run_do_not_leak_into_the_next(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    assert main_sharpzo.main(["--threads", "1", "--prompt_trainer", "zero-shot", "--output_dir", str(tmp_path)]) == 0
+    assert torch.get_num_threads() == before
+
+
+def test_folder_that_a_killed_run_left_without_its_config_starts_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "digits/zero-shot/Mini/16shots/seed1"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml.tmp").write_text("dataset: di")
+    assert main_sharpzo.main(["--prompt_trainer", "zero-shot", "--output_dir", str(tmp_path)]) == 0
+    assert "starting over" in capsys.readouterr().out

@@ -13,6 +13,7 @@ from trainers import TRAINERS
 from trainers.loop import optimise
 from trainers.sharpzo import ChangeAtPlateau, build
 from utils.config import Config
+from utils.errors import UserError
 
 PAPER = Config(dataset="digits", change_point=2, total_steps=205, eval_every=0)
 
@@ -118,6 +119,11 @@ class TestEveryTrainer:
         assert records[-1]["queries"] <= 40
 
 
+def test_first_vector_outside_the_box_is_refused() -> None:
+    with pytest.raises(UserError, match="--init_std"):
+        build(small(init_std=50.0, bound=1.0), 6, lambda w: 0.0)
+
+
 def test_plateau_rule_waits_for_patience_steps_without_a_real_gain() -> None:
     accuracies = iter([0.50, 0.52, *[0.525] * 20])
     rule = ChangeAtPlateau(lambda w: next(accuracies), patience=10, gain=0.01)
@@ -125,14 +131,14 @@ def test_plateau_rule_waits_for_patience_steps_without_a_real_gain() -> None:
     assert reached.index(True) == 11
 
 
-def test_plateau_rule_starts_over_at_a_gain_and_lets_small_gains_add_up() -> None:
+def test_plateau_rule_starts_over_at_a_gain_over_the_best_seen() -> None:
     accuracies = iter([0.50] * 10 + [0.52] + [0.52] * 10)
     rule = ChangeAtPlateau(lambda w: next(accuracies))
     assert not any(rule.reached(step, torch.zeros(1)) for step in range(20))
     assert rule.reached(20, torch.zeros(1))
-    creeping = iter([0.5 + 0.004 * step for step in range(40)])
+    creeping = iter([0.5 + 0.004 * step for step in range(11)])
     rule = ChangeAtPlateau(lambda w: next(creeping))
-    assert not any(rule.reached(step, torch.zeros(1)) for step in range(40))
+    assert [rule.reached(step, torch.zeros(1)) for step in range(11)].index(True) == 10
 
 
 def test_auto_change_point_follows_validation_accuracy(quadratic) -> None:

@@ -49,6 +49,7 @@ def test_mask_drops_the_floor_of_the_ratio(ratio: float, dropped: int) -> None:
 
 
 def test_equal_scores_and_no_spread_fall_back_on_coordinate_order() -> None:
+    assert torch.equal(z_pruning_score(torch.ones(512), torch.full((512,), 0.3)), torch.zeros(512))
     score = z_pruning_score(torch.arange(6.0), torch.ones(6))
     assert torch.equal(score, torch.zeros(6))
     assert prune_mask(score, 0.5).tolist() == [0, 0, 0, 1, 1, 1]
@@ -94,6 +95,18 @@ def test_magnitude_pruning_drops_the_smallest_weights_without_queries(quadratic)
     stage.step(loss)
     assert loss.queries == 2
     assert set(start()[stage.mask == 0].tolist()) == set(sorted(start().tolist(), key=abs)[:4])
+
+
+@pytest.mark.parametrize(("ratio", "d", "dropped"), [(0.29, 100, 29), (0.57, 100, 57), (0.5, 511, 255)])
+def test_share_is_floored_in_decimal(ratio: float, d: int, dropped: int) -> None:
+    assert int((prune_mask(torch.arange(float(d)), ratio) == 0).sum()) == dropped
+
+
+def test_magnitude_refresh_clears_masked_entries_of_the_buffer(quadratic) -> None:
+    buffer = torch.ones(D, dtype=torch.float64)
+    stage = make(pruning="magnitude", departures={"gradient-buffer"}, buffer=buffer)
+    stage.step(quadratic(D))
+    assert torch.equal(stage.estimate != start(), stage.mask.bool())
 
 
 @pytest.mark.parametrize(("pruning", "refresh"), [("zscore", 2 * D), ("magnitude", 0), ("none", 0)])

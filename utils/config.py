@@ -336,7 +336,6 @@ def _check(config: Config, where: Mapping[str, str], two_stages: bool, datasets:
             "dataset",
             f"unknown dataset {config.dataset!r}{_nearest(config.dataset, datasets)}; there are {', '.join(datasets)}",
         )
-    _check_files(config, refuse, datasets[config.dataset])
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
         refuse("device", f"{config.device!r} is no device; use auto, cpu, cuda or cuda:N")
     if config.template is not None and config.template.count("{}") != 1:
@@ -355,18 +354,20 @@ def _check(config: Config, where: Mapping[str, str], two_stages: bool, datasets:
     _check_fidelity(config, refuse)
 
 
-def _check_files(config: Config, refuse: Any, dataset: DatasetEntry) -> None:
-    """What can be told of the given paths before anything heavy is imported."""
+def check_paths(config: Config, dataset: DatasetEntry) -> None:
+    """What can be told of the given paths before anything heavy is imported. Raises UserError."""
     if config.checkpoint is not None and not Path(config.checkpoint).is_file():
-        refuse("checkpoint", f"{config.checkpoint}: no such file")
+        raise UserError(f"--checkpoint: {config.checkpoint}: no such file")
     if not dataset.folder:
         return
     if not dataset.split:
-        refuse("dataset", f"the reader of {config.dataset} is not written yet; only datasets with a split json can be read")
+        raise UserError(
+            f"dataset: the reader of {config.dataset} is not written yet; only datasets with a split json can be read"
+        )
     if config.root_path is None:
         raise UserError(f"--root_path: dataset {config.dataset} needs the folder that holds {dataset.folder}/")
     if not (Path(config.root_path) / dataset.folder).is_dir():
-        refuse("root_path", f"{Path(config.root_path) / dataset.folder}: no such folder (see DATASET.md)")
+        raise UserError(f"--root_path: {Path(config.root_path) / dataset.folder}: no such folder (see DATASET.md)")
 
 
 def departures(config: Config) -> frozenset[str]:

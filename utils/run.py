@@ -44,7 +44,8 @@ def find_earlier_run(path: Path, config: Config) -> str:
     if not path.is_dir() or path.is_symlink():
         raise UserError(f"{path}: exists and is no folder of its own; choose another --output_dir or --run_name")
     # a run that was killed while it made or removed its folder
-    if {entry.name.removesuffix(".tmp") for entry in path.iterdir()} <= OWN_FILES - {"config.yaml"}:
+    complete = (path / "config.yaml").exists()
+    if not complete and all(entry.name.removesuffix(".tmp") in OWN_FILES for entry in path.iterdir()):
         return "unfinished"
     if not (path / "config.yaml").is_file():
         raise UserError(f"{path}: exists and is no run folder (it has no config.yaml); choose another --output_dir or --run_name")
@@ -112,11 +113,13 @@ class Run:
     def __init__(self, path: Path, config: Config, device: str):
         """Makes the folder, emptied of an earlier run. `device`: the card's name, for env.json."""
         self.path = path
+        # without the name of the YAML that it came from, the file is itself a YAML that --config takes
+        settings = {key: value for key, value in config.as_dict().items() if key != "config"}
         try:
             if path.exists():
                 shutil.rmtree(path)
             path.mkdir(parents=True)
-            write_text(path / "config.yaml", yaml.safe_dump(config.as_dict(), sort_keys=False, allow_unicode=True))
+            write_text(path / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
             write_json(path / "env.json", environment() | {"device": device})
             self._log: TextIO = (path / "log.txt").open("w", encoding="utf-8")
             self._metrics: TextIO = (path / "metrics.jsonl").open("w", encoding="utf-8")
