@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Collection
 
-import cma
 import numpy as np
 import torch
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from trainers.gradients import Loss, cge
+
+with warnings.catch_warnings():
+    # pycma says where matplotlib is missing, which only its plots would need
+    warnings.simplefilter("ignore", UserWarning)
+    import cma
 
 
 class CMAES:
