@@ -1,6 +1,6 @@
 """Trains the bundled Mini CLIP from drawn glyphs and writes clip/mini/mini.safetensors.
 
-    python -m tools.train_mini                       # about 15 minutes on 2 cores
+    python -m tools.train_mini                       # about 18 minutes on 2 cores
     python -m tools.train_mini --output /tmp/mini.safetensors --compare clip/mini/mini.safetensors
 
 Ordinary contrastive training with backpropagation: this makes the frozen backbone that SharpZO is later tried on, and is no
