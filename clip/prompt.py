@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,14 +83,12 @@ def tokenize(backbone: Backbone, prompts: Sequence[str]) -> tuple[Tensor, list[s
     return backbone.tokenizer(list(prompts)), warnings
 
 
-def save_prompt(path: Path, projection: Projection, w: Tensor, metadata: dict) -> None:
-    """One safetensors file: w (d,), A, p0 and context (n_ctx, width), all float64; `metadata` as JSON in its header."""
+def save_prompt(path: Path, tensors: Mapping[str, Tensor], metadata: dict) -> None:
+    """One safetensors file: w (d,), context (n_ctx, width) and what a method adds; `metadata` as JSON in its header."""
     from safetensors.torch import save_file
 
-    context = projection.contexts(w[None])[0]
-    tensors = {"w": w, "A": projection.A, "p0": projection.p0, "context": context}
-    tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    save_file(tensors, path, metadata={"sharpzo": json.dumps(metadata)})
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(kept, path, metadata={"sharpzo": json.dumps(metadata)})
 
 
 def load_prompt(path: Path) -> tuple[dict[str, Tensor], dict]:
@@ -100,6 +98,7 @@ def load_prompt(path: Path) -> tuple[dict[str, Tensor], dict]:
     try:
         with safe_open(path, "pt") as file:
             metadata = json.loads(file.metadata()["sharpzo"])
-            return {name: file.get_tensor(name) for name in ("w", "A", "p0", "context")}, metadata
+            names = {"w", *file.keys()}
+            return {name: file.get_tensor(name) for name in sorted(names)}, metadata
     except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
         raise UserError(f"{path}: not a prompt that SharpZO saved: {error}") from error

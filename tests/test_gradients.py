@@ -15,6 +15,7 @@ from clip.text import TextFeatures
 from tests.conftest import CLASSNAMES, Quadratic
 from trainers.gradients import cge, rge
 from trainers.objective import Images, Objective
+from trainers.text_prompt import TextPrompt
 
 D = 6
 MakeQuadratic = Callable[[int], Quadratic]
@@ -35,7 +36,8 @@ def tiny_objective(backbone: Backbone, engine: str) -> Objective:
     images = Images(
         F.normalize(torch.randn(16, 24, generator=generator), dim=-1), torch.randint(len(CLASSNAMES), (16,), generator=generator)
     )
-    return Objective(projection.contexts, text, images, backbone.logit_scale, len(CLASSNAMES), "float64")
+    model = TextPrompt(projection.contexts, text, backbone.logit_scale, len(CLASSNAMES), 24)
+    return Objective(model, lambda: images, "float64")
 
 
 class Recorder:
