@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from datasets import DATASETS
 from trainers import TRAINERS
-from utils.config import Config, check_paths, load_config
+from utils.config import check_paths, load_config
 from utils.errors import RunError, UserError
+from utils.settings import Config
 
 if TYPE_CHECKING:
     import torch

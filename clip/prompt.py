@@ -13,6 +13,8 @@ from torch import Tensor
 from clip.backbone import Backbone
 from utils.errors import UserError
 
+RANDOM_CONTEXT_STD = 0.02
+
 
 @dataclass(frozen=True)
 class Projection:
@@ -33,10 +35,26 @@ class Projection:
         return self.p0 + (W.to(self.A) @ self.A.T).view(len(W), *self.p0.shape)
 
 
-def make_projection(backbone: Backbone, ctx_init: str, d: int, std: float, generator: torch.Generator) -> Projection:
-    """p0 from the words `ctx_init`, A drawn from `generator`."""
-    ids = context_ids(backbone, ctx_init)
-    p0 = text_tower(backbone).token_embedding.weight.detach()[ids].cpu().double()
+def initial_context(backbone: Backbone, ctx_init: str, n_ctx: int, generator: torch.Generator) -> tuple[str, Tensor]:
+    """The words that hold the context's places, and where it starts, p0 (n_ctx, width) float64.
+
+    That is the embeddings of the words `ctx_init`; where it is empty, `n_ctx` vectors N(0, 0.02²), in the places of as many "x".
+    """
+    if ctx_init:
+        return ctx_init, context_embeddings(backbone, ctx_init)
+    words = " ".join(["x"] * n_ctx)
+    shape = context_embeddings(backbone, words).shape
+    return words, RANDOM_CONTEXT_STD * torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def context_embeddings(backbone: Backbone, words: str) -> Tensor:
+    """Token embeddings (n_ctx, width) of the words, float64 on the CPU."""
+    ids = context_ids(backbone, words)
+    return text_tower(backbone).token_embedding.weight.detach()[ids].cpu().double()
+
+
+def make_projection(p0: Tensor, d: int, std: float, generator: torch.Generator) -> Projection:
+    """A drawn from `generator`."""
     A = torch.randn(p0.numel(), d, generator=generator).double() * std
     return Projection(p0, A)
 

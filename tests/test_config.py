@@ -16,8 +16,9 @@ import yaml
 from datasets import DATASETS
 from tools.flag_table import flag_table
 from trainers import TRAINERS, TrainerInfo
-from utils.config import DEPARTURES, RELEASED, REPOSITORY, Config, departures, load_config
+from utils.config import REPOSITORY, load_config
 from utils.errors import UserError
+from utils.settings import DEPARTURES, RELEASED, Config, departures
 
 # dataset: sigma, zo_eps_cge, change_point, zo_lr, std, bound
 TABLE_8 = {

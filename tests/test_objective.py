@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip.backbone import Backbone
-from clip.prompt import Projection, make_projection
+from clip.prompt import Projection, context_embeddings, make_projection
 from clip.text import TextFeatures
 from tests.conftest import CLASSNAMES, make_tiny_backbone
 from trainers.objective import FLOAT64_BELOW, Images, Objective, top1
@@ -32,7 +32,7 @@ def make_images(n: int = 23, width: int = 24) -> Images:
 
 
 def make_objective(backbone: Backbone, precision: str = "auto", memory_limit: int = 1 << 30, engine: str = "fast") -> Objective:
-    projection = make_projection(backbone, INIT, D, 0.2, torch.Generator().manual_seed(0))
+    projection = make_projection(context_embeddings(backbone, INIT), D, 0.2, torch.Generator().manual_seed(0))
     text = TextFeatures(backbone, CLASSNAMES, INIT, memory_limit, engine)
     images = make_images()
     model = TextPrompt(projection.contexts, text, backbone.logit_scale, len(CLASSNAMES), 24, memory_limit)
@@ -45,7 +45,7 @@ def points(B: int) -> Tensor:
 
 def reference_loss(backbone: Backbone, w: Tensor, dtype: torch.dtype) -> float:
     """One query by open_clip's encode_text, its context embeddings exchanged on the way, and torch's cross-entropy."""
-    projection: Projection = make_projection(backbone, INIT, D, 0.2, torch.Generator().manual_seed(0))
+    projection: Projection = make_projection(context_embeddings(backbone, INIT), D, 0.2, torch.Generator().manual_seed(0))
     context = projection.p0 + (projection.A @ w).reshape(projection.p0.shape)
     model = copy.deepcopy(backbone.model).to(dtype)
 

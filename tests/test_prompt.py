@@ -17,7 +17,7 @@ from torch import Tensor
 
 from clip import text as clip_text
 from clip.backbone import Backbone, load_backbone
-from clip.prompt import Projection, load_prompt, make_projection, save_prompt
+from clip.prompt import Projection, context_embeddings, load_prompt, make_projection, save_prompt
 from clip.text import TextFeatures, zero_shot_features
 from tests.conftest import CLASSNAMES, make_tiny_backbone
 from utils.errors import UserError
@@ -62,7 +62,7 @@ def plain(request: pytest.FixtureRequest) -> Backbone:
 
 
 def projection_of(backbone: Backbone, ctx_init: str = INIT, d: int = 6, std: float = 0.3, seed: int = 0) -> Projection:
-    return make_projection(backbone, ctx_init, d, std, torch.Generator().manual_seed(seed))
+    return make_projection(context_embeddings(backbone, ctx_init), d, std, torch.Generator().manual_seed(seed))
 
 
 def random_contexts(backbone: Backbone, B: int) -> Tensor:

@@ -13,8 +13,8 @@ from trainers import TRAINERS
 from trainers.loop import optimise, registered
 from trainers.problem import initial_vector
 from trainers.sharpzo import ChangeAtPlateau, build
-from utils.config import Config
 from utils.errors import UserError
+from utils.settings import Config
 
 PAPER = Config(dataset="digits", change_point=2, total_steps=205, eval_every=0)
 

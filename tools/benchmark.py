@@ -31,7 +31,7 @@ from torch import Tensor
 
 from clip.backbone import Backbone
 from clip.engine import Engine
-from clip.prompt import Projection, make_projection
+from clip.prompt import Projection, context_embeddings, make_projection
 from clip.text import TextFeatures
 from trainers.cmaes import CMAES, SharpnessAwareCMAES
 from trainers.gradients import cge
@@ -124,7 +124,7 @@ def make_subject(names: list[str], backbone: Backbone, d: int, std: float) -> Su
     generator = torch_generator(0, "benchmark images")
     width = backbone.model.text_projection.shape[1]
     images = Images(F.normalize(torch.randn(N, width, generator=generator), dim=-1), torch.arange(N) % K)
-    projection = make_projection(backbone, CTX_INIT, d, std, torch_generator(0, "projection"))
+    projection = make_projection(context_embeddings(backbone, CTX_INIT), d, std, torch_generator(0, "projection"))
     W = 0.02 * torch.randn(d, d, generator=generator, dtype=torch.float64)
     fast, stock = (TextFeatures(backbone, names, CTX_INIT, 1 << 30, engine) for engine in ("fast", "stock"))
     by_engine, by_stock = (

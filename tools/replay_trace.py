@@ -26,7 +26,7 @@ from trainers.cmaes import CMAES, SharpnessAwareCMAES
 from trainers.objective import Images, Objective
 from trainers.sparse_zo import SparseZO
 from trainers.text_prompt import TextPrompt
-from utils.config import RELEASED
+from utils.settings import RELEASED
 
 CTX_INIT = "a photo of a"
 # what float32 differences in another order of operations can hold (SOURCES.md beside the recording)

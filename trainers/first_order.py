@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from trainers.gradients import Loss
-from utils.config import Config
+from utils.settings import Config
 
 
 class GradientDescent:

@@ -14,8 +14,8 @@ from trainers import TRAINERS
 from trainers.objective import Objective
 from trainers.problem import Problem, Task
 from trainers.sharpzo import Optimizer
-from utils.config import Config
 from utils.files import is_terminal
+from utils.settings import Config
 
 
 def build_problem(config: Config, task: Task) -> Problem:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from clip.prompt import make_projection
+from clip.prompt import initial_context, make_projection
 from clip.text import TextFeatures
 from trainers.objective import Images, ImageSet, Objective
 from trainers.text_prompt import TextPrompt
-from utils.config import Config
 from utils.seeds import torch_generator
+from utils.settings import Config
 
 if TYPE_CHECKING:
     from clip.backbone import Backbone
@@ -74,15 +74,20 @@ def text_problem(
 
 def projected_prompt(config: Config, task: Task) -> Problem:
     """The paper's: w ∈ R^d moves the words `ctx_init` by A·w, A fixed and random, and is scored on all training images."""
-    classnames = task.dataset.classnames
-    text = TextFeatures(task.backbone, classnames, config.ctx_init, config.memory_limit << 20, config.engine)
-    generator = torch_generator(config.seed, "projection")
-    projection = make_projection(task.backbone, config.ctx_init, config.intrinsic_dim, config.std, generator)
+    text, p0 = text_and_context(config, task)
+    projection = make_projection(p0, config.intrinsic_dim, config.std, torch_generator(config.seed, "projection"))
 
     def keep(w: Tensor) -> Mapping[str, Tensor]:
         return {"A": projection.A, "p0": projection.p0}
 
     return text_problem(config, task, text, projection.contexts, initial_vector(config, projection.d), keep)
+
+
+def text_and_context(config: Config, task: Task) -> tuple[TextFeatures, Tensor]:
+    """Text features of the run's classes, and the context p0 (n_ctx, width) that `ctx_init` or `n_ctx` asks for."""
+    generator = torch_generator(config.seed, "initial context")
+    words, p0 = initial_context(task.backbone, config.ctx_init, config.n_ctx, generator)
+    return TextFeatures(task.backbone, task.dataset.classnames, words, config.memory_limit << 20, config.engine), p0
 
 
 def initial_vector(config: Config, d: int) -> Tensor:

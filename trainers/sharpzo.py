@@ -11,9 +11,9 @@ from torch import Tensor
 from trainers.cmaes import CMAES, SharpnessAwareCMAES
 from trainers.gradients import Loss
 from trainers.sparse_zo import SparseZO
-from utils.config import Config, departures
 from utils.errors import UserError
 from utils.seeds import numpy_generator, torch_generator
+from utils.settings import Config, departures
 
 
 class Optimizer(Protocol):
