@@ -87,7 +87,7 @@ def run(config: Config) -> None:
     with Run(path, config, device_name(device)) as folder:
         if earlier == "unfinished":
             folder.say(f"{path}: an earlier run did not finish; starting over")
-        for warning in task.warnings + (problem.warnings if problem else []):
+        for warning in [*task.warnings, *(problem.warnings if problem else ())]:
             folder.say(f"warning: {warning}")
         images = f"{config.template!r}, {len(task.test_images)} test images"
         folder.say(f"Zero-shot accuracy: {task.zero_shot_accuracy:.2f}% ({images})")
@@ -154,7 +154,7 @@ def tune(config: Config, problem: Problem, optimizer: Optimizer, about: dict[str
         folder.record(entry)
         last.update(entry)
 
-    w = optimise(config, optimizer, objective, evaluate, record)
+    w = optimise(config, optimizer, problem, evaluate, record)
     if config.save_model:
         save_prompt(folder.path / "prompt.safetensors", objective.model.tensors(w), about)
     outcome = {"val_accuracy": last["val_accuracy"], "seconds": last["seconds"]} | objective.costs()

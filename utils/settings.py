@@ -94,9 +94,7 @@ class Config:
     zo_clip: bool = option(False, "SPSA", "intrinsic-dimensional clipping: an estimate longer than √d is cut to √d")
 
     train_batch: int = option(128, "mini-batches", "training images a mini-batch, for trainers that draw them", low=1)
-    epochs: int = option(
-        0, "mini-batches", "passes over the training images instead of total_steps; 0: total_steps counts", low=0
-    )
+    epochs: int = option(0, "mini-batches", "most passes over the training images; 0: total_steps alone counts", low=0)
     train_features: str = option(
         "fresh",
         "mini-batches",
