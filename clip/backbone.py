@@ -49,6 +49,12 @@ class Backbone:
     def logit_scale(self) -> float:
         return float(self.model.logit_scale.detach().exp())
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels that the image tower takes."""
+        size = self.model.visual.image_size
+        return (size, size) if isinstance(size, int) else tuple(size)
+
     def fingerprint(self) -> str:
         """SHA-256 over the names and bytes of all weights: what a saved prompt belongs to."""
         digest = hashlib.sha256()

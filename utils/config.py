@@ -35,7 +35,7 @@ class Config:
 
     config: str = option("configs/digits.yaml", "run", "dataset YAML; its keys are the other flags' names")
     dataset: str = option("", "run", "dataset key; the YAML names it")
-    root_path: str | None = option(None, "run", "folder that holds the datasets, in CoOp's layout", kind=str)
+    root_path: str | None = option(None, "run", "folder that holds the datasets, in CoOp's layout; of folder: itself", kind=str)
     output_dir: str = option("outputs", "run", "root of the run folders")
     run_name: str = option("", "run", "adds a folder level, for variants of a setting")
     seed: int = option(1, "run", "seed of every random draw", low=0)
@@ -60,7 +60,19 @@ class Config:
     batch_size: int = option(256, "model", "images a pass through the image tower", low=1)
 
     shots: int = option(16, "data", "training images a class", low=1)
+    short_classes: str = option(
+        "error", "data", "of a class with fewer images than shots: refuse it, or take all it has", choices=("error", "take-all")
+    )
+    split_file: str | None = option(None, "data", "few-shot list to use instead of a draw, as a run's split.json", kind=str)
+    subsample_classes: str = option(
+        "all", "data", "which half of the classes, cut after the draw", choices=("all", "base", "new")
+    )
     template: str | None = option(None, "data", "zero-shot template with {} for the name; default: the dataset's", kind=str)
+    augment_views: int = option(
+        0, "data", "random crops of each training image; 0: the deterministic transform", low=0, high=10_000
+    )
+    cache: bool = option(True, "data", "keep image features on disk, for the next run")
+    cache_dir: str | None = option(None, "data", "where; default: ~/.cache/sharpzo ($XDG_CACHE_HOME/sharpzo)", kind=str)
 
     ctx_init: str = option("a photo of a", "prompt", "words that the context tokens start from; their number is n_ctx")
     intrinsic_dim: int = option(512, "prompt", "d, length of the trained vector w", low=1, high=10_000)
@@ -105,7 +117,7 @@ class Config:
 
 
 # settings that name where a run is kept, not what it computes
-NOT_IDENTITY = frozenset({"config", "output_dir", "run_name", "overwrite"})
+NOT_IDENTITY = frozenset({"config", "output_dir", "run_name", "overwrite", "cache", "cache_dir"})
 
 # rows of the table "paper versus released code" in README.md that a run can choose, in the released code's own terms
 RELEASED = ("fresh-mean-gradient", "fresh-mean-start", "gradient-buffer", "matrix-radius", "zero-start", "matrix-w")
@@ -121,7 +133,9 @@ class Entry(NamedTuple):
     where: str
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Refuses in our one line."""
+
     def error(self, message: str) -> None:
         raise UserError(message)
 
@@ -135,15 +149,14 @@ class Trainer(Protocol):
 
 
 class DatasetEntry(Protocol):
-    """What is read here of a dataset's registry entry; no folder means bundled, no split file that no reader exists."""
+    """What is read here of a dataset's registry entry: another key that it goes by, or ""."""
 
-    folder: str
-    split: str
+    alias: str
 
 
 def build_parser(trainers: Mapping[str, Trainer], datasets: Collection[str], epilog: str = "") -> argparse.ArgumentParser:
     """The command line: one flag a Config field, with the registered trainers and datasets named in the help."""
-    parser = _Parser(
+    parser = Parser(
         prog="main_sharpzo.py",
         description="SharpZO: prompt tuning of a frozen CLIP by forward passes only.",
         epilog=epilog,
@@ -180,7 +193,8 @@ def load_config(
 ) -> Config:
     """Resolves a command line against the registries. Raises UserError (one line) on anything that cannot be right."""
     flags = vars(build_parser(trainers, datasets, epilog).parse_args(argv))
-    path = _find_config(flags.get("config"))
+    aliases = {info.alias: key for key, info in datasets.items() if info.alias}
+    path = _find_config(flags.get("config"), aliases)
     document = read_yaml(path)
 
     if "config" in document:
@@ -204,6 +218,7 @@ def load_config(
     own = {key: Entry(value, f"default of {trainer}") for key, value in trainers[trainer].defaults.items()}
     resolved = own | settings | typed_sections.get(trainer, {}) | given | {"config": Entry(str(path), "--config")}
     config = Config(**{key: entry.value for key, entry in resolved.items()})
+    config = dataclasses.replace(config, dataset=aliases.get(config.dataset, config.dataset))
     _check(config, {key: entry.where for key, entry in resolved.items()}, trainers[trainer].two_stages, datasets)
     return config
 
@@ -307,12 +322,12 @@ def _as_kind(raw: Any, kind: type) -> Any:
         return None
 
 
-def _find_config(given: str | None) -> Path:
+def _find_config(given: str | None, aliases: Mapping[str, str]) -> Path:
     if given is None:
         return REPOSITORY / FIELDS["config"].default
     path = Path(given)
-    # a shipped config is found from any working directory
-    for candidate in (path, REPOSITORY / path):
+    # a shipped config is found from any working directory, and under its dataset's other name
+    for candidate in (path, REPOSITORY / path, REPOSITORY / path.with_stem(aliases.get(path.stem, path.stem))):
         if candidate.is_file():
             return candidate
     raise UserError(f"--config: {path}: no such file")
@@ -354,20 +369,14 @@ def _check(config: Config, where: Mapping[str, str], two_stages: bool, datasets:
     _check_fidelity(config, refuse)
 
 
-def check_paths(config: Config, dataset: DatasetEntry) -> None:
+def check_paths(config: Config) -> None:
     """What can be told of the given paths before anything heavy is imported. Raises UserError."""
-    if config.checkpoint is not None and not Path(config.checkpoint).is_file():
-        raise UserError(f"--checkpoint: {config.checkpoint}: no such file")
-    if not dataset.folder:
-        return
-    if not dataset.split:
-        raise UserError(
-            f"dataset: the reader of {config.dataset} is not written yet; only datasets with a split json can be read"
-        )
-    if config.root_path is None:
-        raise UserError(f"--root_path: dataset {config.dataset} needs the folder that holds {dataset.folder}/")
-    if not (Path(config.root_path) / dataset.folder).is_dir():
-        raise UserError(f"--root_path: {Path(config.root_path) / dataset.folder}: no such folder (see DATASET.md)")
+    for key in ("checkpoint", "split_file"):
+        path = getattr(config, key)
+        if path is not None and not Path(path).is_file():
+            raise UserError(f"--{key}: {path}: no such file")
+    if config.cache_dir is not None and Path(config.cache_dir).exists() and not Path(config.cache_dir).is_dir():
+        raise UserError(f"--cache_dir: {config.cache_dir}: exists and is no folder")
 
 
 def departures(config: Config) -> frozenset[str]:
