@@ -1,4 +1,4 @@
-"""Image features on disk: one safetensors file for each list of images, named by the hash of everything they depend on."""
+"""Image features on disk: one safetensors file for some batches of images, named by the hash of everything they depend on."""
 
 from __future__ import annotations
 

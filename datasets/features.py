@@ -22,6 +22,10 @@ from utils.parallel import map_ahead
 
 # what decodes, resizes or encodes an image: another version may give other bits
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "pillow")
+# so that a long pass that is interrupted, or meets an unreadable image late, goes on from there
+BATCHES_AN_ENTRY = 16
+
+View = Callable[[Image.Image, Item], Image.Image]
 
 
 class ImageTower(Protocol):
@@ -60,34 +64,38 @@ class FeatureReader:
     batch_size: int
     cache: FeatureCache | None = None
 
-    def __call__(
-        self, items: Sequence[Item], what: str, view: Callable[[Image.Image, Item], Image.Image] | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, items: Sequence[Item], what: str, view: View | None = None) -> tuple[Tensor, Tensor]:
         """L2-normalised features (N, D) float32 and labels (N,) of `items`, on the backbone's device.
 
         `view` changes each picture before the deterministic transform. `what` is the progress bar's text. A cached result
         has the bits of a computed one. Raises UserError naming the first image that cannot be read.
         """
-        device = self.backbone.device
-        labels = torch.tensor([item.label for item in items], device=device)
-        key = self._key(items, view)
-        features = self.cache.read(key, len(items)) if self.cache and key else None
-        if features is None:
-            features = self._compute(items, what, view)
-            # an image that changed meanwhile must not be kept under its old stamp
-            if self.cache and key and self._key(items, view) == key:
-                self.cache.write(key, features)
-        return features.to(device), labels
+        size = self.batch_size * BATCHES_AN_ENTRY
+        with tqdm(total=len(items), desc=what, unit="img", disable=not is_terminal()) as bar:
+            starts = range(0, len(items), size)
+            features = [self._entry(items[start : start + size], view, bar.update) for start in starts]
+        labels = torch.tensor([item.label for item in items], device=self.backbone.device)
+        return torch.cat(features), labels
 
-    def of_views(
-        self, items: Sequence[Item], what: str, views: Sequence[Callable[[Image.Image, Item], Image.Image]]
-    ) -> tuple[Tensor, Tensor]:
+    def of_views(self, items: Sequence[Item], what: str, views: Sequence[View]) -> tuple[Tensor, Tensor]:
         """As above for each of `views`, one after the other: (views × N, D); without views, of the pictures as they are."""
         passes = [self(items, f"{what}, view {number} of {len(views)}", view) for number, view in enumerate(views, start=1)]
         features, labels = zip(*passes or [self(items, what)], strict=True)
         return torch.cat(features), torch.cat(labels)
 
-    def _key(self, items: Sequence[Item], view: object) -> str | None:
+    def _entry(self, items: Sequence[Item], view: View | None, update: Callable[[int], Any]) -> Tensor:
+        key = self._key(items, view)
+        features = self.cache.read(key, len(items)) if key else None
+        if features is not None:
+            update(len(items))
+            return features.to(self.backbone.device)
+        features = self._compute(items, view, update)
+        # an image that changed meanwhile must not be kept under its old stamp
+        if key and self._key(items, view) == key:
+            self.cache.write(key, features)
+        return features
+
+    def _key(self, items: Sequence[Item], view: View | None) -> str | None:
         if self.cache is None or self.dataset.stamp is None:
             return None
         about = self._environment | {"view": repr(view), "paths": [item.path for item in items] if view else None}
@@ -108,7 +116,7 @@ class FeatureReader:
             "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         }
 
-    def _compute(self, items: Sequence[Item], what: str, view: Callable[[Image.Image, Item], Image.Image] | None) -> Tensor:
+    def _compute(self, items: Sequence[Item], view: View | None, update: Callable[[int], Any]) -> Tensor:
         """Batches are cut from the list in its order, so that neither workers nor other lists decide an image's company."""
 
         def decode(item: Item) -> Tensor:
@@ -116,10 +124,9 @@ class FeatureReader:
             return self.backbone.preprocess(view(picture, item) if view else picture)
 
         features = []
-        with tqdm(total=len(items), desc=what, unit="img", disable=not is_terminal()) as bar:
-            for batch in _decoded(items, decode, self.batch_size):
-                features.append(self.backbone.encode_images(batch))
-                bar.update(len(batch))
+        for batch in _decoded(items, decode, self.batch_size):
+            features.append(self.backbone.encode_images(batch))
+            update(len(batch))
         return torch.cat(features).clone()
 
 

@@ -14,18 +14,17 @@ def dataset_folder(name: str, root: str | None) -> Path:
     if root is None:
         what = "the image folder" if name == "folder" else f"the folder that holds {info.folder}/"
         raise UserError(f"--root_path: dataset {name} needs {what}")
-    places = [Path(root) / info.folder, Path(root) / "datasets" / info.folder]
-    if name == "folder":
-        del places[1]
-    for place in places:
+    if not Path(root).is_dir():
+        raise UserError(f"--root_path: {root}: no such folder")
+    coop, released = Path(root) / info.folder, Path(root) / "datasets" / info.folder
+    for place in (coop, released):
         if place.is_dir():
             return place
-    if places[0].exists():
-        raise UserError(f"--root_path: {places[0]}: a file where the folder of {name} is expected")
-    deeper = "" if name == "folder" else f", nor is it below {Path(root) / 'datasets'}"
+    if coop.exists():
+        raise UserError(f"--root_path: {coop}: a file where the folder of {name} is expected")
     raise UserError(
-        f"--root_path: {places[0]}: no such folder{deeper}; `python -m tools.data check {name} --root_path {root}` says where it "
-        "comes from"
+        f"--root_path: {coop}: no such folder, nor is it below {Path(root) / 'datasets'}; "
+        f"`python -m tools.data check {name} --root_path {root}` says where it comes from"
     )
 
 

@@ -89,7 +89,7 @@ def _missing_split(name: str, path: Path) -> str:
     there = f" (there: {', '.join(present)}; they do not replace it)" if present else ""
     return (
         f"{path}: the split file is missing{there}: CoOp drew its split at random once, so it must be fetched, not made; "
-        f"`python -m tools.data download {name}` does, and DATASET.md says where it comes from"
+        f"`python -m tools.data download {name} --root_path {path.parent.parent}` does, and DATASET.md says where it comes from"
     )
 
 

@@ -179,6 +179,19 @@ def test_entry_under_another_key_is_not_believed(dataset: Dataset, counting: Cou
     assert "its checksum is wrong" in counting.warnings[0]
 
 
+def test_interrupted_pass_goes_on_where_it_was(dataset: Dataset, counting: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = Counting(counting.backbone, None).read(dataset)
+    monkeypatch.setattr(features_module, "BATCHES_AN_ENTRY", 1)
+    path = counting.folder.parent / "images" / "9.jpg"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:50])
+    assert refusal(counting.read, dataset).startswith(f"{path}: not a readable image: ")
+    assert (counting.encoded, len(entries(counting))) == (8, 2)
+    path.write_bytes(whole)
+    assert torch.equal(counting.read(dataset), expected)
+    assert (counting.encoded, len(entries(counting))) == (11, 3)
+
+
 def test_runs_at_once_leave_one_whole_entry(dataset: Dataset, counting: Counting) -> None:
     results: list[Tensor] = []
     readers = [threading.Thread(target=lambda: results.append(counting.read(dataset))) for _ in range(6)]
