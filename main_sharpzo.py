@@ -14,28 +14,26 @@ import dataclasses
 import logging
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets import DATASETS
 from datasets.roots import check_dataset
 from trainers import TRAINERS
-from utils.config import Config, check_paths, load_config
+from utils.config import check_paths, load_config
 from utils.errors import RunError, UserError
+from utils.settings import Config
 
 if TYPE_CHECKING:
     import torch
 
-    from clip.backbone import Backbone
-    from clip.prompt import Projection
-    from clip.text import TextFeatures
-    from datasets.split import Item
-    from trainers.objective import Images, Objective
+    from trainers.problem import Problem, Task
     from trainers.sharpzo import Optimizer
     from utils.run import Run
 
 DEFAULT_MEMORY_LIMIT = {"cpu": 1024, "cuda": 4096}
+ZERO_SHOT_IMAGES_A_PASS = 4096
+ABOUT_PROMPT = ("dataset", "backbone", "checkpoint", "prompt_trainer", "ctx_init", "shots", "seed")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,6 +60,7 @@ def run(config: Config) -> None:
     import torch
 
     from datasets.fewshot import write_split
+    from trainers.loop import build_optimizer, build_problem
     from utils.files import write_json
     from utils.run import Run, find_earlier_run, run_path
 
@@ -81,39 +80,30 @@ def run(config: Config) -> None:
         print(f"{path}: finished already; --overwrite runs it again")
         return
 
+    trains = bool(TRAINERS[config.prompt_trainer].build)
     task = prepare(config, device)
-    tuning = plan_tuning(config, task) if TRAINERS[config.prompt_trainer].build else None
+    # before anything is written, so that what cannot work leaves no folder
+    problem = build_problem(config, task) if trains else None
+    optimizer = build_optimizer(config, problem) if trains else None
     with Run(path, config, device_name(device)) as folder:
         if earlier == "unfinished":
             folder.say(f"{path}: an earlier run did not finish; starting over")
-        for warning in task.warnings + (tuning.text.warnings if tuning else []):
+        for warning in task.warnings + (problem.warnings if problem else []):
             folder.say(f"warning: {warning}")
         images = f"{config.template!r}, {len(task.test_images)} test images"
         folder.say(f"Zero-shot accuracy: {task.zero_shot_accuracy:.2f}% ({images})")
         write_split(path / "split.json", task.train, task.val)
         result = {key: getattr(config, key) for key in ("dataset", "backbone", "shots", "seed")}
         result |= {"trainer": config.prompt_trainer, "zero_shot_accuracy": task.zero_shot_accuracy}
-        if tuning:
-            result |= tune(config, task, tuning, folder)
+        if problem:
+            about = {key: getattr(config, key) for key in ABOUT_PROMPT}
+            about |= {"classnames": task.dataset.classnames, "weights_sha256": task.backbone.fingerprint()}
+            result |= tune(config, problem, optimizer, about, folder)
         else:
-            result |= {"test_accuracy": task.zero_shot_accuracy, "queries": 0, "evaluations": 0, "seconds": 0.0}
+            nothing = dict.fromkeys(("queries", "forwards", "tower_images", "evaluations"), 0)
+            result |= {"test_accuracy": task.zero_shot_accuracy, "seconds": 0.0} | nothing
         report(folder, result, len(task.test_images))
         write_json(path / "result.json", result)
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a run starts from: the drawn images, the frozen CLIP and the features of all images it will score."""
-
-    train: list[Item]
-    val: list[Item]
-    classnames: tuple[str, ...]
-    backbone: Backbone
-    train_images: Images | None
-    val_images: Images | None
-    test_images: Images
-    zero_shot_accuracy: float
-    warnings: list[str]
 
 
 def prepare(config: Config, device: torch.device) -> Task:
@@ -126,7 +116,8 @@ def prepare(config: Config, device: torch.device) -> Task:
     from datasets.features import FeatureReader, check_images
     from datasets.fewshot import choose_images, cut_classes
     from datasets.split import load_dataset
-    from trainers.objective import Images, accuracy
+    from trainers.objective import Images, top1
+    from trainers.problem import Task
     from utils.seeds import sampling_generator
 
     trains = bool(TRAINERS[config.prompt_trainer].build)
@@ -148,7 +139,7 @@ def prepare(config: Config, device: torch.device) -> Task:
     test_images = Images(*features(dataset.test, "test images"))
     prompts = [config.template.replace("{}", clean_name(name)) for name in dataset.classnames]
     zero_shot, text_warnings = zero_shot_features(backbone, prompts)
-    zero_shot_accuracy = 100 * accuracy(zero_shot, test_images)
+    zero_shot_accuracy = 100 * top1(lambda features: features @ zero_shot.T, test_images, ZERO_SHOT_IMAGES_A_PASS)
     train_images = val_images = None
     if trains:
         scale = DATASETS[config.dataset].crop_scale
@@ -156,53 +147,22 @@ def prepare(config: Config, device: torch.device) -> Task:
         train_images = Images(*features.of_views(train, "train images", views))
         val_images = Images(*features(val, "val images"))
     warnings += text_warnings
-    return Task(train, val, dataset.classnames, backbone, train_images, val_images, test_images, zero_shot_accuracy, warnings)
+    return Task(dataset, train, val, backbone, train_images, val_images, test_images, zero_shot_accuracy, warnings)
 
 
-@dataclass(frozen=True)
-class Tuning:
-    """The prompt, the black box around it and the optimiser, ready for the first step."""
+def tune(config: Config, problem: Problem, optimizer: Optimizer, about: dict[str, Any], folder: Run) -> dict[str, Any]:
+    """Runs the optimiser and saves the prompt; returns what result.json says of it. Accuracies in percent.
 
-    projection: Projection
-    text: TextFeatures
-    objective: Objective
-    optimizer: Optimizer
-
-
-def plan_tuning(config: Config, task: Task) -> Tuning:
-    """Prompt → objective → trainer, before anything is written."""
-    from clip.prompt import make_projection
-    from clip.text import TextFeatures
-    from trainers.loop import build_optimizer
-    from trainers.objective import Objective
-    from utils.seeds import torch_generator
-
-    text = TextFeatures(task.backbone, task.classnames, config.ctx_init, config.memory_limit << 20, config.engine)
-
-    generator = torch_generator(config.seed, "projection")
-    projection = make_projection(task.backbone, config.ctx_init, config.intrinsic_dim, config.std, generator)
-    objective = Objective(
-        projection.contexts,
-        text,
-        task.train_images,
-        task.backbone.logit_scale,
-        len(task.classnames),
-        config.precision,
-        config.memory_limit << 20,
-    )
-    return Tuning(projection, text, objective, build_optimizer(config, objective, projection.d, task.val_images))
-
-
-def tune(config: Config, task: Task, tuning: Tuning, folder: Run) -> dict[str, Any]:
-    """Runs the optimiser and saves the prompt; returns what result.json says of it. Accuracies in percent."""
+    `about`: what the prompt's file says of where it comes from.
+    """
     from clip.prompt import save_prompt
     from trainers.loop import optimise
 
-    objective = tuning.objective
+    objective = problem.objective
 
     def evaluate(w: torch.Tensor) -> dict[str, float]:
-        figures = {"train_loss": objective.loss_at(w), "val_accuracy": 100 * objective.accuracy(w, task.val_images)}
-        return figures | ({"test_accuracy": 100 * objective.accuracy(w, task.test_images)} if config.eval_test else {})
+        figures = {"train_loss": objective.loss_at(w, problem.train), "val_accuracy": 100 * objective.accuracy(w, problem.val)}
+        return figures | ({"test_accuracy": 100 * objective.accuracy(w, problem.test)} if config.eval_test else {})
 
     last: dict[str, Any] = {}
 
@@ -210,13 +170,11 @@ def tune(config: Config, task: Task, tuning: Tuning, folder: Run) -> dict[str, A
         folder.record(entry)
         last.update(entry)
 
-    w = optimise(config, tuning.optimizer, objective, evaluate, record)
+    w = optimise(config, optimizer, objective, evaluate, record)
     if config.save_model:
-        about = {key: getattr(config, key) for key in ("dataset", "backbone", "checkpoint", "ctx_init", "shots", "seed")}
-        about |= {"classnames": task.classnames, "weights_sha256": task.backbone.fingerprint()}
-        save_prompt(folder.path / "prompt.safetensors", tuning.projection, w, about)
-    outcome = {key: last[key] for key in ("val_accuracy", "queries", "seconds")}
-    outcome["test_accuracy"] = 100 * objective.accuracy(w, task.test_images)
+        save_prompt(folder.path / "prompt.safetensors", objective.model.tensors(w), about)
+    outcome = {"val_accuracy": last["val_accuracy"], "seconds": last["seconds"]} | objective.costs()
+    outcome["test_accuracy"] = 100 * objective.accuracy(w, problem.test)
     return outcome | {"evaluations": objective.evaluations}
 
 

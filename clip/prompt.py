@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from clip.backbone import Backbone
 from utils.errors import UserError
+
+RANDOM_CONTEXT_STD = 0.02
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,26 @@ class Projection:
         return self.p0 + (W.to(self.A) @ self.A.T).view(len(W), *self.p0.shape)
 
 
-def make_projection(backbone: Backbone, ctx_init: str, d: int, std: float, generator: torch.Generator) -> Projection:
-    """p0 from the words `ctx_init`, A drawn from `generator`."""
-    ids = context_ids(backbone, ctx_init)
-    p0 = text_tower(backbone).token_embedding.weight.detach()[ids].cpu().double()
+def initial_context(backbone: Backbone, ctx_init: str, n_ctx: int, generator: torch.Generator) -> tuple[str, Tensor]:
+    """The words that hold the context's places, and where it starts, p0 (n_ctx, width) float64.
+
+    That is the embeddings of the words `ctx_init`; where it is empty, `n_ctx` vectors N(0, 0.02²), in the places of as many "x".
+    """
+    if ctx_init:
+        return ctx_init, context_embeddings(backbone, ctx_init)
+    words = " ".join(["x"] * n_ctx)
+    shape = context_embeddings(backbone, words).shape
+    return words, RANDOM_CONTEXT_STD * torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def context_embeddings(backbone: Backbone, words: str) -> Tensor:
+    """Token embeddings (n_ctx, width) of the words, float64 on the CPU."""
+    ids = context_ids(backbone, words)
+    return text_tower(backbone).token_embedding.weight.detach()[ids].cpu().double()
+
+
+def make_projection(p0: Tensor, d: int, std: float, generator: torch.Generator) -> Projection:
+    """A drawn from `generator`."""
     A = torch.randn(p0.numel(), d, generator=generator).double() * std
     return Projection(p0, A)
 
@@ -83,14 +101,12 @@ def tokenize(backbone: Backbone, prompts: Sequence[str]) -> tuple[Tensor, list[s
     return backbone.tokenizer(list(prompts)), warnings
 
 
-def save_prompt(path: Path, projection: Projection, w: Tensor, metadata: dict) -> None:
-    """One safetensors file: w (d,), A, p0 and context (n_ctx, width), all float64; `metadata` as JSON in its header."""
+def save_prompt(path: Path, tensors: Mapping[str, Tensor], metadata: dict) -> None:
+    """One safetensors file: w (d,), context (n_ctx, width) and what a method adds; `metadata` as JSON in its header."""
     from safetensors.torch import save_file
 
-    context = projection.contexts(w[None])[0]
-    tensors = {"w": w, "A": projection.A, "p0": projection.p0, "context": context}
-    tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    save_file(tensors, path, metadata={"sharpzo": json.dumps(metadata)})
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(kept, path, metadata={"sharpzo": json.dumps(metadata)})
 
 
 def load_prompt(path: Path) -> tuple[dict[str, Tensor], dict]:
@@ -100,6 +116,7 @@ def load_prompt(path: Path) -> tuple[dict[str, Tensor], dict]:
     try:
         with safe_open(path, "pt") as file:
             metadata = json.loads(file.metadata()["sharpzo"])
-            return {name: file.get_tensor(name) for name in ("w", "A", "p0", "context")}, metadata
+            names = {"w", *file.keys()}
+            return {name: file.get_tensor(name) for name in sorted(names)}, metadata
     except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
         raise UserError(f"{path}: not a prompt that SharpZO saved: {error}") from error

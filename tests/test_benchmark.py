@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tools.benchmark import class_names, make_subject, measure, measure_generation, multiply_adds, random_backbone
+from tools.benchmark import class_names, make_subject, measure, measure_generation, multiply_adds, projection_std, random_backbone
 
 SMALL = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 3}
 
@@ -16,6 +16,11 @@ def test_class_lists_have_the_datasets_sizes() -> None:
     assert class_names("fgvc_aircraft").count("737-300") == 1
 
 
+def test_the_projection_is_scaled_as_in_the_datasets_own_configuration() -> None:
+    assert projection_std("eurosat") == 1.0
+    assert projection_std("caltech101") == 0.2
+
+
 def test_a_row_of_the_table_on_a_small_tower() -> None:
     row = measure("eurosat", class_names("eurosat"), random_backbone(SMALL), rounds=1, passes=2, generation=False)
     assert {"dataset", "classes", "images", "stock_seconds", "engine_seconds", "ratio", "peak_fraction"} <= set(row)
@@ -25,17 +30,17 @@ def test_a_row_of_the_table_on_a_small_tower() -> None:
 
 
 def test_both_paths_give_the_same_losses_and_the_true_gradient_at_the_benchmarks_settings() -> None:
-    subject = make_subject(class_names("dtd"), random_backbone(SMALL), 16)
+    subject = make_subject(class_names("dtd"), random_backbone(SMALL), 16, projection_std("dtd"))
     torch.testing.assert_close(subject.by_engine(subject.W), subject.by_stock(subject.W), rtol=0, atol=2e-5)
     figures = measure_generation(subject)
     assert figures["queries_a_generation"] == 72
     assert figures["cge_error_float64"] < 1e-6
-    assert figures["cge_error_float32"] < 1e-2
+    assert figures["cge_error_float32"] < 2e-3
 
 
 def test_work_is_counted_over_distinct_prompt_positions() -> None:
     backbone = random_backbone(SMALL)
-    one, twice = (make_subject(names, backbone, 8) for names in (["red cat"], ["red cat", "red cat"]))
+    one, twice = (make_subject(names, backbone, 8, 0.2) for names in (["red cat"], ["red cat", "red cat"]))
     width, images = 64, 32
     assert len(one.fast.engine.tree()) == 4 + 4
     by_hand = 2 * 8 * 12 * width**2 - 4 * 3 * width**2 + 8 * 2 * width**2 + 10 * width**2

@@ -16,8 +16,9 @@ import yaml
 from datasets import DATASETS
 from tools.flag_table import flag_table
 from trainers import TRAINERS, TrainerInfo
-from utils.config import DEPARTURES, RELEASED, REPOSITORY, Config, departures, load_config
+from utils.config import REPOSITORY, load_config
 from utils.errors import UserError
+from utils.settings import DEPARTURES, RELEASED, Config, departures
 
 # dataset: sigma, zo_eps_cge, change_point, zo_lr, std, bound
 TABLE_8 = {
@@ -129,7 +130,7 @@ def test_a_config_in_the_working_directory_wins_over_the_shipped_one(tmp_path: P
 def test_each_source_of_a_setting_beats_the_one_before(from_yaml: Callable[[str], str]) -> None:
     registry = {
         "plain": TrainerInfo("no defaults of its own", ""),
-        "own": TrainerInfo("with defaults of its own", "", {"sigma": 0.2}),
+        "own": TrainerInfo("with defaults of its own", "", defaults={"sigma": 0.2}),
     }
 
     def sigma(text: str, *argv: str) -> float:

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clip.backbone import Backbone
-from clip.prompt import make_projection
+from clip.prompt import context_embeddings, make_projection
 from clip.text import TextFeatures
 from tests.conftest import CLASSNAMES, Quadratic
 from trainers.gradients import cge, rge
 from trainers.objective import Images, Objective
+from trainers.text_prompt import TextPrompt
 
 D = 6
 MakeQuadratic = Callable[[int], Quadratic]
@@ -30,12 +31,13 @@ def directions(q: int, d: int = D, seed: int = 1) -> Tensor:
 
 def tiny_objective(backbone: Backbone, engine: str) -> Objective:
     generator = torch.Generator().manual_seed(3)
-    projection = make_projection(backbone, "a photo of a", D, 0.2, generator)
+    projection = make_projection(context_embeddings(backbone, "a photo of a"), D, 0.2, generator)
     text = TextFeatures(backbone, CLASSNAMES, "a photo of a", 1 << 30, engine)
     images = Images(
         F.normalize(torch.randn(16, 24, generator=generator), dim=-1), torch.randint(len(CLASSNAMES), (16,), generator=generator)
     )
-    return Objective(projection.contexts, text, images, backbone.logit_scale, len(CLASSNAMES), "float64")
+    model = TextPrompt(projection.contexts, text, backbone.logit_scale, len(CLASSNAMES), 24)
+    return Objective(model, lambda: images, "float64")
 
 
 class Recorder:

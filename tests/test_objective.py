@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip.backbone import Backbone
-from clip.prompt import Projection, make_projection
+from clip.prompt import Projection, context_embeddings, make_projection
 from clip.text import TextFeatures
 from tests.conftest import CLASSNAMES, make_tiny_backbone
-from trainers.objective import FLOAT64_BELOW, Images, Objective, accuracy
+from trainers.objective import FLOAT64_BELOW, Images, Objective, top1
+from trainers.text_prompt import TextPrompt
 from utils.errors import RunError
 
 INIT = "a photo of a"
@@ -31,10 +32,11 @@ def make_images(n: int = 23, width: int = 24) -> Images:
 
 
 def make_objective(backbone: Backbone, precision: str = "auto", memory_limit: int = 1 << 30, engine: str = "fast") -> Objective:
-    projection = make_projection(backbone, INIT, D, 0.2, torch.Generator().manual_seed(0))
+    projection = make_projection(context_embeddings(backbone, INIT), D, 0.2, torch.Generator().manual_seed(0))
     text = TextFeatures(backbone, CLASSNAMES, INIT, memory_limit, engine)
-    scale = backbone.logit_scale
-    return Objective(projection.contexts, text, make_images(), scale, len(CLASSNAMES), precision, memory_limit)
+    images = make_images()
+    model = TextPrompt(projection.contexts, text, backbone.logit_scale, len(CLASSNAMES), 24, memory_limit)
+    return Objective(model, lambda: images, precision)
 
 
 def points(B: int) -> Tensor:
@@ -43,7 +45,7 @@ def points(B: int) -> Tensor:
 
 def reference_loss(backbone: Backbone, w: Tensor, dtype: torch.dtype) -> float:
     """One query by open_clip's encode_text, its context embeddings exchanged on the way, and torch's cross-entropy."""
-    projection: Projection = make_projection(backbone, INIT, D, 0.2, torch.Generator().manual_seed(0))
+    projection: Projection = make_projection(context_embeddings(backbone, INIT), D, 0.2, torch.Generator().manual_seed(0))
     context = projection.p0 + (projection.A @ w).reshape(projection.p0.shape)
     model = copy.deepcopy(backbone.model).to(dtype)
 
@@ -54,7 +56,7 @@ def reference_loss(backbone: Backbone, w: Tensor, dtype: torch.dtype) -> float:
     images, scale = make_images(), float(backbone.model.logit_scale.exp())
     with torch.no_grad():
         text = model.encode_text(backbone.tokenizer(PROMPTS), normalize=True)
-        return float(F.cross_entropy(scale * images.features.to(dtype) @ text.T, images.labels))
+        return float(F.cross_entropy(scale * images.inputs.to(dtype) @ text.T, images.labels))
 
 
 @contextmanager
@@ -103,20 +105,20 @@ def test_losses_do_not_depend_on_how_the_batch_is_split(tiny_backbone: Backbone,
 
 def test_text_features_of_few_queries_are_held_at_once_where_memory_is_short(tiny_backbone: Backbone) -> None:
     objective = make_objective(tiny_backbone, memory_limit=1)
-    held, features = [], objective.text_features
+    held, features = [], objective.model.text_features
 
     def spy(contexts: Tensor, dtype: torch.dtype) -> Tensor:
         held.append(len(contexts))
         return features(contexts, dtype)
 
-    objective.text_features = spy
+    objective.model.text_features = spy
     objective(points(5))
     assert held == [1] * 5
 
 
 def test_loss_at_is_the_loss_of_the_point(tiny_backbone: Backbone) -> None:
     objective, W = make_objective(tiny_backbone), points(2)
-    assert objective.loss_at(W[1]) == pytest.approx(objective(W)[1].item(), abs=1e-6)
+    assert objective.loss_at(W[1], objective.draw()) == pytest.approx(objective(W)[1].item(), abs=1e-6)
 
 
 # counts
@@ -127,7 +129,7 @@ def test_every_row_is_a_query_and_evaluations_are_counted_apart(tiny_backbone: B
     objective(W)
     objective(W[:2], mu=1e-5)
     assert (objective.queries, objective.evaluations) == (5, 0)
-    objective.loss_at(W[0])
+    objective.loss_at(W[0], objective.draw())
     objective.accuracy(W[0], make_images())
     assert (objective.queries, objective.evaluations) == (5, 2)
     objective.gradient(W[0])
@@ -177,7 +179,7 @@ def test_a_loss_that_is_not_finite_names_the_query(tiny_backbone: Backbone, scal
 
 def test_image_features_that_are_not_finite_name_the_first_query(tiny_backbone: Backbone) -> None:
     objective = make_objective(tiny_backbone)
-    objective.images.features[5, 3] = float("nan")
+    objective.draw().inputs[5, 3] = float("nan")
     with pytest.raises(RunError, match=r"at query 1\b"):
         objective(points(3))
 
@@ -191,19 +193,19 @@ def test_no_autograd_graph_is_built_even_where_everything_requires_grad(engine: 
     backbone = make_tiny_backbone()
     objective = make_objective(backbone, precision, engine=engine)
     backbone.model.requires_grad_(True)
-    objective.images.features.requires_grad_(True)
+    objective.draw().inputs.requires_grad_(True)
     W = points(3).requires_grad_(True)
     with no_autograd_graph():
         losses = objective(W)
         objective(W, mu=1e-6)
-        objective.loss_at(W[0])
-        objective.accuracy(W[0], objective.images)
+        objective.loss_at(W[0], objective.draw())
+        objective.accuracy(W[0], objective.draw())
     assert torch.is_grad_enabled()
     assert losses.grad_fn is None
     assert not losses.requires_grad
     assert not losses.is_inference()
     assert W.grad is None
-    assert objective.images.features.grad is None
+    assert objective.draw().inputs.grad is None
     assert all(parameter.grad is None for parameter in backbone.model.parameters())
 
 
@@ -222,7 +224,7 @@ def test_clip_is_left_as_it_was(engine: str) -> None:
     objective.gradient(W[0])
     objective(W)
     objective(W, mu=1e-6)
-    objective.loss_at(W[0])
+    objective.loss_at(W[0], objective.draw())
     objective.accuracy(W[0], make_images())
     assert torch.equal(W, kept)
     for name, tensor in backbone.model.state_dict().items():
@@ -260,7 +262,7 @@ def test_gradient_is_the_same_after_forward_passes(tiny_backbone: Backbone, engi
     w = points(1)[0]
     first = make_objective(tiny_backbone, precision, engine=engine).gradient(w)
     objective = make_objective(tiny_backbone, precision, engine=engine)
-    objective.loss_at(w)
+    objective.loss_at(w, objective.draw())
     later = objective.gradient(w)
     assert torch.equal(first[0], later[0])
     assert torch.equal(first[1], later[1])
@@ -271,13 +273,17 @@ def test_gradient_is_the_same_after_forward_passes(tiny_backbone: Backbone, engi
 AXES = Images(torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]]), torch.tensor([0, 1, 1, 0]))
 
 
+def accuracy(text: Tensor, images: Images) -> float:
+    return top1(lambda features: features @ text.T, images, images_a_pass=3)
+
+
 def test_accuracy_is_the_share_of_images_nearest_to_the_text_of_their_label() -> None:
     text = torch.eye(2)
     assert accuracy(text, AXES) == 0.5
     assert accuracy(text.flip(0), AXES) == 0.5
-    assert accuracy(text, Images(AXES.features, torch.tensor([0, 0, 1, 1]))) == 1.0
-    assert accuracy(text, Images(AXES.features, torch.tensor([1, 1, 0, 1]))) == 0.25
-    many = Images(AXES.features.repeat(2000, 1), torch.tensor([0, 0, 1, 0]).repeat(2000))
+    assert accuracy(text, Images(AXES.inputs, torch.tensor([0, 0, 1, 1]))) == 1.0
+    assert accuracy(text, Images(AXES.inputs, torch.tensor([1, 1, 0, 1]))) == 0.25
+    many = Images(AXES.inputs.repeat(2000, 1), torch.tensor([0, 0, 1, 0]).repeat(2000))
     assert accuracy(text, many) == 0.75
 
 
@@ -288,7 +294,7 @@ def test_accuracy_is_that_of_the_point_and_the_images_it_is_given() -> None:
     def contexts(W: Tensor) -> Tensor:
         return W.view(-1, 2, 2)
 
-    objective = Objective(contexts, text_features, AXES, 1.0, 2)
-    images = Images(AXES.features[:3], torch.tensor([0, 0, 1]))
+    objective = Objective(TextPrompt(contexts, text_features, 1.0, 2, 2), lambda: AXES)
+    images = Images(AXES.inputs[:3], torch.tensor([0, 0, 1]))
     assert objective.accuracy(torch.tensor([1.0, 0.0, 0.0, 1.0]), images) == 1.0
     assert objective.accuracy(torch.tensor([0.0, 1.0, 1.0, 0.0]), images) == 0.0

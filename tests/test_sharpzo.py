@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from trainers import TRAINERS
-from trainers.loop import optimise
+from trainers.loop import optimise, registered
+from trainers.problem import initial_vector
 from trainers.sharpzo import ChangeAtPlateau, build
-from utils.config import Config
 from utils.errors import UserError
+from utils.settings import Config
 
 PAPER = Config(dataset="digits", change_point=2, total_steps=205, eval_every=0)
 
@@ -38,13 +39,13 @@ class CountingQuadratic:
         self.queries += 1
         return self.inner.gradient(w)
 
+    def costs(self) -> dict[str, int]:
+        return {"queries": self.queries}
+
 
 def run(config: Config, quadratic, d: int = 6) -> tuple[Tensor, list[dict]]:
-    import importlib
-
     objective, records = CountingQuadratic(quadratic(d)), []
-    module, _, function = TRAINERS[config.prompt_trainer].build.partition(":")
-    optimizer = getattr(importlib.import_module(module), function)(config, d, lambda w: 0.5)
+    optimizer = registered(TRAINERS[config.prompt_trainer].build)(config, initial_vector(config, d), lambda w: 0.5)
     return optimise(config, optimizer, objective, lambda w: {}, records.append), records
 
 
@@ -59,14 +60,14 @@ def test_queries_a_step_are_the_papers_at_its_sizes(quadratic) -> None:
 
 def test_planned_queries_are_those_of_the_reference_for_a_whole_run() -> None:
     config = dataclasses.replace(PAPER, total_steps=20_000, change_point=100)
-    assert build(config, 512, lambda w: 0.0).plan(20_000) == 248_600
+    assert build(config, initial_vector(config, 512), lambda w: 0.0).plan(20_000) == 248_600
     config = dataclasses.replace(config, change_point=500)
-    assert build(config, 512, lambda w: 0.0).plan(20_000) == 671_352
+    assert build(config, initial_vector(config, 512), lambda w: 0.0).plan(20_000) == 671_352
 
 
 def test_stage_two_starts_at_the_stage_one_mean(quadratic) -> None:
     config = small()
-    optimizer = build(config, 6, lambda w: 0.0)
+    optimizer = build(config, initial_vector(config, 6), lambda w: 0.0)
     loss = quadratic(6)
     stage1 = optimizer.current
     for _ in range(config.change_point):
@@ -104,10 +105,8 @@ class TestEveryTrainer:
         assert not torch.equal(first, other)
 
     def test_plan_of_one_step_is_exact(self, quadratic, trainer: str) -> None:
-        import importlib
-
-        module, _, function = TRAINERS[trainer].build.partition(":")
-        optimizer = getattr(importlib.import_module(module), function)(small(prompt_trainer=trainer), 6, lambda w: 0.0)
+        config = small(prompt_trainer=trainer)
+        optimizer = registered(TRAINERS[trainer].build)(config, initial_vector(config, 6), lambda w: 0.0)
         loss = CountingQuadratic(quadratic(6))
         for _ in range(12):
             planned, before = optimizer.plan(1), loss.queries
@@ -121,7 +120,8 @@ class TestEveryTrainer:
 
 def test_first_vector_outside_the_box_is_refused() -> None:
     with pytest.raises(UserError, match="--init_std"):
-        build(small(init_std=50.0, bound=1.0), 6, lambda w: 0.0)
+        config = small(init_std=50.0, bound=1.0)
+        build(config, initial_vector(config, 6), lambda w: 0.0)
 
 
 def test_plateau_rule_waits_for_patience_steps_without_a_real_gain() -> None:
@@ -142,7 +142,8 @@ def test_plateau_rule_starts_over_at_a_gain_over_the_best_seen() -> None:
 
 
 def test_auto_change_point_follows_validation_accuracy(quadratic) -> None:
-    optimizer = build(small(change_point="auto", total_steps=40), 6, lambda w: 0.5)
+    config = small(change_point="auto", total_steps=40)
+    optimizer = build(config, initial_vector(config, 6), lambda w: 0.5)
     for _ in range(10):
         assert optimizer.stage == 1
         optimizer.step(quadratic(6))

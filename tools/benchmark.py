@@ -13,6 +13,7 @@ the engine does the multiply-adds that distinct prompt positions need (padding n
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import platform
 import resource
@@ -30,11 +31,13 @@ from torch import Tensor
 
 from clip.backbone import Backbone
 from clip.engine import Engine
-from clip.prompt import Projection, make_projection
+from clip.prompt import Projection, context_embeddings, make_projection
 from clip.text import TextFeatures
 from trainers.cmaes import CMAES, SharpnessAwareCMAES
 from trainers.gradients import cge
 from trainers.objective import Images, Objective
+from trainers.text_prompt import TextPrompt
+from utils.config import REPOSITORY, read_yaml
 from utils.seeds import numpy_generator, torch_generator
 
 CTX_INIT = "a photo of a"
@@ -51,6 +54,11 @@ def class_names(dataset: str) -> list[str]:
     if dataset == "imagenet":
         return list(open_clip.IMAGENET_CLASSNAMES)
     return json.loads(Path(__file__).with_name("classnames.json").read_text(encoding="utf-8"))[dataset]
+
+
+def projection_std(dataset: str) -> float:
+    """The std of A in the dataset's own YAML: the noise of finite differences depends on it."""
+    return float(read_yaml(REPOSITORY / "configs" / f"{dataset}.yaml")["std"].value)
 
 
 def random_backbone(text: dict[str, int]) -> Backbone:
@@ -110,16 +118,18 @@ class Subject:
     W: Tensor
 
 
-def make_subject(names: list[str], backbone: Backbone, d: int) -> Subject:
-    """Random image features (SHOTS a class), a random projection, and d random points."""
+def make_subject(names: list[str], backbone: Backbone, d: int, std: float) -> Subject:
+    """Random image features (SHOTS a class), a random projection of entries N(0, std²), and d random points."""
     K, N = len(names), SHOTS * len(names)
     generator = torch_generator(0, "benchmark images")
     width = backbone.model.text_projection.shape[1]
     images = Images(F.normalize(torch.randn(N, width, generator=generator), dim=-1), torch.arange(N) % K)
-    projection = make_projection(backbone, CTX_INIT, d, 0.02, torch_generator(0, "projection"))
+    projection = make_projection(context_embeddings(backbone, CTX_INIT), d, std, torch_generator(0, "projection"))
     W = 0.02 * torch.randn(d, d, generator=generator, dtype=torch.float64)
     fast, stock = (TextFeatures(backbone, names, CTX_INIT, 1 << 30, engine) for engine in ("fast", "stock"))
-    by_engine, by_stock = (Objective(projection.contexts, text, images, 100.0, K) for text in (fast, stock))
+    by_engine, by_stock = (
+        Objective(TextPrompt(projection.contexts, text, 100.0, K, width), lambda: images) for text in (fast, stock)
+    )
     return Subject(names, projection, fast, by_engine, by_stock, W)
 
 
@@ -166,12 +176,14 @@ def measure_generation(subject: Subject) -> dict[str, float]:
 
 def replace_text(objective: Objective, text: Callable[..., Tensor]) -> Objective:
     """The same objective on other text features."""
-    return Objective(objective.contexts, text, objective.images, objective.logit_scale, objective.classes)
+    model = copy.copy(objective.model)
+    model.text_features = text
+    return Objective(model, objective.draw)
 
 
 def measure(dataset: str, names: list[str], backbone: Backbone, rounds: int, passes: int, generation: bool) -> dict[str, object]:
     """One row of the table for class names `names`: `passes` engine passes, one stock query and a product a round."""
-    subject = make_subject(names, backbone, D_INTRINSIC)
+    subject = make_subject(names, backbone, D_INTRINSIC, projection_std(dataset))
     fast, by_engine, by_stock, W = subject.fast, subject.by_engine, subject.by_stock, subject.W
     chunk = fast.chunk(torch.float32)
     batch = W[: min(len(W), chunk * passes)]
@@ -195,13 +207,13 @@ def measure(dataset: str, names: list[str], backbone: Backbone, rounds: int, pas
             times["double"].append(timed(lambda: by_engine(batch, mu=1e-5)) / len(batch))
     median = {name: statistics.median(values) for name, values in times.items() if values}
     peak = 2 * PEAK_SIZE**3 / median["peak"]
-    work = 2 * multiply_adds(fast.engine, len(by_engine.images), D_INTRINSIC)
+    work = 2 * multiply_adds(fast.engine, len(by_engine.draw()), D_INTRINSIC)
 
     extra = measure_generation(subject) if generation else {}
     return {
         "dataset": dataset,
         "classes": len(names),
-        "images": len(by_engine.images),
+        "images": len(by_engine.draw()),
         "threads": torch.get_num_threads(),
         "rows_a_query": len(fast.engine.tree()),
         "queries_a_pass": chunk,

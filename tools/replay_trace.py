@@ -25,7 +25,8 @@ from clip.text import TextFeatures
 from trainers.cmaes import CMAES, SharpnessAwareCMAES
 from trainers.objective import Images, Objective
 from trainers.sparse_zo import SparseZO
-from utils.config import RELEASED
+from trainers.text_prompt import TextPrompt
+from utils.settings import RELEASED
 
 CTX_INIT = "a photo of a"
 # what float32 differences in another order of operations can hold (SOURCES.md beside the recording)
@@ -67,7 +68,8 @@ def build_objective(trace: Trace, engine: str) -> Objective:
     p0 = model.token_embedding.weight[tokenizer.encode(CTX_INIT)].double()
     projection = Projection(p0, arrays["A"].double())
     images = Images(arrays["train_features"], arrays["train_labels"])
-    return Objective(projection.contexts, text, images, 100.0, classes=len(trace.settings["names"]))
+    model = TextPrompt(projection.contexts, text, 100.0, len(trace.settings["names"]), images.inputs.shape[1])
+    return Objective(model, lambda: images)
 
 
 def replay(trace: Trace, engine: str = "fast") -> dict[str, float]:

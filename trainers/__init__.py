@@ -10,13 +10,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class TrainerInfo:
-    """`build`: "module:function" with the signature of `trainers.sharpzo.build`, or "" where nothing is trained.
+    """`build`: the optimiser, as "module:function" with the signature of `trainers.sharpzo.build`; "" where nothing is trained.
 
-    `defaults`: settings in which this trainer's defaults differ from Config's. `two_stages`: whether change_point matters.
+    `problem`: what it searches, "module:function" as `trainers.problem.projected_prompt`. `defaults`: settings in which this
+    trainer's defaults differ from Config's. `two_stages`: whether change_point matters.
     """
 
     help: str
     build: str
+    problem: str = "trainers.problem:projected_prompt"
     defaults: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     two_stages: bool = False
 
@@ -24,7 +26,7 @@ class TrainerInfo:
 TRAINERS = {
     "zo-pruned": TrainerInfo("SharpZO as published", "trainers.sharpzo:build", two_stages=True),
     "zo": TrainerInfo(
-        "SharpZO with a dense stage 2", "trainers.sharpzo:build", MappingProxyType({"pruning": "none"}), two_stages=True
+        "SharpZO with a dense stage 2", "trainers.sharpzo:build", defaults=MappingProxyType({"pruning": "none"}), two_stages=True
     ),
     "cma-es": TrainerInfo("stage 1 to the end", "trainers.sharpzo:build"),
     "fo": TrainerInfo("gradient descent by backpropagation, for reference", "trainers.first_order:build"),

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from trainers.gradients import Loss
-from trainers.sharpzo import initial_vector
-from utils.config import Config
+from utils.settings import Config
 
 
 class GradientDescent:
@@ -33,5 +32,5 @@ class GradientDescent:
         return {"loss": float(value), "grad_norm": float(gradient.norm())}
 
 
-def build(config: Config, d: int, validate: Callable[[Tensor], float]) -> GradientDescent:
-    return GradientDescent(initial_vector(config, d), config.zo_lr)
+def build(config: Config, w0: Tensor, validate: Callable[[Tensor], float]) -> GradientDescent:
+    return GradientDescent(w0, config.zo_lr)

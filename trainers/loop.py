@@ -11,17 +11,28 @@ from torch import Tensor
 from tqdm import tqdm
 
 from trainers import TRAINERS
-from trainers.objective import Images, Objective
+from trainers.objective import Objective
+from trainers.problem import Problem, Task
 from trainers.sharpzo import Optimizer
-from utils.config import Config
 from utils.files import is_terminal
+from utils.settings import Config
 
 
-def build_optimizer(config: Config, objective: Objective, d: int, val: Images) -> Optimizer:
+def build_problem(config: Config, task: Task) -> Problem:
+    """What `--prompt_trainer` searches, on the run's images and CLIP."""
+    return registered(TRAINERS[config.prompt_trainer].problem)(config, task)
+
+
+def build_optimizer(config: Config, problem: Problem) -> Optimizer:
     """The optimiser that `--prompt_trainer` names."""
-    module, _, function = TRAINERS[config.prompt_trainer].build.partition(":")
-    build = getattr(importlib.import_module(module), function)
-    return build(config, d, lambda w: objective.accuracy(w, val))
+    build = registered(TRAINERS[config.prompt_trainer].build)
+    return build(config, problem.initial, lambda w: problem.objective.accuracy(w, problem.val))
+
+
+def registered(name: str) -> Callable[..., Any]:
+    """The function that a registry entry names as "module:function"."""
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)
 
 
 def optimise(
@@ -42,7 +53,7 @@ def optimise(
     def note(step: int, figures: dict[str, float], with_evaluation: bool) -> None:
         nonlocal started
         now = time.perf_counter()
-        entry = {"step": step, "stage": optimizer.stage, "queries": objective.queries, "seconds": round(now - started, 3)}
+        entry = {"step": step, "stage": optimizer.stage, "seconds": round(now - started, 3)} | objective.costs()
         record(entry | figures | (evaluate(optimizer.estimate) if with_evaluation else {}))
         # evaluating and writing is for the reader of the log, and no time of the method's
         started += time.perf_counter() - now

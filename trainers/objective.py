@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,40 +18,64 @@ DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat1
 
 @dataclass(frozen=True)
 class Images:
-    """What is scored: L2-normalised features (N, D) float32 and labels (N,) int64 on the model's device."""
+    """What is scored: features (N, D), or pictures (N, 3, H, W), float32, and labels (N,) int64, on the model's device."""
 
-    features: Tensor
+    inputs: Tensor
     labels: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def split(self, size: int) -> Iterator[Images]:
+        for inputs, labels in zip(self.inputs.split(size), self.labels.split(size), strict=True):
+            yield Images(inputs, labels)
+
+
+class ImageSet(Protocol):
+    """Images that need not all be held at once: `split` loads them part by part."""
+
+    def __len__(self) -> int: ...
+
+    def split(self, size: int) -> Iterator[Images]: ...
+
+
+class Model(Protocol):
+    """CLIP with a prompt that a vector w (d,) decides."""
+
+    def scores(self, W: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        """For points W (B, d): a function from image inputs (n, …) to class scores (B, n, K) float64."""
+
+    def points_a_pass(self) -> int:
+        """How many points have their scores computed together."""
+
+    def images_a_pass(self, points: int) -> int:
+        """How many images are scored together at that many points."""
+
+    def tower_images(self, points: int, images: int) -> int:
+        """How many pictures pass the image tower for so many points and images; 0 where features are given."""
+
+    def tensors(self, w: Tensor) -> dict[str, Tensor]:
+        """What must be kept to use the prompt at w again."""
+
 
 class Objective:
-    """L(w): mean cross-entropy over all training images, logits = scale · image · textᵀ.
+    """L(w): mean cross-entropy of a prompted CLIP over a batch of images; the full training set, or a mini-batch.
 
-    Calling it with W (B, d) gives B losses in float64 and counts B queries.
+    Calling it with W (B, d) gives B losses in float64, all of them on the one batch that `draw` gives for the call, and counts
+    B queries. `forwards` counts mini-batches of `batch_size` images, `tower_images` training images through the image tower.
     """
 
     def __init__(
         self,
-        contexts: Callable[[Tensor], Tensor],
-        text_features: Callable[[Tensor, torch.dtype], Tensor],
-        images: Images,
-        logit_scale: float,
-        classes: int,
+        model: Model,
+        draw: Callable[[], ImageSet],
         precision: str = "auto",
-        memory_limit: int = 1 << 30,
+        batch_size: int = 256,
     ):
-        """`contexts`: (B, d) → (B, n_ctx, width). `text_features`: contexts, dtype → (B, K, D). `memory_limit`: bytes."""
-        self.contexts = contexts
-        self.text_features = text_features
-        self.images = images
-        self.logit_scale = logit_scale
-        self.classes = classes
-        self.precision = precision
-        self.memory_limit = memory_limit
+        self.model, self.draw, self.precision, self.batch_size = model, draw, precision, batch_size
         self.queries = 0
+        self.forwards = 0
+        self.tower_images = 0
         self.evaluations = 0
 
     def __call__(self, W: Tensor, mu: float | None = None) -> Tensor:
@@ -59,22 +84,34 @@ class Objective:
         `mu`: the finite-difference step that the rows are apart, from which precision "auto" chooses the dtype of the pass.
         Raises RunError where a loss is not finite.
         """
-        self.queries += len(W)
+        images = self._draw_for(len(W))
         with torch.inference_mode():
-            losses = torch.cat([self._losses(rows, self.dtype(mu)) for rows in W.split(self._rows_a_pass())]).cpu()
+            parts = [self._losses(rows, images, self.dtype(mu)) for rows in W.split(self.model.points_a_pass())]
+            losses = torch.cat(parts).cpu()
         self._refuse_non_finite(losses, W)
         # a copy made outside inference mode is an ordinary tensor, which optimisers may keep and change
         return losses.clone()
 
     def gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """L(w) and ∇L(w) (d,) by backpropagation, for comparison only; counts one query. RunError where not finite."""
-        self.queries += 1
+        images = self._draw_for(1)
         w = w.detach().clone().requires_grad_(True)
         with torch.enable_grad():
-            loss = self._losses(w[None], self.dtype(None))[0]
+            loss = self._losses(w[None], images, self.dtype(None))[0]
             loss.backward()
         self._refuse_non_finite(loss.detach()[None] + w.grad.sum(), w.detach()[None])
         return loss.detach().cpu(), w.grad.cpu()
+
+    def costs(self) -> dict[str, int]:
+        """What has been spent so far: loss evaluations, mini-batch forwards, training images through the image tower."""
+        return {"queries": self.queries, "forwards": self.forwards, "tower_images": self.tower_images}
+
+    def _draw_for(self, points: int) -> ImageSet:
+        images = self.draw()
+        self.queries += points
+        self.forwards += points * -(-len(images) // self.batch_size)
+        self.tower_images += self.model.tower_images(points, len(images))
+        return images
 
     def dtype(self, mu: float | None) -> torch.dtype:
         """The dtype of a pass over points that are `mu` apart."""
@@ -82,32 +119,27 @@ class Objective:
             return torch.float64 if mu is not None and mu < FLOAT64_BELOW else torch.float32
         return DTYPES[self.precision]
 
-    def loss_at(self, w: Tensor) -> float:
-        """L(w) for the log: counted as an evaluation, not as a query. Raises RunError where it is not finite."""
+    def loss_at(self, w: Tensor, images: ImageSet) -> float:
+        """L(w) on `images`, for the log: counted as an evaluation, not as a query. Raises RunError where it is not finite."""
         self.evaluations += 1
         with torch.inference_mode():
-            loss = self._losses(w[None], self.dtype(None))
+            loss = self._losses(w[None], images, self.dtype(None))
         self._refuse_non_finite(loss, w[None])
         return float(loss[0])
 
-    def accuracy(self, w: Tensor, images: Images) -> float:
+    def accuracy(self, w: Tensor, images: ImageSet) -> float:
         """Top-1 accuracy at w on any images, in [0, 1]; counted as an evaluation, not as a query."""
         self.evaluations += 1
         with torch.inference_mode():
-            text = self.text_features(self.contexts(w[None]), self.dtype(None))[0]
-            return accuracy(text, images)
+            scores = self.model.scores(w[None], self.dtype(None))
+            return top1(lambda inputs: scores(inputs)[0], images, self.model.images_a_pass(1))
 
-    def _losses(self, W: Tensor, dtype: torch.dtype) -> Tensor:
-        text = self.text_features(self.contexts(W), dtype)
-        features, labels = self.images.features.to(dtype), self.images.labels
-        total = torch.zeros(len(W), dtype=torch.float64, device=text.device)
-        step = self._images_a_pass(*text.shape[:2])
-        for some, their_labels in zip(features.split(step), labels.split(step), strict=True):
-            # (B, n, K): the products in the pass's precision, the reduction in float64, where it costs nothing
-            logits = self.logit_scale * (some @ text.transpose(1, 2)).double()
-            hit = logits.gather(2, their_labels.expand(len(W), -1)[..., None])[..., 0]
-            total = total + (logits.logsumexp(2) - hit).sum(1)
-        return total / len(labels)
+    def _losses(self, W: Tensor, images: ImageSet, dtype: torch.dtype) -> Tensor:
+        scores = self.model.scores(W, dtype)
+        total: Tensor | float = 0.0
+        for part in images.split(self.model.images_a_pass(len(W))):
+            total = total + cross_entropies(scores(part.inputs), part.labels).sum(1)
+        return total / len(images)
 
     def _refuse_non_finite(self, losses: Tensor, W: Tensor) -> None:
         bad = ~torch.isfinite(losses)
@@ -118,19 +150,14 @@ class Objective:
                 "the step sizes are too large (--zo_lr, --sigma) or the precision too low (--precision)"
             )
 
-    def _rows_a_pass(self) -> int:
-        """Queries whose text features are held at once: many products' worth, within an eighth of the memory limit."""
-        features_a_query = self.classes * self.images.features.shape[1] * torch.float64.itemsize
-        return max(1, min(256, self.memory_limit // (8 * features_a_query)))
 
-    def _images_a_pass(self, queries: int, classes: int) -> int:
-        return max(1, self.memory_limit // (queries * classes * 3 * torch.float64.itemsize))
+def cross_entropies(scores: Tensor, labels: Tensor) -> Tensor:
+    """−log softmax(scores) at the labels: (B, n) of scores (B, n, K) and labels (n,)."""
+    hit = scores.gather(2, labels.expand(len(scores), -1)[..., None])[..., 0]
+    return scores.logsumexp(2) - hit
 
 
-def accuracy(text: Tensor, images: Images) -> float:
-    """Share of `images` whose nearest text feature, of `text` (K, D), is that of their label."""
-    hits = 0
-    for rows in torch.arange(len(images), device=text.device).split(4096):
-        predicted = (images.features[rows].to(text.dtype) @ text.T).argmax(1)
-        hits += int((predicted == images.labels[rows]).sum())
+def top1(scores: Callable[[Tensor], Tensor], images: ImageSet, images_a_pass: int) -> float:
+    """Share of `images` whose highest score, of `scores(inputs)` (n, K), is that of their label."""
+    hits = sum(int((scores(part.inputs).argmax(1) == part.labels).sum()) for part in images.split(images_a_pass))
     return hits / len(images)

@@ -11,9 +11,9 @@ from torch import Tensor
 from trainers.cmaes import CMAES, SharpnessAwareCMAES
 from trainers.gradients import Loss
 from trainers.sparse_zo import SparseZO
-from utils.config import Config, departures
 from utils.errors import UserError
 from utils.seeds import numpy_generator, torch_generator
+from utils.settings import Config, departures
 
 
 class Optimizer(Protocol):
@@ -96,23 +96,18 @@ class SharpZO:
             self.current = self.make_stage2(self.current)
 
 
-def build(config: Config, d: int, validate: Callable[[Tensor], float]) -> Optimizer:
-    """The trainers zo-pruned, zo and cma-es, as `config` describes them, on vectors of length `d`."""
-    stage1 = _build_stage1(config, d)
+def build(config: Config, w0: Tensor, validate: Callable[[Tensor], float]) -> Optimizer:
+    """The trainers zo-pruned, zo and cma-es, as `config` describes them, from w0 (d,)."""
+    stage1 = _build_stage1(config, w0)
     if config.prompt_trainer == "cma-es":
         return stage1
     change = ChangeAtPlateau(validate) if config.change_point == "auto" else ChangeAt(config.change_point)
     return SharpZO(stage1, change, lambda stage: _build_stage2(config, stage))
 
 
-def initial_vector(config: Config, d: int) -> Tensor:
-    """The first w (d,) ~ N(0, init_std²)."""
-    return config.init_std * torch.randn(d, generator=torch_generator(config.seed, "first w"), dtype=torch.float64)
-
-
-def _build_stage1(config: Config, d: int) -> SharpnessAwareCMAES:
+def _build_stage1(config: Config, w0: Tensor) -> SharpnessAwareCMAES:
     chosen = departures(config)
-    w0 = initial_vector(config, d)
+    d = len(w0)
     if config.bound and float(w0.abs().max()) > config.bound:
         raise UserError(f"--init_std: {config.init_std} puts the first w outside the box of --bound {config.bound}")
     first_mean = None

@@ -1,7 +1,7 @@
 """The one way from flags and YAML to settings: defaults < the trainer's own < YAML < the YAML's section for the trainer < flags.
 
-`Config` is the list of all settings, with their types, defaults (the paper's), limits and help; everything else here reads
-that list. No torch is imported, so that `--help` and a bad flag answer at once.
+The list of all settings is `Config` in utils/settings.py; everything here reads that list. No torch is imported, so that `--help`
+and a bad flag answer at once.
 """
 
 from __future__ import annotations
@@ -12,116 +12,15 @@ import difflib
 import math
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import yaml
 
 from utils.errors import UserError
+from utils.settings import DEPARTURES, Config, departures
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-
-
-def option(default: Any, group: str, help: str, *, kind: type | None = None, **limits: Any) -> Any:
-    """A field of Config. `limits`: choices, low, high (inclusive), above, below (exclusive), words (allowed beside a number)."""
-    metadata = {"group": group, "help": help, "kind": kind or type(default), **limits}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-@dataclass(frozen=True)
-class Config:
-    """Every setting of a run, resolved. Field names are the flags and the YAML keys."""
-
-    config: str = option("configs/digits.yaml", "run", "dataset YAML; its keys are the other flags' names")
-    dataset: str = option("", "run", "dataset key; the YAML names it")
-    root_path: str | None = option(None, "run", "folder that holds the datasets, in CoOp's layout; of folder: itself", kind=str)
-    output_dir: str = option("outputs", "run", "root of the run folders")
-    run_name: str = option("", "run", "adds a folder level, for variants of a setting")
-    seed: int = option(1, "run", "seed of every random draw", low=0)
-    device: str = option("auto", "run", "auto, cpu, cuda, cuda:1 …")
-    threads: int = option(0, "run", "CPU threads; 0: torch's own choice. Another number gives other last digits", low=0)
-    overwrite: bool = option(False, "run", "delete a run that is already in the run folder")
-    save_model: bool = option(True, "run", "write prompt.safetensors")
-
-    backbone: str = option("ViT-B/16", "model", "Mini, RN50, RN101, ViT-B/32, ViT-B/16, or an open_clip NAME or NAME@TAG")
-    checkpoint: str | None = option(None, "model", "local weights: OpenAI TorchScript, open_clip .pt, safetensors", kind=str)
-    trust_checkpoint: bool = option(False, "model", "let a TorchScript file that is not OpenAI's run its code")
-    precision: str = option(
-        "auto",
-        "model",
-        "of text passes; auto: float64 where a finite-difference step is below 1e-4, else float32",
-        choices=("auto", "float32", "float64", "bfloat16", "float16"),
-    )
-    engine: str = option(
-        "fast", "model", "text features: shared work, or open_clip's tower on whole prompts", choices=("fast", "stock")
-    )
-    memory_limit: int = option(0, "model", "MiB for activations of one pass; 0: 1024 on CPU, 4096 elsewhere", low=0, high=1 << 30)
-    batch_size: int = option(256, "model", "images a pass through the image tower", low=1)
-
-    shots: int = option(16, "data", "training images a class", low=1)
-    short_classes: str = option(
-        "error", "data", "of a class with fewer images than shots: refuse it, or take all it has", choices=("error", "take-all")
-    )
-    split_file: str | None = option(None, "data", "few-shot list to use instead of a draw, as a run's split.json", kind=str)
-    subsample_classes: str = option(
-        "all", "data", "which half of the classes, cut after the draw", choices=("all", "base", "new")
-    )
-    template: str | None = option(None, "data", "zero-shot template with {} for the name; default: the dataset's", kind=str)
-    augment_views: int = option(
-        0, "data", "random crops of each training image; 0: the deterministic transform", low=0, high=10_000
-    )
-    cache: bool = option(True, "data", "keep image features on disk, for the next run")
-    cache_dir: str | None = option(None, "data", "where; default: ~/.cache/sharpzo ($XDG_CACHE_HOME/sharpzo)", kind=str)
-
-    ctx_init: str = option("a photo of a", "prompt", "words that the context tokens start from; their number is n_ctx")
-    intrinsic_dim: int = option(512, "prompt", "d, length of the trained vector w", low=1, high=10_000)
-    std: float = option(1.0, "prompt", "standard deviation of the projection A", above=0.0)
-    init_std: float = option(0.02, "prompt", "standard deviation of the first w", low=0.0)
-
-    prompt_trainer: str = option("zo-pruned", "method", "which optimiser")
-    total_steps: int = option(20_000, "method", "T, steps of both stages", low=1)
-    change_point: int | str = option(
-        100, "method", "T_c, first step of stage 2, or auto: by validation accuracy", kind=int, low=0, words=("auto",)
-    )
-    max_queries: int = option(0, "method", "stop before the step that would exceed this many queries; 0: no limit", low=0)
-    fidelity: str = option("paper", "method", "paper, released, or a comma list of the released code's departures")
-
-    popsize: int = option(40, "stage 1", "S, CMA-ES population", low=2, high=100_000)
-    sigma: float = option(0.4, "stage 1", "σ, initial CMA-ES step", above=0.0)
-    bound: float = option(5.0, "stage 1", "box ±bound on w in CMA-ES; 0: none", low=0.0)
-    rho: float = option(0.1, "stage 1", "ρ, sharpness radius", low=0.0)
-    smoothness_estimator: str = option(
-        "zo",
-        "stage 1",
-        "gradient behind ε*: CGE, backpropagation (for comparison), or none",
-        choices=("zo", "fo", "none"),
-    )
-    zo_eps_cge: float = option(1e-3, "stage 1", "μ of the CGE gradient", above=0.0)
-
-    zo_lr: float = option(1e-3, "stage 2", "η, step size (of the fo trainer too)", above=0.0)
-    zo_eps_rge: float = option(1e-3, "stage 2", "μ of the RGE gradient", above=0.0)
-    num_pertub: int = option(1, "stage 2", "q, RGE samples a step", low=1)
-    pruning: str = option(
-        "zscore", "stage 2", "score that the mask ranks coordinates by", choices=("zscore", "magnitude", "none")
-    )
-    prune_ratio: float = option(0.5, "stage 2", "r, share of the coordinates that the mask drops", low=0.0, below=1.0)
-    prune_interval: int = option(200, "stage 2", "K_int, steps between mask refreshes", low=1)
-    zo_eps_mask: float = option(1e-5, "stage 2", "μ of the mask's CGE gradient", above=0.0)
-
-    eval_every: int = option(10, "log", "steps between validation accuracies in metrics.jsonl; 0: at the end only", low=0)
-    eval_test: bool = option(False, "log", "also log test accuracy then (for curves; decides nothing)")
-
-    def as_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
-
-# settings that name where a run is kept, not what it computes
-NOT_IDENTITY = frozenset({"config", "output_dir", "run_name", "overwrite", "cache", "cache_dir"})
-
-# rows of the table "paper versus released code" in README.md that a run can choose, in the released code's own terms
-RELEASED = ("fresh-mean-gradient", "fresh-mean-start", "gradient-buffer", "matrix-radius", "zero-start", "matrix-w")
-DEPARTURES = (*RELEASED, "abs-score", "keep-lowest")
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 
@@ -355,8 +254,8 @@ def _check(config: Config, where: Mapping[str, str], two_stages: bool, datasets:
         refuse("device", f"{config.device!r} is no device; use auto, cpu, cuda or cuda:N")
     if config.template is not None and config.template.count("{}") != 1:
         refuse("template", f"{config.template!r} must hold {{}} once, where the class name goes")
-    if not config.ctx_init.strip():
-        refuse("ctx_init", "the context needs at least one word")
+    if config.ctx_init and not config.ctx_init.strip():
+        refuse("ctx_init", "a blank is no word; '' starts from n_ctx random vectors")
     if config.run_name and (Path(config.run_name).name != config.run_name or config.run_name in (".", "..")):
         refuse("run_name", f"{config.run_name!r} must be a plain folder name")
     if two_stages and config.change_point != "auto" and config.change_point > config.total_steps:
@@ -377,12 +276,6 @@ def check_paths(config: Config) -> None:
             raise UserError(f"--{key}: {path}: no such file")
     if config.cache_dir is not None and Path(config.cache_dir).exists() and not Path(config.cache_dir).is_dir():
         raise UserError(f"--cache_dir: {config.cache_dir}: exists and is no folder")
-
-
-def departures(config: Config) -> frozenset[str]:
-    """The released code's departures from the paper that `--fidelity` selects."""
-    named = {"paper": (), "released": RELEASED}.get(config.fidelity)
-    return frozenset(named if named is not None else (part.strip() for part in config.fidelity.split(",")))
 
 
 def _check_fidelity(config: Config, refuse: Any) -> None:

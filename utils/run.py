@@ -15,9 +15,10 @@ from typing import Any, TextIO
 import yaml
 from tqdm import tqdm
 
-from utils.config import NOT_IDENTITY, REPOSITORY, Config
+from utils.config import REPOSITORY
 from utils.errors import UserError
 from utils.files import write_json, write_text
+from utils.settings import NOT_IDENTITY, Config
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "cma", "numpy", "scikit-learn", "pillow", "safetensors")
 

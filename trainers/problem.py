@@ -1,0 +1,95 @@
+"""What a trainer is given to solve: the images and the frozen CLIP of a run, and what a vector w means to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from clip.prompt import initial_context, make_projection
+from clip.text import TextFeatures
+from trainers.objective import Images, ImageSet, Objective
+from trainers.text_prompt import TextPrompt
+from utils.seeds import torch_generator
+from utils.settings import Config
+
+if TYPE_CHECKING:
+    from clip.backbone import Backbone
+    from datasets.split import Dataset, Item
+
+
+@dataclass(frozen=True)
+class Task:
+    """The drawn images, the frozen CLIP, and the features of all images that the run will score."""
+
+    dataset: Dataset
+    train: list[Item]
+    val: list[Item]
+    backbone: Backbone
+    train_images: Images | None
+    val_images: Images | None
+    test_images: Images
+    zero_shot_accuracy: float
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The black box, the point w (d,) to start from, and the image sets that a point is judged on for the log."""
+
+    objective: Objective
+    initial: Tensor
+    train: ImageSet
+    val: ImageSet
+    test: ImageSet
+    warnings: list[str]
+
+
+def text_problem(
+    config: Config,
+    task: Task,
+    text: TextFeatures,
+    contexts: Callable[[Tensor], Tensor],
+    initial: Tensor,
+    keep: Callable[[Tensor], dict[str, Tensor]] | None = None,
+    draw: Callable[[], ImageSet] | None = None,
+) -> Problem:
+    """A problem whose prompt is on the text side, on cached image features. `draw`: see Objective; default: all images."""
+    images = task.train_images
+    model = TextPrompt(
+        contexts,
+        text,
+        task.backbone.logit_scale,
+        len(task.dataset.classnames),
+        task.test_images.inputs.shape[1],
+        config.memory_limit << 20,
+        keep,
+    )
+    objective = Objective(model, draw or (lambda: images), config.precision, config.batch_size)
+    return Problem(objective, initial, images, task.val_images, task.test_images, text.warnings)
+
+
+def projected_prompt(config: Config, task: Task) -> Problem:
+    """The paper's: w ∈ R^d moves the words `ctx_init` by A·w, A fixed and random, and is scored on all training images."""
+    text, p0 = text_and_context(config, task)
+    projection = make_projection(p0, config.intrinsic_dim, config.std, torch_generator(config.seed, "projection"))
+
+    def keep(w: Tensor) -> Mapping[str, Tensor]:
+        return {"A": projection.A, "p0": projection.p0}
+
+    return text_problem(config, task, text, projection.contexts, initial_vector(config, projection.d), keep)
+
+
+def text_and_context(config: Config, task: Task) -> tuple[TextFeatures, Tensor]:
+    """Text features of the run's classes, and the context p0 (n_ctx, width) that `ctx_init` or `n_ctx` asks for."""
+    generator = torch_generator(config.seed, "initial context")
+    words, p0 = initial_context(task.backbone, config.ctx_init, config.n_ctx, generator)
+    return TextFeatures(task.backbone, task.dataset.classnames, words, config.memory_limit << 20, config.engine), p0
+
+
+def initial_vector(config: Config, d: int) -> Tensor:
+    """The first w (d,) ~ N(0, init_std²)."""
+    return config.init_std * torch.randn(d, generator=torch_generator(config.seed, "first w"), dtype=torch.float64)

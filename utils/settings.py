@@ -1,0 +1,170 @@
+"""The list of all settings: a field of `Config` is a flag, a YAML key and a line of a run's config.yaml."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+
+def option(default: Any, group: str, help: str, *, kind: type | None = None, **limits: Any) -> Any:
+    """A field of Config. `limits`: choices, low, high (inclusive), above, below (exclusive), words (allowed beside a number)."""
+    metadata = {"group": group, "help": help, "kind": kind or type(default), **limits}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every setting of a run, resolved, with its default (the paper's), limits and help."""
+
+    config: str = option("configs/digits.yaml", "run", "dataset YAML; its keys are the other flags' names")
+    dataset: str = option("", "run", "dataset key; the YAML names it")
+    root_path: str | None = option(None, "run", "folder that holds the datasets, in CoOp's layout; of folder: itself", kind=str)
+    output_dir: str = option("outputs", "run", "root of the run folders")
+    run_name: str = option("", "run", "adds a folder level, for variants of a setting")
+    seed: int = option(1, "run", "seed of every random draw", low=0)
+    device: str = option("auto", "run", "auto, cpu, cuda, cuda:1 …")
+    threads: int = option(0, "run", "CPU threads; 0: torch's own choice. Another number gives other last digits", low=0)
+    overwrite: bool = option(False, "run", "delete a run that is already in the run folder")
+    save_model: bool = option(True, "run", "write prompt.safetensors")
+
+    backbone: str = option("ViT-B/16", "model", "Mini, RN50, RN101, ViT-B/32, ViT-B/16, or an open_clip NAME or NAME@TAG")
+    checkpoint: str | None = option(None, "model", "local weights: OpenAI TorchScript, open_clip .pt, safetensors", kind=str)
+    trust_checkpoint: bool = option(False, "model", "let a TorchScript file that is not OpenAI's run its code")
+    precision: str = option(
+        "auto",
+        "model",
+        "of text passes; auto: float64 where a finite-difference step is below 1e-4, else float32",
+        choices=("auto", "float32", "float64", "bfloat16", "float16"),
+    )
+    engine: str = option(
+        "fast", "model", "text features: shared work, or open_clip's tower on whole prompts", choices=("fast", "stock")
+    )
+    memory_limit: int = option(0, "model", "MiB for activations of one pass; 0: 1024 on CPU, 4096 elsewhere", low=0, high=1 << 30)
+    batch_size: int = option(256, "model", "images a pass through the image tower", low=1)
+
+    shots: int = option(16, "data", "training images a class", low=1)
+    short_classes: str = option(
+        "error", "data", "of a class with fewer images than shots: refuse it, or take all it has", choices=("error", "take-all")
+    )
+    split_file: str | None = option(None, "data", "few-shot list to use instead of a draw, as a run's split.json", kind=str)
+    subsample_classes: str = option(
+        "all", "data", "which half of the classes, cut after the draw", choices=("all", "base", "new")
+    )
+    template: str | None = option(None, "data", "zero-shot template with {} for the name; default: the dataset's", kind=str)
+    augment_views: int = option(
+        0, "data", "random crops of each training image; 0: the deterministic transform", low=0, high=10_000
+    )
+    cache: bool = option(True, "data", "keep image features on disk, for the next run")
+    cache_dir: str | None = option(None, "data", "where; default: ~/.cache/sharpzo ($XDG_CACHE_HOME/sharpzo)", kind=str)
+
+    ctx_init: str = option(
+        "a photo of a", "prompt", "words that the context tokens start from; where empty, n_ctx random vectors, N(0, 0.02²)"
+    )
+    n_ctx: int = option(4, "prompt", "context tokens, where ctx_init gives no words", low=1, high=70)
+    intrinsic_dim: int = option(512, "prompt", "d, length of the trained vector w", low=1, high=10_000)
+    std: float = option(1.0, "prompt", "standard deviation of the projection A", above=0.0)
+    init_std: float = option(0.02, "prompt", "standard deviation of the first w", low=0.0)
+
+    prompt_trainer: str = option("zo-pruned", "method", "which optimiser")
+    total_steps: int = option(20_000, "method", "T, steps of both stages", low=1)
+    change_point: int | str = option(
+        100, "method", "T_c, first step of stage 2, or auto: by validation accuracy", kind=int, low=0, words=("auto",)
+    )
+    max_queries: int = option(0, "method", "stop before the step that would exceed this many queries; 0: no limit", low=0)
+    fidelity: str = option("paper", "method", "paper, released, or a comma list of the released code's departures")
+
+    popsize: int = option(40, "stage 1", "S, CMA-ES population", low=2, high=100_000)
+    sigma: float = option(0.4, "stage 1", "σ, initial CMA-ES step", above=0.0)
+    bound: float = option(5.0, "stage 1", "box ±bound on w in CMA-ES; 0: none", low=0.0)
+    rho: float = option(0.1, "stage 1", "ρ, sharpness radius", low=0.0)
+    smoothness_estimator: str = option(
+        "zo",
+        "stage 1",
+        "gradient behind ε*: CGE, backpropagation (for comparison), or none",
+        choices=("zo", "fo", "none"),
+    )
+    zo_eps_cge: float = option(1e-3, "stage 1", "μ of the CGE gradient", above=0.0)
+
+    zo_lr: float = option(1e-3, "stage 2", "η, step size (of the fo trainer too)", above=0.0)
+    zo_eps_rge: float = option(1e-3, "stage 2", "μ of the RGE gradient", above=0.0)
+    num_pertub: int = option(1, "stage 2", "q, RGE samples a step", low=1)
+    pruning: str = option(
+        "zscore", "stage 2", "score that the mask ranks coordinates by", choices=("zscore", "magnitude", "none")
+    )
+    prune_ratio: float = option(0.5, "stage 2", "r, share of the coordinates that the mask drops", low=0.0, below=1.0)
+    prune_interval: int = option(200, "stage 2", "K_int, steps between mask refreshes", low=1)
+    zo_eps_mask: float = option(1e-5, "stage 2", "μ of the mask's CGE gradient", above=0.0)
+
+    sp_avg: int = option(5, "SPSA", "q, two-sided estimates that are averaged in a step", low=1)
+    spsa_c: float = option(0.01, "SPSA", "c of the perturbation c / k^γ", above=0.0)
+    spsa_gamma: float = option(0.1, "SPSA", "γ of the perturbation c / k^γ", low=0.0)
+    spsa_a: float = option(0.01, "SPSA", "a of the step size a / (k + o)^α", above=0.0)
+    spsa_o: float = option(1.0, "SPSA", "o of the step size a / (k + o)^α", low=0.0)
+    spsa_alpha: float = option(0.4, "SPSA", "α of the step size a / (k + o)^α", low=0.0)
+    moms: float = option(0.0, "SPSA", "β of SPSA-GC's momentum; 0: plain SPSA", low=0.0, below=1.0)
+    zo_clip: bool = option(False, "SPSA", "intrinsic-dimensional clipping: an estimate longer than √d is cut to √d")
+
+    train_batch: int = option(128, "mini-batches", "training images a mini-batch, for trainers that draw them", low=1)
+    epochs: int = option(
+        0, "mini-batches", "passes over the training images instead of total_steps; 0: total_steps counts", low=0
+    )
+    train_features: str = option(
+        "fresh",
+        "mini-batches",
+        "images of a mini-batch: newly augmented ones through the image tower, or the features that were computed once",
+        choices=("fresh", "cached"),
+    )
+
+    deploy: str = option(
+        "fresh-mean",
+        "bbt, bpt-vlm, craft",
+        "the point that is used: mean of a population drawn afresh, CMA-ES mean, or best candidate seen",
+        choices=("fresh-mean", "mean", "best"),
+    )
+
+    rank: int = option(5, "zip", "r, rank of the factors of W", low=1)
+
+    p_eps: float = option(1.0, "blackvip", "ε, size of the visual prompt", above=0.0)
+    pt_backbone: str = option(
+        "vit_base_patch16_224.mae", "blackvip", "frozen encoder, a timm name; NAME@random: that architecture, random weights"
+    )
+
+    n_visual: int = option(5, "bpt-vlm", "visual prompt tokens", low=1)
+    intrinsic_dim_v: int = option(500, "bpt-vlm", "length of the vector behind the visual tokens", low=1, high=10_000)
+    deep: bool = option(False, "bpt-vlm", "prompts at the input of every layer, one CMA-ES each in turn")
+
+    lr: float = option(2e-3, "coop, craft", "step size of SGD (coop) or Adam (craft)", above=0.0)
+    momentum: float = option(0.9, "coop", "SGD momentum", low=0.0, below=1.0)
+    weight_decay: float = option(5e-4, "coop", "SGD weight decay", low=0.0)
+    warmup_epochs: int = option(1, "coop", "first epochs, at a step size of 1e-5; then cosine decay to 0", low=0)
+    csc: bool = option(False, "coop", "class-specific contexts, one a class")
+    class_token_position: str = option(
+        "end", "coop", "where the class name stands among the context tokens", choices=("end", "middle", "front")
+    )
+    adapter_dim: int = option(256, "craft", "hidden width of craft's adapter", low=1)
+    consistency: float = option(0.1, "craft", "λ of craft's Kullback-Leibler term", low=0.0)
+    consistency_part: int = option(4, "craft", "n: the adapter's own term stops after 1/n of the budget", low=1)
+    normalise_adapter: bool = option(
+        True, "craft", "train craft's adapter on normalised image features; the released code does not"
+    )
+
+    eval_every: int = option(10, "log", "steps between validation accuracies in metrics.jsonl; 0: at the end only", low=0)
+    eval_test: bool = option(False, "log", "also log test accuracy then (for curves; decides nothing)")
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+# settings that name where a run is kept, not what it computes
+NOT_IDENTITY = frozenset({"config", "output_dir", "run_name", "overwrite", "cache", "cache_dir"})
+
+# rows of the table "paper versus released code" in README.md that a run can choose, in the released code's own terms
+RELEASED = ("fresh-mean-gradient", "fresh-mean-start", "gradient-buffer", "matrix-radius", "zero-start", "matrix-w")
+DEPARTURES = (*RELEASED, "abs-score", "keep-lowest")
+
+
+def departures(config: Config) -> frozenset[str]:
+    """The released code's departures from the paper that `--fidelity` selects."""
+    named = {"paper": (), "released": RELEASED}.get(config.fidelity)
+    return frozenset(named if named is not None else (part.strip() for part in config.fidelity.split(",")))
