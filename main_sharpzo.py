@@ -13,10 +13,12 @@ import contextlib
 import dataclasses
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets import DATASETS
+from datasets.roots import check_dataset
 from trainers import TRAINERS
 from utils.config import check_paths, load_config
 from utils.errors import RunError, UserError
@@ -25,8 +27,6 @@ from utils.settings import Config
 if TYPE_CHECKING:
     import torch
 
-    from datasets.split import Item
-    from trainers.objective import Images
     from trainers.problem import Problem, Task
     from trainers.sharpzo import Optimizer
     from utils.run import Run
@@ -39,7 +39,8 @@ ABOUT_PROMPT = ("dataset", "backbone", "checkpoint", "prompt_trainer", "ctx_init
 def main(argv: list[str] | None = None) -> int:
     try:
         config = load_config(sys.argv[1:] if argv is None else argv, TRAINERS, DATASETS, epilog=__doc__)
-        check_paths(config, DATASETS[config.dataset])
+        check_paths(config)
+        check_dataset(config.dataset, config.root_path, trains=bool(TRAINERS[config.prompt_trainer].build))
         with cpu_threads(config.threads):
             run(config)
     except (UserError, RunError) as error:
@@ -110,27 +111,42 @@ def prepare(config: Config, device: torch.device) -> Task:
     from clip.backbone import load_backbone
     from clip.prompt import clean_name
     from clip.text import zero_shot_features
-    from datasets.features import image_features
-    from datasets.fewshot import draw_few_shot
+    from datasets.augment import RandomView
+    from datasets.cache import FeatureCache, default_folder
+    from datasets.features import FeatureReader, check_images
+    from datasets.fewshot import choose_images, cut_classes
     from datasets.split import load_dataset
     from trainers.objective import Images, top1
     from trainers.problem import Task
     from utils.seeds import sampling_generator
 
     trains = bool(TRAINERS[config.prompt_trainer].build)
-    dataset = load_dataset(config.dataset, config.root_path)
-    train, val = draw_few_shot(dataset, config.shots, sampling_generator(config.seed)) if trains else ([], [])
+    if trains:
+        dataset = load_dataset(config.dataset, config.root_path)
+        options = config.short_classes, config.split_file, config.subsample_classes
+        dataset, train, val = choose_images(dataset, config.shots, sampling_generator(config.seed), *options)
+    else:
+        dataset, train, val = load_dataset(config.dataset, config.root_path, ("test",)), [], []
+        dataset = cut_classes(dataset, config.subsample_classes)
+    check_images(dataset, [*dataset.test, *train, *val])
     backbone = load_backbone(config.backbone, device, config.checkpoint, config.trust_checkpoint)
 
-    def images_of(items: Sequence[Item], what: str) -> Images:
-        return Images(*image_features(dataset, items, backbone.preprocess, backbone.encode_images, config.batch_size, what))
-
-    test_images = images_of(dataset.test, "test images")
+    warnings: list[str] = []
+    folder = Path(config.cache_dir) if config.cache_dir else default_folder()
+    features = FeatureReader(
+        dataset, backbone, config.batch_size, FeatureCache(folder, warnings.append) if config.cache else None
+    )
+    test_images = Images(*features(dataset.test, "test images"))
     prompts = [config.template.replace("{}", clean_name(name)) for name in dataset.classnames]
-    zero_shot, warnings = zero_shot_features(backbone, prompts)
+    zero_shot, text_warnings = zero_shot_features(backbone, prompts)
     zero_shot_accuracy = 100 * top1(lambda features: features @ zero_shot.T, test_images, ZERO_SHOT_IMAGES_A_PASS)
-    train_images = images_of(train, "train images") if trains else None
-    val_images = images_of(val, "val images") if trains else None
+    train_images = val_images = None
+    if trains:
+        scale = DATASETS[config.dataset].crop_scale
+        views = [RandomView(config.seed, view, backbone.image_size, scale) for view in range(config.augment_views)]
+        train_images = Images(*features.of_views(train, "train images", views))
+        val_images = Images(*features(val, "val images"))
+    warnings += text_warnings
     return Task(dataset, train, val, backbone, train_images, val_images, test_images, zero_shot_accuracy, warnings)
 
 

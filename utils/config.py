@@ -32,7 +32,9 @@ class Entry(NamedTuple):
     where: str
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Refuses in our one line."""
+
     def error(self, message: str) -> None:
         raise UserError(message)
 
@@ -47,15 +49,14 @@ class Trainer(Protocol):
 
 
 class DatasetEntry(Protocol):
-    """What is read here of a dataset's registry entry; no folder means bundled, no split file that no reader exists."""
+    """What is read here of a dataset's registry entry: another key that it goes by, or ""."""
 
-    folder: str
-    split: str
+    alias: str
 
 
 def build_parser(trainers: Mapping[str, Trainer], datasets: Collection[str], epilog: str = "") -> argparse.ArgumentParser:
     """The command line: one flag a Config field, with the registered trainers and datasets named in the help."""
-    parser = _Parser(
+    parser = Parser(
         prog="main_sharpzo.py",
         description="SharpZO: prompt tuning of a frozen CLIP by forward passes only.",
         epilog=epilog,
@@ -92,7 +93,8 @@ def load_config(
 ) -> Config:
     """Resolves a command line against the registries. Raises UserError (one line) on anything that cannot be right."""
     flags = vars(build_parser(trainers, datasets, epilog).parse_args(argv))
-    path = _find_config(flags.get("config"))
+    aliases = {info.alias: key for key, info in datasets.items() if info.alias}
+    path = _find_config(flags.get("config"), aliases)
     document = read_yaml(path)
 
     if "config" in document:
@@ -119,6 +121,7 @@ def load_config(
     own = {**trainers[trainer].defaults, **by_shots}
     resolved = {key: Entry(value, f"default of {trainer}") for key, value in own.items()} | chosen
     config = Config(**{key: entry.value for key, entry in resolved.items()})
+    config = dataclasses.replace(config, dataset=aliases.get(config.dataset, config.dataset))
     _check(config, {key: entry.where for key, entry in resolved.items()}, trainers[trainer].two_stages, datasets)
     return config
 
@@ -222,12 +225,12 @@ def _as_kind(raw: Any, kind: type) -> Any:
         return None
 
 
-def _find_config(given: str | None) -> Path:
+def _find_config(given: str | None, aliases: Mapping[str, str]) -> Path:
     if given is None:
         return REPOSITORY / FIELDS["config"].default
     path = Path(given)
-    # a shipped config is found from any working directory
-    for candidate in (path, REPOSITORY / path):
+    # a shipped config is found from any working directory, and under its dataset's other name
+    for candidate in (path, REPOSITORY / path, REPOSITORY / path.with_stem(aliases.get(path.stem, path.stem))):
         if candidate.is_file():
             return candidate
     raise UserError(f"--config: {path}: no such file")
@@ -269,20 +272,14 @@ def _check(config: Config, where: Mapping[str, str], two_stages: bool, datasets:
     _check_fidelity(config, refuse)
 
 
-def check_paths(config: Config, dataset: DatasetEntry) -> None:
+def check_paths(config: Config) -> None:
     """What can be told of the given paths before anything heavy is imported. Raises UserError."""
-    if config.checkpoint is not None and not Path(config.checkpoint).is_file():
-        raise UserError(f"--checkpoint: {config.checkpoint}: no such file")
-    if not dataset.folder:
-        return
-    if not dataset.split:
-        raise UserError(
-            f"dataset: the reader of {config.dataset} is not written yet; only datasets with a split json can be read"
-        )
-    if config.root_path is None:
-        raise UserError(f"--root_path: dataset {config.dataset} needs the folder that holds {dataset.folder}/")
-    if not (Path(config.root_path) / dataset.folder).is_dir():
-        raise UserError(f"--root_path: {Path(config.root_path) / dataset.folder}: no such folder (see DATASET.md)")
+    for key in ("checkpoint", "split_file"):
+        path = getattr(config, key)
+        if path is not None and not Path(path).is_file():
+            raise UserError(f"--{key}: {path}: no such file")
+    if config.cache_dir is not None and Path(config.cache_dir).exists() and not Path(config.cache_dir).is_dir():
+        raise UserError(f"--cache_dir: {config.cache_dir}: exists and is no folder")
 
 
 def _check_fidelity(config: Config, refuse: Any) -> None:

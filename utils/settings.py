@@ -19,7 +19,7 @@ class Config:
 
     config: str = option("configs/digits.yaml", "run", "dataset YAML; its keys are the other flags' names")
     dataset: str = option("", "run", "dataset key; the YAML names it")
-    root_path: str | None = option(None, "run", "folder that holds the datasets, in CoOp's layout", kind=str)
+    root_path: str | None = option(None, "run", "folder that holds the datasets, in CoOp's layout; of folder: itself", kind=str)
     output_dir: str = option("outputs", "run", "root of the run folders")
     run_name: str = option("", "run", "adds a folder level, for variants of a setting")
     seed: int = option(1, "run", "seed of every random draw", low=0)
@@ -44,7 +44,19 @@ class Config:
     batch_size: int = option(256, "model", "images a pass through the image tower", low=1)
 
     shots: int = option(16, "data", "training images a class", low=1)
+    short_classes: str = option(
+        "error", "data", "of a class with fewer images than shots: refuse it, or take all it has", choices=("error", "take-all")
+    )
+    split_file: str | None = option(None, "data", "few-shot list to use instead of a draw, as a run's split.json", kind=str)
+    subsample_classes: str = option(
+        "all", "data", "which half of the classes, cut after the draw", choices=("all", "base", "new")
+    )
     template: str | None = option(None, "data", "zero-shot template with {} for the name; default: the dataset's", kind=str)
+    augment_views: int = option(
+        0, "data", "random crops of each training image; 0: the deterministic transform", low=0, high=10_000
+    )
+    cache: bool = option(True, "data", "keep image features on disk, for the next run")
+    cache_dir: str | None = option(None, "data", "where; default: ~/.cache/sharpzo ($XDG_CACHE_HOME/sharpzo)", kind=str)
 
     ctx_init: str = option(
         "a photo of a", "prompt", "words that the context tokens start from; where empty, n_ctx random vectors, N(0, 0.02²)"
@@ -143,7 +155,7 @@ class Config:
 
 
 # settings that name where a run is kept, not what it computes
-NOT_IDENTITY = frozenset({"config", "output_dir", "run_name", "overwrite"})
+NOT_IDENTITY = frozenset({"config", "output_dir", "run_name", "overwrite", "cache", "cache_dir"})
 
 # rows of the table "paper versus released code" in README.md that a run can choose, in the released code's own terms
 RELEASED = ("fresh-mean-gradient", "fresh-mean-start", "gradient-buffer", "matrix-radius", "zero-start", "matrix-w")
