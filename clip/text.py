@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip.backbone import Backbone
@@ -88,6 +89,16 @@ def zero_shot_features(backbone: Backbone, prompts: Sequence[str]) -> tuple[Tens
     with torch.inference_mode():
         chunks = tokens.to(backbone.device).split(ZERO_SHOT_PROMPTS_A_PASS)
         return torch.cat([backbone.model.encode_text(chunk, normalize=True) for chunk in chunks]), warnings
+
+
+def ensemble_features(backbone: Backbone, classnames: Sequence[str], templates: Sequence[str]) -> tuple[Tensor, list[str]]:
+    """L2-normalised means (K, D) over the templates of each name's features; and warnings. {} is where a name goes."""
+    features, warnings = [], []
+    for template in templates:
+        of_one, remarks = zero_shot_features(backbone, [template.replace("{}", clean_name(name)) for name in classnames])
+        features.append(of_one)
+        warnings += remarks
+    return F.normalize(torch.stack(features).mean(0), dim=-1) if len(features) > 1 else features[0], warnings
 
 
 def prompt_ends(tower: nn.Module, tokens: Tensor) -> Tensor:

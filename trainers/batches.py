@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from datasets.augment import RandomView
 from trainers.objective import Images
+from utils.parallel import map_ahead
 from utils.seeds import torch_generator
 from utils.settings import Config
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from datasets.split import Item
     from trainers.problem import Task
 
-DECODERS = 2
 # the smallest share of a picture that a random crop keeps, in CoOp's pipeline, which ZIP, BlackVIP and CoOp train with
 CROP_SCALE = 0.08
 
@@ -88,8 +87,7 @@ def _fresh_features(config: Config, task: Task, normalise: bool) -> Callable[[Te
     def load(which: Tensor, number: int) -> Images:
         view = RandomView(config.seed, number, backbone.image_size, CROP_SCALE)
         items: Sequence[Item] = [task.train[position] for position in which.tolist()]
-        with ThreadPoolExecutor(DECODERS) as pool:
-            pictures = list(pool.map(lambda item: backbone.preprocess(view(open_image(item), item)), items))
+        pictures = list(map_ahead(lambda item: backbone.preprocess(view(open_image(item), item)), items, len(items)))
         features = backbone.encode_images(torch.stack(pictures), normalise).clone()
         return Images(features, torch.tensor([item.label for item in items], device=features.device))
 

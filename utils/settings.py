@@ -58,6 +58,8 @@ class Config:
     cache: bool = option(True, "data", "keep image features on disk, for the next run")
     cache_dir: str | None = option(None, "data", "where; default: ~/.cache/sharpzo ($XDG_CACHE_HOME/sharpzo)", kind=str)
 
+    ensemble: bool = option(False, "data", "zero-shot by the mean feature of CLIP's seven ImageNet templates and the template")
+
     ctx_init: str = option(
         "a photo of a", "prompt", "words that the context tokens start from; where empty, n_ctx random vectors, N(0, 0.02²)"
     )
