@@ -4,15 +4,18 @@
     python main_sharpzo.py --config configs/eurosat.yaml --root_path DATA --backbone ViT-B/16 --shots 16 --seed 1
     python main_sharpzo.py --config configs/eurosat.yaml --root_path DATA --prompt_trainer zero-shot
 
-Exit status: 0 finished, 1 the run could not go on, 2 something given cannot work. One line on stderr says what.
+Exit status: 0 finished, 1 the run could not go on, 2 something given cannot work, 3 interrupted: the same command goes on.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import logging
+import math
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +25,7 @@ from datasets.roots import check_dataset
 from trainers import TRAINERS
 from utils.config import check_paths, load_config
 from utils.errors import RunError, UserError
+from utils.interrupt import interruptible
 from utils.settings import Config
 
 if TYPE_CHECKING:
@@ -41,28 +45,33 @@ def main(argv: list[str] | None = None) -> int:
         config = load_config(sys.argv[1:] if argv is None else argv, TRAINERS, DATASETS, epilog=__doc__)
         check_paths(config)
         check_dataset(config.dataset, config.root_path, trains=bool(TRAINERS[config.prompt_trainer].build))
-        with cpu_threads(config.threads):
-            run(config)
+        with interruptible(), cpu_threads(config.threads):
+            run(config, deadline=time.monotonic() + config.max_seconds if config.max_seconds else math.inf)
     except (UserError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
     except OSError as error:
         print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        return 130
+    except MemoryError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as reason:
+        print(f"interrupted ({reason or 'SIGINT'}): the same command goes on from where it was", file=sys.stderr)
+        return 3
     return 0
 
 
-def run(config: Config) -> None:
-    """One run: data → CLIP → features → prompt → objective → trainer → report. Heavy imports wait until settings are good."""
+def run(config: Config, deadline: float = math.inf) -> None:
+    """One run: data → CLIP → features → prompt → objective → trainer → report. Heavy imports wait until settings are good.
+
+    `deadline`, of time.monotonic: when to stop, to be gone on with.
+    """
     import torch
 
     from datasets.fewshot import write_split
     from trainers.loop import build_optimizer, build_problem
-    from utils.files import write_json
-    from utils.run import Run, find_earlier_run, run_path
+    from utils.run import Run, find_earlier_run, refuse_locked, run_path
 
     # open_clip reports through the root logger; what matters of it reaches the user as our own errors
     logging.basicConfig(level=logging.CRITICAL)
@@ -79,6 +88,7 @@ def run(config: Config) -> None:
     if earlier == "finished":
         print(f"{path}: finished already; --overwrite runs it again")
         return
+    refuse_locked(path)
 
     trains = bool(TRAINERS[config.prompt_trainer].build)
     task = prepare(config, device)
@@ -86,8 +96,6 @@ def run(config: Config) -> None:
     problem = build_problem(config, task) if trains else None
     optimizer = build_optimizer(config, problem) if trains else None
     with Run(path, config, device_name(device)) as folder:
-        if earlier == "unfinished":
-            folder.say(f"{path}: an earlier run did not finish; starting over")
         for warning in [*task.warnings, *(problem.warnings if problem else ())]:
             folder.say(f"warning: {warning}")
         of = f"{config.template!r} and {len(ENSEMBLE)} more" if config.ensemble else f"{config.template!r}"
@@ -99,12 +107,12 @@ def run(config: Config) -> None:
         if problem:
             about = {key: getattr(config, key) for key in ABOUT_PROMPT}
             about |= {"classnames": task.dataset.classnames, "weights_sha256": task.backbone.fingerprint()}
-            result |= tune(config, problem, optimizer, about, folder)
+            result |= tune(config, problem, optimizer, about, folder, deadline)
         else:
             nothing = dict.fromkeys(("queries", "forwards", "tower_images", "evaluations"), 0)
             result |= {"test_accuracy": task.zero_shot_accuracy, "seconds": 0.0} | nothing
         report(folder, result, len(task.test_images))
-        write_json(path / "result.json", result)
+        folder.finish(result)
 
 
 def prepare(config: Config, device: torch.device) -> Task:
@@ -150,13 +158,16 @@ def prepare(config: Config, device: torch.device) -> Task:
     return Task(dataset, train, val, backbone, train_images, val_images, test_images, zero_shot_accuracy, warnings)
 
 
-def tune(config: Config, problem: Problem, optimizer: Optimizer, about: dict[str, Any], folder: Run) -> dict[str, Any]:
+def tune(
+    config: Config, problem: Problem, optimizer: Optimizer, about: dict[str, Any], folder: Run, deadline: float
+) -> dict[str, Any]:
     """Runs the optimiser and saves the prompt; returns what result.json says of it. Accuracies in percent.
 
     `about`: what the prompt's file says of where it comes from.
     """
     from clip.prompt import save_prompt
     from trainers.loop import optimise
+    from utils.progress import METRICS
 
     objective = problem.objective
 
@@ -164,15 +175,10 @@ def tune(config: Config, problem: Problem, optimizer: Optimizer, about: dict[str
         figures = {"train_loss": objective.loss_at(w, problem.train), "val_accuracy": 100 * objective.accuracy(w, problem.val)}
         return figures | ({"test_accuracy": 100 * objective.accuracy(w, problem.test)} if config.eval_test else {})
 
-    last: dict[str, Any] = {}
-
-    def record(entry: dict[str, Any]) -> None:
-        folder.record(entry)
-        last.update(entry)
-
-    w = optimise(config, optimizer, problem, evaluate, record)
+    w = optimise(config, optimizer, problem, evaluate, folder.progress.record, folder.progress, deadline)
     if config.save_model:
         save_prompt(folder.path / "prompt.safetensors", objective.model.tensors(w), about)
+    last = json.loads((folder.path / METRICS).read_text().splitlines()[-1])
     outcome = {"val_accuracy": last["val_accuracy"], "seconds": last["seconds"]} | objective.costs()
     outcome["test_accuracy"] = 100 * objective.accuracy(w, problem.test)
     return outcome | {"evaluations": objective.evaluations}

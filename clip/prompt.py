@@ -12,6 +12,7 @@ from torch import Tensor
 
 from clip.backbone import Backbone
 from utils.errors import UserError
+from utils.files import write_bytes
 
 RANDOM_CONTEXT_STD = 0.02
 
@@ -103,11 +104,11 @@ def tokenize(backbone: Backbone, prompts: Sequence[str]) -> tuple[Tensor, list[s
 
 def save_prompt(path: Path, tensors: Mapping[str, Tensor], metadata: dict) -> None:
     """One safetensors file: w (d,), context (n_ctx, width) and what a method adds; `metadata` as JSON in its header."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     # copies: safetensors refuses tensors that share memory, as w and a context that is w itself do
     kept = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
-    save_file(kept, path, metadata={"sharpzo": json.dumps(metadata)})
+    write_bytes(path, save(kept, metadata={"sharpzo": json.dumps(metadata)}))
 
 
 def load_prompt(path: Path) -> tuple[dict[str, Tensor], dict]:

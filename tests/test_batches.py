@@ -23,17 +23,17 @@ def test_an_epoch_shows_no_image_twice(size: int, drop_last: bool, an_epoch: int
     source = batches(size, drop_last=drop_last)
     assert source.an_epoch == an_epoch
     for _ in range(3):
-        seen = torch.cat([source().labels for _ in range(an_epoch)]).tolist()
+        seen = torch.cat([source().images.labels for _ in range(an_epoch)]).tolist()
         assert len(seen) == len(set(seen))
         assert len(seen) == (10 if size in (5, 10, 99) or not drop_last else 9)
 
 
 def test_epochs_differ_and_seeds_decide() -> None:
     source, again, other = batches(10), batches(10), batches(10, seed=1)
-    first, second = source().labels, source().labels
+    first, second = source().images.labels, source().images.labels
     assert not torch.equal(first, second)
-    assert torch.equal(again().labels, first)
-    assert not torch.equal(other().labels, first)
+    assert torch.equal(again().images.labels, first)
+    assert not torch.equal(other().images.labels, first)
 
 
 def test_batches_are_numbered_from_zero() -> None:
@@ -45,7 +45,8 @@ def test_batches_are_numbered_from_zero() -> None:
 
     source = MiniBatches(10, 5, torch.Generator(), load, fresh=True)
     for _ in range(5):
-        source()
+        assert list(source().split(3))
+    source()
     assert numbers == [0, 1, 2, 3, 4]
 
 

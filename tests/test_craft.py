@@ -70,7 +70,7 @@ def test_an_epoch_of_the_adapter_is_adam_on_its_loss_batch_by_batch() -> None:
     adam = torch.optim.Adam(twin.adapter.parameters(), lr=1e-2)
     losses = []
     for _ in range(3):
-        batch = twin.own()
+        batch = twin.own().images
         z = 10 * batch.inputs.double() @ w.view(K, D).T
         adapted = z + twin.adapter(z.float()).double()
         kl = (z.softmax(-1) * (z.log_softmax(-1) - adapted.log_softmax(-1))).sum(-1).mean()

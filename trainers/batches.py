@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,6 +39,24 @@ class FullBatch:
         return len(self.images)
 
 
+@dataclass
+class LazyImages:
+    """`size` images that are loaded when they are first asked for, which a batch whose answer is known never is."""
+
+    size: int
+    load: Callable[[], Images]
+
+    def __len__(self) -> int:
+        return self.size
+
+    @cached_property
+    def images(self) -> Images:
+        return self.load()
+
+    def split(self, size: int) -> Iterator[Images]:
+        return self.images.split(size)
+
+
 class MiniBatches:
     """Each call sees the next `size` of n images, in an order that is drawn anew each epoch.
 
@@ -61,12 +80,12 @@ class MiniBatches:
         self.number = 0
         self.encoded = 0 if fresh else n
 
-    def __call__(self) -> Images:
+    def __call__(self) -> LazyImages:
         place = self.number % self.an_epoch
         if place == 0:
             self.order = torch.randperm(self.n, generator=self.generator)
         which = self.order[place * self.size : (place + 1) * self.size]
-        images = self.load(which, self.number)
+        images = LazyImages(len(which), partial(self.load, which, self.number))
         self.number += 1
         self.encoded += len(images) if self.fresh else 0
         return images

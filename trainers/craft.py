@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from trainers.batches import MiniBatches, mini_batches
+from trainers.batches import LazyImages, MiniBatches, mini_batches
 from trainers.bbt import NaiveCMAES, naive_cmaes
 from trainers.objective import Batches, Model, Objective, cross_entropies
 from trainers.problem import Problem, Task, projected_prompt
@@ -64,17 +66,21 @@ class CraftObjective(Objective):
 
     def train_adapter(self, w: Tensor, consistency: float) -> float:
         """One epoch under the prompt at w (d,), λ' = `consistency`; a query (forward, backward) a batch. Returns the loss."""
+        batches = [self.own() for _ in range(self.own.an_epoch)]
+        self.queries += len(batches)
+        self.forwards += len(batches)
+        return float(self.answer(1, lambda: np.array([self._epoch(w, consistency, batches)]))[0])
+
+    def _epoch(self, w: Tensor, consistency: float, batches: Sequence[LazyImages]) -> float:
         with torch.inference_mode():
             score = self.model.scores(w[None], self.dtype(None))
         losses = []
-        for _ in range(self.own.an_epoch):
-            images = self.own()
-            self.queries += 1
-            self.forwards += 1
+        for batch in batches:
+            # what a backward pass saves must be made outside inference mode: the images, and a copy of the scores
+            images = batch.images
             with torch.inference_mode():
                 scores = score(images.inputs)[0]
             with torch.enable_grad():
-                # inference tensors cannot be saved for a backward pass
                 scores = scores.clone()
                 adapted = self.adapter.adapted(scores)
                 loss = F.cross_entropy(adapted, images.labels) + consistency * divergence(scores, adapted).mean()
@@ -84,6 +90,26 @@ class CraftObjective(Objective):
             losses.append(float(loss.detach()))
         self._refuse_non_finite(torch.tensor(losses), w.expand(len(losses), -1))
         return sum(losses) / len(losses)
+
+    def extras(self) -> dict[str, np.ndarray]:
+        """The adapter's parameters and Adam's averages of them."""
+        state = {f"adapter.{name}": tensor for name, tensor in self.adapter.state_dict().items()}
+        for i, averages in self.adam.state_dict()["state"].items():
+            state |= {f"adam.{i}.{name}": tensor for name, tensor in averages.items()}
+        return {name: tensor.cpu().numpy().copy() for name, tensor in state.items()}
+
+    def restore(self, costs: Mapping[str, int], extras: Mapping[str, np.ndarray]) -> None:
+        super().restore(costs, extras)
+        state: dict[str, dict] = {"adapter": {}, "adam": {}}
+        for key, array in extras.items():
+            kind, _, name = key.partition(".")
+            state[kind][name] = torch.from_numpy(array.copy())
+        self.adapter.load_state_dict(state["adapter"])
+        averages: dict[int, dict] = {}
+        for key, tensor in state["adam"].items():
+            i, _, name = key.partition(".")
+            averages.setdefault(int(i), {})[name] = tensor
+        self.adam.load_state_dict(self.adam.state_dict() | {"state": averages})
 
     def costs(self) -> dict[str, int]:
         costs = super().costs()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -69,6 +70,9 @@ class Model(Protocol):
         """What must be kept to use the prompt at w again."""
 
 
+Answer = Callable[[int, Callable[[], np.ndarray]], np.ndarray]
+
+
 class Objective:
     """L(w): mean cross-entropy of a prompted CLIP over a batch of images; the full training set, or a mini-batch.
 
@@ -84,6 +88,8 @@ class Objective:
         batch_size: int = 256,
     ):
         self.model, self.draw, self.precision, self.batch_size = model, draw, precision, batch_size
+        # what is asked goes through here, so that a run that goes on can be told again what it was told before
+        self.answer: Answer = lambda size, compute: compute().copy()
         self.queries = 0
         self.forwards = 0
         self.prompted_images = 0
@@ -96,22 +102,38 @@ class Objective:
         Raises RunError where a loss is not finite.
         """
         images = self._draw_for(len(W))
-        with torch.inference_mode():
-            parts = [self._losses(rows, images, self.dtype(mu)) for rows in W.split(self.model.points_a_pass())]
-            losses = torch.cat(parts).cpu()
-        self._refuse_non_finite(losses, W)
-        # a copy made outside inference mode is an ordinary tensor, which optimisers may keep and change
-        return losses.clone()
+
+        def compute() -> np.ndarray:
+            with torch.inference_mode():
+                parts = [self._losses(rows, images, self.dtype(mu)) for rows in W.split(self.model.points_a_pass())]
+                losses = torch.cat(parts).cpu()
+            self._refuse_non_finite(losses, W)
+            return losses.numpy()
+
+        return torch.from_numpy(self.answer(len(W), compute))
 
     def gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """L(w) and ∇L(w) (d,) by backpropagation, for comparison only; counts one query. RunError where not finite."""
         images = self._draw_for(1)
-        w = w.detach().clone().requires_grad_(True)
-        with torch.enable_grad():
-            loss = self._losses(w[None], images, self.dtype(None))[0]
-            loss.backward()
-        self._refuse_non_finite(loss.detach()[None] + w.grad.sum(), w.detach()[None])
-        return loss.detach().cpu(), w.grad.cpu()
+
+        def compute() -> np.ndarray:
+            at = w.detach().clone().requires_grad_(True)
+            with torch.enable_grad():
+                loss = self._losses(at[None], images, self.dtype(None))[0]
+                loss.backward()
+            self._refuse_non_finite(loss.detach()[None] + at.grad.sum(), at.detach()[None])
+            return torch.cat([loss.detach()[None], at.grad]).cpu().numpy()
+
+        loss, *_ = answer = torch.from_numpy(self.answer(1 + len(w), compute))
+        return loss, answer[1:]
+
+    def extras(self) -> dict[str, np.ndarray]:
+        """State besides the answers that were given, as copies."""
+        return {}
+
+    def restore(self, costs: Mapping[str, int], extras: Mapping[str, np.ndarray]) -> None:
+        """Goes on from the costs and the extras of an interrupted run, whose answers have been repeated."""
+        self.evaluations = costs["evaluations"]
 
     def costs(self) -> dict[str, int]:
         """What has been spent so far: loss evaluations, mini-batch forwards, training images through the image tower."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,7 +56,7 @@ class Problem:
 
     def validate(self, w: Tensor) -> float:
         """Validation accuracy at w, in [0, 1]."""
-        return self.objective.accuracy(w, self.val)
+        return float(self.objective.answer(1, lambda: np.array([self.objective.accuracy(w, self.val)]))[0])
 
 
 def text_problem(

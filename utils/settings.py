@@ -26,6 +26,8 @@ class Config:
     device: str = option("auto", "run", "auto, cpu, cuda, cuda:1 …")
     threads: int = option(0, "run", "CPU threads; 0: torch's own choice. Another number gives other last digits", low=0)
     overwrite: bool = option(False, "run", "delete a run that is already in the run folder")
+    save_every: int = option(10, "run", "steps between the states that an interrupted run goes on from", low=1)
+    max_seconds: int = option(0, "run", "stop, to be gone on with, before a step that would end later; 0: no limit", low=0)
     save_model: bool = option(True, "run", "write prompt.safetensors")
 
     backbone: str = option("ViT-B/16", "model", "Mini, RN50, RN101, ViT-B/32, ViT-B/16, or an open_clip NAME or NAME@TAG")
@@ -157,7 +159,7 @@ class Config:
 
 
 # settings that name where a run is kept, not what it computes
-NOT_IDENTITY = frozenset({"config", "output_dir", "run_name", "overwrite", "cache", "cache_dir"})
+NOT_IDENTITY = frozenset({"config", "output_dir", "run_name", "overwrite", "save_every", "max_seconds", "cache", "cache_dir"})
 
 # rows of the table "paper versus released code" in README.md that a run can choose, in the released code's own terms
 RELEASED = ("fresh-mean-gradient", "fresh-mean-start", "gradient-buffer", "matrix-radius", "zero-start", "matrix-w")
