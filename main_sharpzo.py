@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets import DATASETS
+from datasets import DATASETS, ENSEMBLE
 from datasets.roots import check_dataset
 from trainers import TRAINERS
 from utils.config import check_paths, load_config
@@ -88,9 +88,10 @@ def run(config: Config) -> None:
     with Run(path, config, device_name(device)) as folder:
         if earlier == "unfinished":
             folder.say(f"{path}: an earlier run did not finish; starting over")
-        for warning in task.warnings + (problem.warnings if problem else []):
+        for warning in [*task.warnings, *(problem.warnings if problem else ())]:
             folder.say(f"warning: {warning}")
-        images = f"{config.template!r}, {len(task.test_images)} test images"
+        of = f"{config.template!r} and {len(ENSEMBLE)} more" if config.ensemble else f"{config.template!r}"
+        images = f"{of}, {len(task.test_images)} test images"
         folder.say(f"Zero-shot accuracy: {task.zero_shot_accuracy:.2f}% ({images})")
         write_split(path / "split.json", task.train, task.val)
         result = {key: getattr(config, key) for key in ("dataset", "backbone", "shots", "seed")}
@@ -109,8 +110,7 @@ def run(config: Config) -> None:
 def prepare(config: Config, device: torch.device) -> Task:
     """Data, CLIP and features. A trainer that trains nothing reads only the test list."""
     from clip.backbone import load_backbone
-    from clip.prompt import clean_name
-    from clip.text import zero_shot_features
+    from clip.text import ensemble_features
     from datasets.augment import RandomView
     from datasets.cache import FeatureCache, default_folder
     from datasets.features import FeatureReader, check_images
@@ -135,8 +135,8 @@ def prepare(config: Config, device: torch.device) -> Task:
     cache = FeatureCache(Path(config.cache_dir or default_folder()), warnings.append) if config.cache else None
     features = FeatureReader(dataset, backbone, config.batch_size, cache)
     test_images = Images(*features(dataset.test, "test images"))
-    prompts = [config.template.replace("{}", clean_name(name)) for name in dataset.classnames]
-    zero_shot, text_warnings = zero_shot_features(backbone, prompts)
+    templates = (*ENSEMBLE, config.template) if config.ensemble else (config.template,)
+    zero_shot, text_warnings = ensemble_features(backbone, dataset.classnames, templates)
     zero_shot_accuracy = 100 * top1(lambda features: features @ zero_shot.T, test_images, ZERO_SHOT_IMAGES_A_PASS)
     train_images = val_images = None
     if trains:
@@ -168,7 +168,7 @@ def tune(config: Config, problem: Problem, optimizer: Optimizer, about: dict[str
         folder.record(entry)
         last.update(entry)
 
-    w = optimise(config, optimizer, objective, evaluate, record)
+    w = optimise(config, optimizer, problem, evaluate, record)
     if config.save_model:
         save_prompt(folder.path / "prompt.safetensors", objective.model.tensors(w), about)
     outcome = {"val_accuracy": last["val_accuracy"], "seconds": last["seconds"]} | objective.costs()

@@ -63,10 +63,10 @@ class Backbone:
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
-    def encode_images(self, images: Tensor) -> Tensor:
-        """L2-normalised features (n, D) float32 of preprocessed images (n, 3, H, W)."""
+    def encode_images(self, images: Tensor, normalise: bool = True) -> Tensor:
+        """Features (n, D) float32, L2-normalised unless told otherwise, of preprocessed images (n, 3, H, W)."""
         with torch.inference_mode():
-            return self.model.encode_image(images.to(self.device), normalize=True)
+            return self.model.encode_image(images.to(self.device), normalize=normalise)
 
 
 def load_backbone(name: str, device: torch.device, checkpoint: str | None = None, trust: bool = False) -> Backbone:

@@ -105,7 +105,8 @@ def save_prompt(path: Path, tensors: Mapping[str, Tensor], metadata: dict) -> No
     """One safetensors file: w (d,), context (n_ctx, width) and what a method adds; `metadata` as JSON in its header."""
     from safetensors.torch import save_file
 
-    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # copies: safetensors refuses tensors that share memory, as w and a context that is w itself do
+    kept = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     save_file(kept, path, metadata={"sharpzo": json.dumps(metadata)})
 
 

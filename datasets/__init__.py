@@ -37,6 +37,17 @@ class DatasetInfo:
     crop_scale: float = 0.5
 
 
+# the seven templates that CLIP's authors chose on ImageNet; with a dataset's own they make CoOp's zero-shot ensemble
+ENSEMBLE = (
+    "itap of a {}.",
+    "a bad photo of the {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+)
+
 IMAGENET = "datasets.imagenet:read_imagenet"
 SHIFT = "datasets.imagenet:read_shift"
 

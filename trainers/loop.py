@@ -11,7 +11,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from trainers import TRAINERS
-from trainers.objective import Objective
 from trainers.problem import Problem, Task
 from trainers.sharpzo import Optimizer
 from utils.files import is_terminal
@@ -25,8 +24,7 @@ def build_problem(config: Config, task: Task) -> Problem:
 
 def build_optimizer(config: Config, problem: Problem) -> Optimizer:
     """The optimiser that `--prompt_trainer` names."""
-    build = registered(TRAINERS[config.prompt_trainer].build)
-    return build(config, problem.initial, lambda w: problem.objective.accuracy(w, problem.val))
+    return registered(TRAINERS[config.prompt_trainer].build)(config, problem)
 
 
 def registered(name: str) -> Callable[..., Any]:
@@ -38,17 +36,18 @@ def registered(name: str) -> Callable[..., Any]:
 def optimise(
     config: Config,
     optimizer: Optimizer,
-    objective: Objective,
+    problem: Problem,
     evaluate: Callable[[Tensor], dict[str, float]],
     record: Callable[[dict[str, Any]], None],
 ) -> Tensor:
-    """Runs up to T steps, or until the next one would exceed `--max_queries`; returns the last estimate w (d,).
+    """Runs the problem's steps, or until the next one would exceed `--max_queries`; returns the last estimate w (d,).
 
     `record` gets one dict a step (and one for step 0); every `--eval_every` steps and at the end, `evaluate(w)` adds to it.
     """
     started = time.perf_counter()
+    objective, steps = problem.objective, problem.steps
     budget = config.max_queries or float("inf")
-    planned = min(optimizer.plan(config.total_steps), budget)
+    planned = min(optimizer.plan(steps), budget)
 
     def note(step: int, figures: dict[str, float], with_evaluation: bool) -> None:
         nonlocal started
@@ -61,12 +60,12 @@ def optimise(
     note(0, {}, with_evaluation=True)
     with tqdm(total=planned, unit="query", smoothing=0.05, disable=not is_terminal()) as bar:
         step = 0
-        while step < config.total_steps and objective.queries + optimizer.plan(1) <= budget:
+        while step < steps and objective.queries + optimizer.plan(1) <= budget:
             step += 1
             stage = optimizer.stage
             before = objective.queries
             figures = optimizer.step(objective)
-            last = step == config.total_steps or objective.queries + optimizer.plan(1) > budget
+            last = step == steps or objective.queries + optimizer.plan(1) > budget
             due = config.eval_every and step % config.eval_every == 0
             note(step, {"stage": stage} | figures, with_evaluation=bool(due or last))
             bar.set_postfix(stage=stage, step=step, loss=f"{figures['loss']:.4f}", refresh=False)

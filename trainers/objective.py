@@ -26,6 +26,9 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __getitem__(self, which: Tensor) -> Images:
+        return Images(self.inputs[which], self.labels[which])
+
     def split(self, size: int) -> Iterator[Images]:
         for inputs, labels in zip(self.inputs.split(size), self.labels.split(size), strict=True):
             yield Images(inputs, labels)
@@ -37,6 +40,14 @@ class ImageSet(Protocol):
     def __len__(self) -> int: ...
 
     def split(self, size: int) -> Iterator[Images]: ...
+
+
+class Batches(Protocol):
+    """What a call is scored on. `encoded`: how many training images passed the image tower, unprompted, to make them."""
+
+    encoded: int
+
+    def __call__(self) -> ImageSet: ...
 
 
 class Model(Protocol):
@@ -62,20 +73,20 @@ class Objective:
     """L(w): mean cross-entropy of a prompted CLIP over a batch of images; the full training set, or a mini-batch.
 
     Calling it with W (B, d) gives B losses in float64, all of them on the one batch that `draw` gives for the call, and counts
-    B queries. `forwards` counts mini-batches of `batch_size` images, `tower_images` training images through the image tower.
+    B queries. `forwards` counts mini-batches of `batch_size` images.
     """
 
     def __init__(
         self,
         model: Model,
-        draw: Callable[[], ImageSet],
+        draw: Batches,
         precision: str = "auto",
         batch_size: int = 256,
     ):
         self.model, self.draw, self.precision, self.batch_size = model, draw, precision, batch_size
         self.queries = 0
         self.forwards = 0
-        self.tower_images = 0
+        self.prompted_images = 0
         self.evaluations = 0
 
     def __call__(self, W: Tensor, mu: float | None = None) -> Tensor:
@@ -104,13 +115,14 @@ class Objective:
 
     def costs(self) -> dict[str, int]:
         """What has been spent so far: loss evaluations, mini-batch forwards, training images through the image tower."""
-        return {"queries": self.queries, "forwards": self.forwards, "tower_images": self.tower_images}
+        tower_images = self.draw.encoded + self.prompted_images
+        return {"queries": self.queries, "forwards": self.forwards, "tower_images": tower_images}
 
     def _draw_for(self, points: int) -> ImageSet:
         images = self.draw()
         self.queries += points
         self.forwards += points * -(-len(images) // self.batch_size)
-        self.tower_images += self.model.tower_images(points, len(images))
+        self.prompted_images += self.model.tower_images(points, len(images))
         return images
 
     def dtype(self, mu: float | None) -> torch.dtype:
@@ -132,13 +144,21 @@ class Objective:
         self.evaluations += 1
         with torch.inference_mode():
             scores = self.model.scores(w[None], self.dtype(None))
-            return top1(lambda inputs: scores(inputs)[0], images, self.model.images_a_pass(1))
+            return top1(lambda inputs: self.deployed(scores(inputs))[0], images, self.model.images_a_pass(1))
+
+    def criterion(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """The loss (B, n) of each image, of scores (B, n, K) and labels (n,)."""
+        return cross_entropies(scores, labels)
+
+    def deployed(self, scores: Tensor) -> Tensor:
+        """The scores that images are classified by."""
+        return scores
 
     def _losses(self, W: Tensor, images: ImageSet, dtype: torch.dtype) -> Tensor:
         scores = self.model.scores(W, dtype)
         total: Tensor | float = 0.0
         for part in images.split(self.model.images_a_pass(len(W))):
-            total = total + cross_entropies(scores(part.inputs), part.labels).sum(1)
+            total = total + self.criterion(scores(part.inputs), part.labels).sum(1)
         return total / len(images)
 
     def _refuse_non_finite(self, losses: Tensor, W: Tensor) -> None:

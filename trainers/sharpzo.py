@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from trainers.sparse_zo import SparseZO
 from utils.errors import UserError
 from utils.seeds import numpy_generator, torch_generator
 from utils.settings import Config, departures
+
+if TYPE_CHECKING:
+    from trainers.problem import Problem
 
 
 class Optimizer(Protocol):
@@ -96,12 +99,12 @@ class SharpZO:
             self.current = self.make_stage2(self.current)
 
 
-def build(config: Config, w0: Tensor, validate: Callable[[Tensor], float]) -> Optimizer:
-    """The trainers zo-pruned, zo and cma-es, as `config` describes them, from w0 (d,)."""
-    stage1 = _build_stage1(config, w0)
+def build(config: Config, problem: Problem) -> Optimizer:
+    """The trainers zo-pruned, zo and cma-es, as `config` describes them."""
+    stage1 = _build_stage1(config, problem.initial)
     if config.prompt_trainer == "cma-es":
         return stage1
-    change = ChangeAtPlateau(validate) if config.change_point == "auto" else ChangeAt(config.change_point)
+    change = ChangeAtPlateau(problem.validate) if config.change_point == "auto" else ChangeAt(config.change_point)
     return SharpZO(stage1, change, lambda stage: _build_stage2(config, stage))
 
 

@@ -44,6 +44,7 @@ class Trainer(Protocol):
 
     help: str
     defaults: Mapping[str, Any]
+    by_shots: Mapping[str, Mapping[int, Any]]
     two_stages: bool
 
 
@@ -114,8 +115,11 @@ def load_config(
     trainer, where = given.get("prompt_trainer") or settings.get("prompt_trainer") or unset
     if trainer not in trainers:
         raise UserError(f"{where}: unknown trainer {trainer!r}{_nearest(trainer, trainers)}; there are {', '.join(trainers)}")
-    own = {key: Entry(value, f"default of {trainer}") for key, value in trainers[trainer].defaults.items()}
-    resolved = own | settings | typed_sections.get(trainer, {}) | given | {"config": Entry(str(path), "--config")}
+    chosen = settings | typed_sections.get(trainer, {}) | given | {"config": Entry(str(path), "--config")}
+    shots = chosen.get("shots", Entry(FIELDS["shots"].default, "")).value
+    by_shots = {key: values[max(s for s in values if s <= shots)] for key, values in trainers[trainer].by_shots.items()}
+    own = {**trainers[trainer].defaults, **by_shots}
+    resolved = {key: Entry(value, f"default of {trainer}") for key, value in own.items()} | chosen
     config = Config(**{key: entry.value for key, entry in resolved.items()})
     config = dataclasses.replace(config, dataset=aliases.get(config.dataset, config.dataset))
     _check(config, {key: entry.where for key, entry in resolved.items()}, trainers[trainer].two_stages, datasets)

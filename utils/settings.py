@@ -58,6 +58,8 @@ class Config:
     cache: bool = option(True, "data", "keep image features on disk, for the next run")
     cache_dir: str | None = option(None, "data", "where; default: ~/.cache/sharpzo ($XDG_CACHE_HOME/sharpzo)", kind=str)
 
+    ensemble: bool = option(False, "data", "zero-shot by the mean feature of CLIP's seven ImageNet templates and the template")
+
     ctx_init: str = option(
         "a photo of a", "prompt", "words that the context tokens start from; where empty, n_ctx random vectors, N(0, 0.02²)"
     )
@@ -106,9 +108,7 @@ class Config:
     zo_clip: bool = option(False, "SPSA", "intrinsic-dimensional clipping: an estimate longer than √d is cut to √d")
 
     train_batch: int = option(128, "mini-batches", "training images a mini-batch, for trainers that draw them", low=1)
-    epochs: int = option(
-        0, "mini-batches", "passes over the training images instead of total_steps; 0: total_steps counts", low=0
-    )
+    epochs: int = option(0, "mini-batches", "most passes over the training images; 0: total_steps alone counts", low=0)
     train_features: str = option(
         "fresh",
         "mini-batches",
