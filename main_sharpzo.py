@@ -140,10 +140,8 @@ def prepare(config: Config, device: torch.device) -> Task:
     backbone = load_backbone(config.backbone, device, config.checkpoint, config.trust_checkpoint)
 
     warnings: list[str] = []
-    folder = Path(config.cache_dir) if config.cache_dir else default_folder()
-    features = FeatureReader(
-        dataset, backbone, config.batch_size, FeatureCache(folder, warnings.append) if config.cache else None
-    )
+    cache = FeatureCache(Path(config.cache_dir or default_folder()), warnings.append) if config.cache else None
+    features = FeatureReader(dataset, backbone, config.batch_size, cache)
     test_images = Images(*features(dataset.test, "test images"))
     templates = (*ENSEMBLE, config.template) if config.ensemble else (config.template,)
     zero_shot, text_warnings = ensemble_features(backbone, dataset.classnames, templates)

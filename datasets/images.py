@@ -13,6 +13,10 @@ from utils.errors import UserError
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 
 
+class MissingImageError(UserError):
+    """There is no file where an image should be."""
+
+
 def open_image(path: Path) -> Image.Image:
     """The picture at `path` in RGB, by its content (a PNG called .jpg is fine). Raises UserError naming the file."""
     try:
@@ -44,7 +48,7 @@ def stamp(path: Path) -> str:
     try:
         status = os.stat(path)  # noqa: PTH116  (Path.stat takes twice as long, and this is called for every image)
     except FileNotFoundError:
-        raise UserError(f"{path}: the image is missing{_missing_folder(path)}") from None
+        raise MissingImageError(f"{path}: the image is missing{_missing_folder(path)}") from None
     except OSError as error:
         raise UserError(f"{path}: not a readable image: {error.strerror or error}") from error
     if stat.S_ISDIR(status.st_mode):

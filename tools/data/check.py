@@ -9,6 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from datasets import DATASETS, PARTS, Sizes
+from datasets.images import MissingImageError
 from datasets.roots import dataset_folder
 from datasets.sources import SOURCES, Piece
 from datasets.split import Dataset, Item, load_dataset
@@ -89,11 +90,9 @@ def _pieces(name: str) -> tuple[Piece, ...]:
 
 
 def _missing(piece: Piece, name: str, folder: Path, root: str) -> str:
-    command = f"`python -m tools.data download {name} --root_path {root}`" if piece.download else "by hand"
+    how = f"with `python -m tools.data download {name} --root_path {root}`" if piece.download else "by hand"
     note = f" ({piece.note})" if piece.note else ""
-    return (
-        f"{folder / piece.path}: missing; from {piece.page}{note}; get it {command if not piece.download else 'with ' + command}"
-    )
+    return f"{folder / piece.path}: missing; from {piece.page}{note}; get it {how}"
 
 
 def _count(finding: Finding, dataset: Dataset, sizes: Sizes | None) -> None:
@@ -122,7 +121,7 @@ def _look_at_images(finding: Finding, dataset: Dataset, open_images: bool) -> No
             if open_images:
                 dataset.open_image(item)
         except UserError as error:
-            return ("missing" if "the image is missing" in str(error) else "unreadable"), str(error)
+            return ("missing" if isinstance(error, MissingImageError) else "unreadable"), str(error)
         return None
 
     found: dict[str, list[str]] = {"missing": [], "unreadable": []}
