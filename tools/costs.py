@@ -1,6 +1,7 @@
 """What a run will cost, told before anything is loaded: its queries, and from a benchmark its time.
 
-Queries come from the optimiser's own `plan`, asked of one that is built on a stand-in for the data of the dataset's published size.
+Queries come from the optimiser's own `plan`, asked of one that is built on a stand-in for data of the dataset's
+published size.
 """
 
 from __future__ import annotations
