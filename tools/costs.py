@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,13 @@ def cost(config: Config) -> Cost | None:
     return _cost(dataclasses.replace(config, **FREE))
 
 
+class Unasked:
+    """In place of an objective: an optimiser that is only asked for its plan may validate its first point, and asks no losses."""
+
+    def answer(self, size: int, compute: Callable[[], Any]) -> list[float]:
+        return [0.0] * size
+
+
 @functools.lru_cache(maxsize=4096)
 def _cost(config: Config) -> Cost | None:
     import torch
@@ -78,7 +85,7 @@ def _cost(config: Config) -> Cost | None:
     )
     steps = min(config.total_steps, config.epochs * batches.an_epoch or config.total_steps)
     w0 = torch.zeros(config.intrinsic_dim, dtype=torch.float64)
-    stand_in = Problem(None, w0, None, None, None, steps, batches.an_epoch)
+    stand_in = Problem(Unasked(), w0, None, None, None, steps, batches.an_epoch)
     optimizer = build_optimizer(config, stand_in)
     budget = config.max_queries
     if budget and optimizer.plan(steps) > budget:
@@ -93,7 +100,7 @@ def _cost(config: Config) -> Cost | None:
     return Cost(total, exact, stage1, refreshes)
 
 
-def _most_steps(plan: Any, steps: int, budget: int) -> int:
+def _most_steps(plan: Callable[[int], int], steps: int, budget: int) -> int:
     """The largest n ≤ `steps` with plan(n) ≤ budget, by bisection."""
     low, high = 0, steps
     while low < high:
