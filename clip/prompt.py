@@ -43,9 +43,14 @@ def initial_context(backbone: Backbone, ctx_init: str, n_ctx: int, generator: to
     """
     if ctx_init:
         return ctx_init, context_embeddings(backbone, ctx_init)
-    words = " ".join(["x"] * n_ctx)
+    words = placeholder_words(n_ctx)
     shape = context_embeddings(backbone, words).shape
     return words, RANDOM_CONTEXT_STD * torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def placeholder_words(n_ctx: int) -> str:
+    """Words of one token each, which hold the places of context tokens that start from none."""
+    return " ".join(["x"] * n_ctx)
 
 
 def context_embeddings(backbone: Backbone, words: str) -> Tensor:

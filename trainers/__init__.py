@@ -12,7 +12,8 @@ from typing import Any
 class TrainerInfo:
     """`build`: the optimiser, as "module:function" with the signature of `trainers.sharpzo.build`; "" where nothing is trained.
 
-    `problem`: what it searches, "module:function" as `trainers.problem.projected_prompt`. `defaults`: settings in which this
+    `problem`: what it searches, "module:function" as `trainers.problem.projected_prompt`. `restore`: how its saved prompt is used
+    again, "module:function" as `trainers.saved.text_prompt`. `defaults`: settings in which this
     trainer's defaults differ from Config's. `by_shots`: those that depend on the shots, {setting: {least shots: value}}.
     `two_stages`: whether change_point matters.
     """
@@ -20,6 +21,7 @@ class TrainerInfo:
     help: str
     build: str
     problem: str = "trainers.problem:projected_prompt"
+    restore: str = "trainers.saved:text_prompt"
     defaults: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     by_shots: Mapping[str, Mapping[int, Any]] = field(default_factory=lambda: MappingProxyType({}))
     two_stages: bool = False
@@ -44,24 +46,26 @@ TRAINERS = {
         "low-rank prompt through Fastfood maps, by clipped SPSA",
         "trainers.spsa:build",
         "trainers.zip:problem",
-        MappingProxyType(ZIP | {"max_queries": 5000}),
+        defaults=MappingProxyType(ZIP | {"max_queries": 5000}),
     ),
     "zip-20k": TrainerInfo(
-        "zip for 20 000 steps, as SharpZO's paper reran it", "trainers.spsa:build", "trainers.zip:problem", ZIP
+        "zip for 20 000 steps, as SharpZO's paper reran it", "trainers.spsa:build", "trainers.zip:problem", defaults=ZIP
     ),
     "coop": TrainerInfo(
         "the context itself by SGD through backpropagation",
         "trainers.coop:build",
         "trainers.coop:problem",
-        MappingProxyType({"ctx_init": "", "n_ctx": 16, "train_batch": 32, "total_steps": 10**9}),
+        defaults=MappingProxyType({"ctx_init": "", "n_ctx": 16, "train_batch": 32, "total_steps": 10**9}),
         by_shots=MappingProxyType({"epochs": MappingProxyType({1: 50, 2: 100, 8: 200})}),
     ),
     "craft": TrainerInfo(
         "projected prompt by CMA-ES, adapter by backpropagation",
         "trainers.craft:build",
         "trainers.craft:problem",
+        "trainers.craft:restore",
         MappingProxyType({"sigma": 1.0, "lr": 1e-3, "train_batch": 256}),
         by_shots=MappingProxyType({"total_steps": MappingProxyType({1: 50, 2: 100, 8: 200})}),
     ),
     "zero-shot": TrainerInfo("the template alone, nothing trained", ""),
+    "saved": TrainerInfo("the prompt that --load_prompt names, nothing trained", ""),
 }

@@ -20,6 +20,7 @@ from trainers.batches import LazyImages, MiniBatches, mini_batches
 from trainers.bbt import NaiveCMAES, naive_cmaes
 from trainers.objective import Batches, Model, Objective, cross_entropies
 from trainers.problem import Problem, Task, projected_prompt
+from trainers.saved import Scorer, text_prompt
 from utils.errors import UserError
 from utils.seeds import torch_generator
 from utils.settings import Config
@@ -160,6 +161,15 @@ def problem(config: Config, task: Task) -> Problem:
     model.keep = keep_adapter
     objective = CraftObjective(model, plain.objective.draw, adapter, own, config)
     return dataclasses.replace(plain, objective=objective, steps_an_epoch=own.an_epoch)
+
+
+def restore(config: Config, task: Task, tensors: Mapping[str, Tensor]) -> Scorer:
+    """A saved prompt with the adapter that was trained beside it, which fits as many classes as it was trained on."""
+    plain = text_prompt(config, task, tensors)
+    adapter = Adapter(len(task.dataset.classnames), config.adapter_dim, torch.Generator())
+    adapter.load_state_dict({key.removeprefix("adapter."): value for key, value in tensors.items() if key.startswith("adapter.")})
+    adapter.to(task.backbone.device)
+    return dataclasses.replace(plain, scores=lambda images: adapter.adapted(plain.scores(images)))
 
 
 def build(config: Config, problem: Problem) -> Craft:

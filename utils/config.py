@@ -111,6 +111,8 @@ def load_config(
     typed_sections = {key: _typed(entry.value, trainers) for key, entry in sections.items()}
     given = _typed({key: Entry(value, f"--{key}") for key, value in flags.items()}, trainers)
 
+    if "load_prompt" in given:
+        given.setdefault("prompt_trainer", Entry("saved", "--load_prompt"))
     unset = Entry(FIELDS["prompt_trainer"].default, "default")
     trainer, where = given.get("prompt_trainer") or settings.get("prompt_trainer") or unset
     if trainer not in trainers:
@@ -262,6 +264,8 @@ def _check(config: Config, where: Mapping[str, str], two_stages: bool, datasets:
         refuse("ctx_init", "a blank is no word; '' starts from n_ctx random vectors")
     if config.run_name and (Path(config.run_name).name != config.run_name or config.run_name in (".", "..")):
         refuse("run_name", f"{config.run_name!r} must be a plain folder name")
+    if (config.prompt_trainer == "saved") != bool(config.load_prompt):
+        refuse("load_prompt", "--prompt_trainer saved and --load_prompt FILE go together")
     if two_stages and config.change_point != "auto" and config.change_point > config.total_steps:
         refuse(
             "change_point",
@@ -274,7 +278,7 @@ def _check(config: Config, where: Mapping[str, str], two_stages: bool, datasets:
 
 def check_paths(config: Config) -> None:
     """What can be told of the given paths before anything heavy is imported. Raises UserError."""
-    for key in ("checkpoint", "split_file"):
+    for key in ("checkpoint", "split_file", "load_prompt"):
         path = getattr(config, key)
         if path is not None and not Path(path).is_file():
             raise UserError(f"--{key}: {path}: no such file")

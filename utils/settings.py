@@ -71,6 +71,9 @@ class Config:
     init_std: float = option(0.02, "prompt", "standard deviation of the first w", low=0.0)
 
     prompt_trainer: str = option("zo-pruned", "method", "which optimiser")
+    load_prompt: str | None = option(
+        None, "method", "evaluate this prompt.safetensors of an earlier run (implies --prompt_trainer saved)", kind=str
+    )
     total_steps: int = option(20_000, "method", "T, steps of both stages", low=1)
     change_point: int | str = option(
         100, "method", "T_c, first step of stage 2, or auto: by validation accuracy", kind=int, low=0, words=("auto",)
@@ -164,6 +167,12 @@ NOT_IDENTITY = frozenset({"config", "output_dir", "run_name", "overwrite", "save
 # rows of the table "paper versus released code" in README.md that a run can choose, in the released code's own terms
 RELEASED = ("fresh-mean-gradient", "fresh-mean-start", "gradient-buffer", "matrix-radius", "zero-start", "matrix-w")
 DEPARTURES = (*RELEASED, "abs-score", "keep-lowest")
+
+
+def prompt_settings(config: Config) -> dict[str, Any]:
+    """The settings that a trained prompt follows from: not where and how a run was made, nor what it logged."""
+    fields = dataclasses.fields(config)
+    return {field.name: getattr(config, field.name) for field in fields if field.metadata["group"] not in ("run", "log")}
 
 
 def departures(config: Config) -> frozenset[str]:
