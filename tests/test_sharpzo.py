@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainers import TRAINERS
+from trainers import TRAINERS, moves_a_matrix
 from trainers.loop import optimise, registered
 from trainers.problem import initial_vector
 from trainers.sharpzo import ChangeAtPlateau, build
@@ -39,13 +39,23 @@ class CountingQuadratic:
         self.queries += 1
         return self.inner.gradient(w)
 
+    def jvp(self, w: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+        self.queries += len(tangents)
+        return self.inner.jvp(w, tangents)
+
     def costs(self) -> dict[str, int]:
         return {"queries": self.queries}
 
 
+def first_point(config: Config, d: int) -> Tensor:
+    """w0, as a matrix of two rows where the optimiser moves one."""
+    w0 = initial_vector(config, d)
+    return w0.view(2, -1) if moves_a_matrix(config.prompt_trainer, config.stage2) else w0
+
+
 def run(config: Config, quadratic, d: int = 6) -> tuple[Tensor, list[dict]]:
     objective, records = CountingQuadratic(quadratic(d)), []
-    optimizer = registered(TRAINERS[config.prompt_trainer].build)(config, initial_vector(config, d), lambda w: 0.5)
+    optimizer = registered(TRAINERS[config.prompt_trainer].build)(config, first_point(config, d), lambda w: 0.5)
     return optimise(config, optimizer, objective, lambda w: {}, records.append), records
 
 
@@ -90,7 +100,7 @@ def test_change_point_zero_skips_stage_one(quadratic) -> None:
 @pytest.mark.parametrize("trainer", [name for name, info in TRAINERS.items() if info.build])
 class TestEveryTrainer:
     def test_descends(self, quadratic, trainer: str) -> None:
-        config = small(prompt_trainer=trainer, total_steps=60, change_point=30, popsize=8, zo_lr=0.05)
+        config = small(prompt_trainer=trainer, total_steps=60, change_point=30, popsize=8, zo_lr=0.05, spsa_a=0.5)
         w, _ = run(config, quadratic)
         loss = quadratic(6)
         first, _ = run(dataclasses.replace(config, total_steps=1, change_point=1), quadratic)
@@ -106,7 +116,7 @@ class TestEveryTrainer:
 
     def test_plan_of_one_step_is_exact(self, quadratic, trainer: str) -> None:
         config = small(prompt_trainer=trainer)
-        optimizer = registered(TRAINERS[trainer].build)(config, initial_vector(config, 6), lambda w: 0.0)
+        optimizer = registered(TRAINERS[trainer].build)(config, first_point(config, 6), lambda w: 0.0)
         loss = CountingQuadratic(quadratic(6))
         for _ in range(12):
             planned, before = optimizer.plan(1), loss.queries

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from trainers import TRAINERS
+from trainers import TRAINERS, moves_a_matrix, registered
 from trainers.objective import Objective
 from trainers.problem import Problem, Task
 from trainers.sharpzo import Optimizer
@@ -26,13 +25,10 @@ def build_problem(config: Config, task: Task) -> Problem:
 def build_optimizer(config: Config, problem: Problem) -> Optimizer:
     """The optimiser that `--prompt_trainer` names."""
     build = registered(TRAINERS[config.prompt_trainer].build)
-    return build(config, problem.initial, lambda w: problem.objective.accuracy(w, problem.val))
-
-
-def registered(name: str) -> Callable[..., Any]:
-    """The function that a registry entry names as "module:function"."""
-    module, _, function = name.partition(":")
-    return getattr(importlib.import_module(module), function)
+    w0 = problem.initial
+    if problem.matrix and moves_a_matrix(config.prompt_trainer, config.stage2):
+        w0 = w0.view(problem.matrix)
+    return build(config, w0, lambda w: problem.objective.accuracy(w, problem.val))
 
 
 def optimise(

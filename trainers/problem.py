@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from clip.prompt import initial_context, make_projection
+from clip.prompt import FullSpace, initial_context, make_projection
 from clip.text import TextFeatures
-from trainers.objective import Images, ImageSet, Objective
+from trainers.objective import Images, ImageSet, Objective, criterion
 from trainers.text_prompt import TextPrompt
 from utils.seeds import torch_generator
 from utils.settings import Config
@@ -46,6 +47,8 @@ class Problem:
     val: ImageSet
     test: ImageSet
     warnings: list[str]
+    # (rows, columns) where w is a matrix, row after row
+    matrix: tuple[int, int] | None = None
 
 
 def text_problem(
@@ -68,13 +71,20 @@ def text_problem(
         config.memory_limit << 20,
         keep,
     )
-    objective = Objective(model, draw or (lambda: images), config.precision, config.batch_size)
+    objective = Objective(model, draw or (lambda: images), config.precision, config.batch_size, criterion(config))
     return Problem(objective, initial, images, task.val_images, task.test_images, text.warnings)
 
 
 def projected_prompt(config: Config, task: Task) -> Problem:
-    """The paper's: w ∈ R^d moves the words `ctx_init` by A·w, A fixed and random, and is scored on all training images."""
+    """The paper's: w ∈ R^d moves the words `ctx_init` by A·w, A fixed and random, and is scored on all training images.
+
+    With `--prompt_space full` w is the offset itself, n_ctx · width entries long.
+    """
     text, p0 = text_and_context(config, task)
+    if config.prompt_space == "full":
+        space = FullSpace(p0)
+        problem = text_problem(config, task, text, space.contexts, initial_vector(config, space.d), lambda w: {"p0": p0})
+        return dataclasses.replace(problem, matrix=tuple(p0.shape))
     projection = make_projection(p0, config.intrinsic_dim, config.std, torch_generator(config.seed, "projection"))
 
     def keep(w: Tensor) -> Mapping[str, Tensor]:

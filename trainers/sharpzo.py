@@ -8,8 +8,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from trainers import TRAINERS, registered
 from trainers.cmaes import CMAES, SharpnessAwareCMAES
 from trainers.gradients import Loss
+from trainers.rule import gaussian
 from trainers.sparse_zo import SparseZO
 from utils.errors import UserError
 from utils.seeds import numpy_generator, torch_generator
@@ -65,15 +67,12 @@ class SharpZO:
     """Two optimisers one after the other. `make_stage2` builds the second from the first at the change point."""
 
     def __init__(self, stage1: Optimizer, change: ChangeAt | ChangeAtPlateau, make_stage2: Callable[[Optimizer], Optimizer]):
+        self.stage = 1
         self.current = stage1
         self.change = change
         self.make_stage2 = make_stage2
         self.steps = 0
         self._change_if_due()
-
-    @property
-    def stage(self) -> int:
-        return self.current.stage
 
     @property
     def estimate(self) -> Tensor:
@@ -94,15 +93,19 @@ class SharpZO:
     def _change_if_due(self) -> None:
         if self.stage == 1 and self.change.reached(self.steps, self.estimate):
             self.current = self.make_stage2(self.current)
+            self.stage = 2
 
 
 def build(config: Config, w0: Tensor, validate: Callable[[Tensor], float]) -> Optimizer:
-    """The trainers zo-pruned, zo and cma-es, as `config` describes them, from w0 (d,)."""
-    stage1 = _build_stage1(config, w0)
+    """The trainers zo-pruned, zo and cma-es, as `config` describes them, from w0 (d,), or a matrix where `--stage2` moves one."""
+    stage1 = _build_stage1(config, w0.flatten())
     if config.prompt_trainer == "cma-es":
         return stage1
     change = ChangeAtPlateau(validate) if config.change_point == "auto" else ChangeAt(config.change_point)
-    return SharpZO(stage1, change, lambda stage: _build_stage2(config, stage))
+    if config.stage2 == "sparse-zo":
+        return SharpZO(stage1, change, lambda stage: _build_stage2(config, stage))
+    build_rule = registered(TRAINERS[config.stage2].build)
+    return SharpZO(stage1, change, lambda stage: build_rule(config, stage.estimate.view(w0.shape), validate))
 
 
 def _build_stage1(config: Config, w0: Tensor) -> SharpnessAwareCMAES:
@@ -119,7 +122,17 @@ def _build_stage1(config: Config, w0: Tensor) -> SharpnessAwareCMAES:
         first_mean = uniform.mean(0)
     generator = numpy_generator(config.seed, "CMA-ES")
     cmaes = CMAES(w0, config.sigma, config.popsize, config.bound, lambda n, size: generator.standard_normal((n, size)))
-    return SharpnessAwareCMAES(cmaes, config.rho, config.smoothness_estimator, config.zo_eps_cge, chosen, first_mean)
+    return SharpnessAwareCMAES(
+        cmaes,
+        config.rho,
+        config.smoothness_estimator,
+        config.zo_eps_cge,
+        chosen,
+        first_mean,
+        config.smoothness_every,
+        config.sharpness_queries,
+        gaussian(config, "RGE directions of stage 1"),
+    )
 
 
 def _build_stage2(config: Config, stage1: SharpnessAwareCMAES) -> SparseZO:

@@ -1,0 +1,25 @@
+"""sep-CMA-ES (Ros and Hansen 2008): CMA-ES with a diagonal covariance, time and memory linear in d; S queries a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from trainers.cmaes import CMAES, SharpnessAwareCMAES
+from utils.seeds import numpy_generator
+from utils.settings import Config
+
+
+def build(config: Config, w0: Tensor, validate: Callable[[Tensor], float]) -> SharpnessAwareCMAES:
+    """Without the worst-case shift. pycma's other linear variants draw from numpy's global generator, so not they."""
+    generator = numpy_generator(config.seed, "sep-CMA-ES")
+    inner = CMAES(
+        w0,
+        config.sigma,
+        config.popsize,
+        config.bound,
+        lambda n, size: generator.standard_normal((n, size)),
+        diagonal=True,
+    )
+    return SharpnessAwareCMAES(inner, config.rho, "none", config.zo_eps_cge)
