@@ -14,7 +14,7 @@ class TrainerInfo:
     """`build`: the optimiser, as "module:function" with the signature of `trainers.sharpzo.build`; "" where nothing is trained.
 
     `problem`: what it searches, "module:function" as `trainers.problem.projected_prompt`. `defaults`: settings in which this
-    trainer's defaults differ from Config's. `two_stages`: whether change_point matters. `rule`: whether `--stage2` may name it: it
+    trainer's defaults differ from Config's. `two_stages`: whether change_point matters. `rule`: `--stage2` may name it, since it
     goes on from any w. `matrix`: it moves a matrix, so that w0 is one. `derivative`: it differentiates the loss.
     """
 
@@ -47,7 +47,13 @@ TRAINERS = {
     "forward-gradient": TrainerInfo(
         "exact slopes along random directions, by forward mode", "trainers.forward_gradient:build", rule=True, derivative=True
     ),
-    "lozo": TrainerInfo("low-rank perturbations of the context matrix", "trainers.lozo:build", rule=True, matrix=True),
+    "lozo": TrainerInfo(
+        "low-rank perturbations of the context matrix",
+        "trainers.lozo:build",
+        defaults=MappingProxyType({"prompt_space": "full"}),
+        rule=True,
+        matrix=True,
+    ),
     "polystep": TrainerInfo("barycentre of a polytope's vertices", "trainers.polystep:build", rule=True),
     "rank-sgd": TrainerInfo("ranks of losses alone, then a line search", "trainers.rank_sgd:build", rule=True),
     "sep-cma": TrainerInfo("CMA-ES with a diagonal covariance", "trainers.sep_cma:build", rule=True),
