@@ -6,9 +6,9 @@
     python -m tools.compare_rules stage1 rge        # stage1.csv: a stage-1 option in SharpZO's default, seeds 1 to 5
     python -m tools.compare_rules table final       # the Markdown table of a CSV
 
-The CSVs lie in docs/optimizers. The choice is by accuracy on all of digits' 358 validation images, and nothing else is read for it;
-test accuracy is taken once, at the end of a final run. A row that is there already is not run again, so that a list of names can be
-worked off in parts.
+The CSVs lie in docs/optimizers. The choice is by accuracy on all of digits' 358 validation images, and nothing else is read for
+it; test accuracy is taken once, at the end of a final run. A row that is there already is not run again, so that a list of names
+can be worked off in parts.
 """
 
 from __future__ import annotations
