@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from trainers import TRAINERS, registered
 from trainers.cge_descent import CGEDescent
 from trainers.cmaes import CMAES
 from trainers.forward_gradient import ForwardGradient
@@ -20,6 +21,7 @@ from trainers.rank_sgd import RankSGD
 from trainers.sparse_mezo import SparseMeZO
 from trainers.spsa import SPSA
 from trainers.zo_rules import ZOAdam, ZOConservative, ZOMomentum, ZOSign
+from utils.settings import Config
 
 MU = 0.01
 
@@ -326,3 +328,12 @@ def test_diagonal_covariance_learns_a_separable_scale_sooner_than_a_full_one() -
     before = np.random.get_state()[1].copy()  # noqa: NPY002
     assert sep_or_full(True) < sep_or_full(False) / 100
     assert np.array_equal(before, np.random.get_state()[1])  # noqa: NPY002
+
+
+def test_sep_cma_is_the_diagonal_variant_without_a_shift(quadratic) -> None:
+    rule = registered(TRAINERS["sep-cma"].build)(Config(popsize=6, rho=0.5), torch.zeros(5, dtype=torch.float64), lambda w: 0.0)
+    loss = quadratic(5)
+    rule.step(loss)
+    assert rule.inner.es.opts["CMA_diagonal"] is True
+    assert loss.queries == rule.plan(1) == 6
+    assert float(rule.epsilon.norm()) == 0.0
