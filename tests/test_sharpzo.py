@@ -128,10 +128,11 @@ class TestEveryTrainer:
         assert records[-1]["queries"] <= 40
 
 
-def test_first_vector_outside_the_box_is_refused() -> None:
+@pytest.mark.parametrize("trainer", ["zo-pruned", "cma-es", "sep-cma"])
+def test_first_vector_outside_the_box_is_refused(trainer: str) -> None:
+    config = small(prompt_trainer=trainer, init_std=50.0, bound=1.0)
     with pytest.raises(UserError, match="--init_std"):
-        config = small(init_std=50.0, bound=1.0)
-        build(config, initial_vector(config, 6), lambda w: 0.0)
+        registered(TRAINERS[trainer].build)(config, initial_vector(config, 6), lambda w: 0.0)
 
 
 def test_plateau_rule_waits_for_patience_steps_without_a_real_gain() -> None:

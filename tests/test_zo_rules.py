@@ -297,7 +297,7 @@ def test_rank_sgd_takes_the_same_path_under_any_monotone_loss(quadratic) -> None
     plain, warped = (RankSGD(start, 1.0, 0.1, noise()) for _ in range(2))
     for _ in range(30):
         plain.step(loss)
-        warped.step(lambda W: loss(W).exp() ** 3)
+        warped.step(lambda W, mu=None: loss(W).exp() ** 3)
     assert torch.equal(plain.estimate, warped.estimate)
     assert float(loss(plain.estimate[None])) < float(loss(start[None])) / 10
 

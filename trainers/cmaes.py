@@ -12,6 +12,8 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from trainers.gradients import Loss, cge, cge_one_sided, rge
+from utils.errors import UserError
+from utils.settings import Config
 
 with warnings.catch_warnings():
     # pycma says where matplotlib is missing, which only its plots would need
@@ -69,6 +71,12 @@ class CMAES:
         """Updates θ, σ, C from the losses (S,) of the `candidates` (S, d) that `ask` gave."""
         with self._threads.limit(limits=1, user_api="blas"):
             self.es.tell(list(candidates.numpy()), losses.tolist())
+
+
+def refuse_outside_box(config: Config, w0: Tensor) -> None:
+    """Raises UserError where the first point lies outside the bounds, which pycma cannot start from."""
+    if config.bound and float(w0.abs().max()) > config.bound:
+        raise UserError(f"--init_std: {config.init_std} puts the first w outside the box of --bound {config.bound}")
 
 
 class SharpnessAwareCMAES:

@@ -28,7 +28,7 @@ class RankSGD(Rule):
     def step(self, loss: Loss) -> dict[str, float]:
         """Returns loss (of the point that is kept), grad_norm, and step: the step length that won."""
         u = self.normal(self.m, len(self.w))
-        gradient = self.rank_gradient(u, loss(self.w + self.mu * u))
+        gradient = self.rank_gradient(u, loss(self.w + self.mu * u, mu=self.mu))
         candidates = self.w - self.lengths[:, None] * gradient
         losses = loss(candidates)
         best = int(losses.argmin())

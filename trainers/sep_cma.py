@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from trainers.cmaes import CMAES, SharpnessAwareCMAES
+from trainers.cmaes import CMAES, SharpnessAwareCMAES, refuse_outside_box
 from utils.seeds import numpy_generator
 from utils.settings import Config
 
 
 def build(config: Config, w0: Tensor, validate: Callable[[Tensor], float]) -> SharpnessAwareCMAES:
     """Without the worst-case shift. pycma's other linear variants draw from numpy's global generator, so not they."""
+    refuse_outside_box(config, w0)
     generator = numpy_generator(config.seed, "sep-CMA-ES")
     inner = CMAES(
         w0,

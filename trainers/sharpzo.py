@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from trainers import TRAINERS, registered
-from trainers.cmaes import CMAES, SharpnessAwareCMAES
+from trainers.cmaes import CMAES, SharpnessAwareCMAES, refuse_outside_box
 from trainers.gradients import Loss
 from trainers.rule import gaussian
 from trainers.sparse_zo import SparseZO
-from utils.errors import UserError
 from utils.seeds import numpy_generator, torch_generator
 from utils.settings import Config, departures
 
@@ -111,8 +110,7 @@ def build(config: Config, w0: Tensor, validate: Callable[[Tensor], float]) -> Op
 def _build_stage1(config: Config, w0: Tensor) -> SharpnessAwareCMAES:
     chosen = departures(config)
     d = len(w0)
-    if config.bound and float(w0.abs().max()) > config.bound:
-        raise UserError(f"--init_std: {config.init_std} puts the first w outside the box of --bound {config.bound}")
+    refuse_outside_box(config, w0)
     first_mean = None
     if "zero-start" in chosen:
         w0 = torch.zeros_like(w0)

@@ -283,7 +283,8 @@ def _check_rules(config: Config, where: Mapping[str, str], trainers: Mapping[str
         if config.stage2 not in rules:
             refuse("stage2", f"{config.stage2!r} is no rule{_nearest(config.stage2, rules)}; there are {', '.join(rules)}")
         if not trainers[name].two_stages:
-            refuse("stage2", f"{name} has one stage; --stage2 goes with {_those(trainers, 'two_stages')}")
+            two = ", ".join(key for key, trainer in trainers.items() if trainer.two_stages)
+            refuse("stage2", f"{name} has one stage; --stage2 goes with {two}")
         if departures(config) & {"gradient-buffer", "matrix-w", "abs-score", "keep-lowest"}:
             refuse("fidelity", f"departures of stage 2 concern sparse-zo, not {config.stage2}")
         parts.append((config.stage2, trainers[config.stage2]))
@@ -296,10 +297,6 @@ def _check_rules(config: Config, where: Mapping[str, str], trainers: Mapping[str
     estimator = config.smoothness_estimator if trainers[name].two_stages or name == "cma-es" else "none"
     if estimator in ("fo", "jvp") and config.objective == "accuracy":
         refuse("objective", f"accuracy has no derivative, which --smoothness_estimator {estimator} asks for")
-
-
-def _those(trainers: Mapping[str, Trainer], trait: str) -> str:
-    return ", ".join(key for key, trainer in trainers.items() if getattr(trainer, trait))
 
 
 def check_paths(config: Config, dataset: DatasetEntry) -> None:
