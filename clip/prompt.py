@@ -36,6 +36,21 @@ class Projection:
         return self.p0 + (W.to(self.A) @ self.A.T).view(len(W), *self.p0.shape)
 
 
+@dataclass(frozen=True)
+class FullSpace:
+    """The context itself as the vector: C(w) = p0 + w, row after row, with no projection."""
+
+    p0: Tensor
+
+    @property
+    def d(self) -> int:
+        return self.p0.numel()
+
+    def contexts(self, W: Tensor) -> Tensor:
+        """Context tokens (B, n_ctx, width) float64 of W (B, d)."""
+        return self.p0 + W.to(self.p0).view(len(W), *self.p0.shape)
+
+
 def initial_context(backbone: Backbone, ctx_init: str, n_ctx: int, generator: torch.Generator) -> tuple[str, Tensor]:
     """The words that hold the context's places, and where it starts, p0 (n_ctx, width) float64.
 

@@ -54,11 +54,12 @@ class CraftObjective(Objective):
 
     def __init__(self, model: Model, batches: Batches, adapter: Adapter, own: MiniBatches, config: Config):
         """`own`: the mini-batches that the adapter is trained on."""
-        super().__init__(model, batches, config.precision, config.batch_size)
+        super().__init__(model, batches, config.precision, config.batch_size, self.fitness)
         self.adapter, self.own, self.consistency = adapter, own, config.consistency
         self.adam = torch.optim.Adam(adapter.parameters(), lr=config.lr)
 
-    def criterion(self, scores: Tensor, labels: Tensor) -> Tensor:
+    def fitness(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """CE(z, y) + λ KL(softmax z̃ ‖ softmax z), (B, n) of scores z (B, n, K) and labels y (n,)."""
         kl = divergence(self.adapter.adapted(scores), scores)
         return cross_entropies(scores, labels) + self.consistency * kl
 
