@@ -81,6 +81,9 @@ class Quadratic:
     def gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
         return self(w[None])[0], self.curvature * (w - self.target)
 
+    def jvp(self, w: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+        return self(w.expand(len(tangents), -1))[0], tangents @ (self.curvature * (w - self.target))
+
     @property
     def queries(self) -> int:
         return sum(len(batch) for batch in self.batches)

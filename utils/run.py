@@ -46,7 +46,7 @@ def find_earlier_run(path: Path, config: Config) -> str:
     Raises UserError, unless `--overwrite` is given, where it holds a run of another configuration (naming the keys), and
     in any case where it holds something that no run wrote.
     """
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+    if not path.exists() or (path.is_dir() and all(entry.name == LOCK for entry in path.iterdir())):
         return "nothing"
     if not path.is_dir() or path.is_symlink():
         raise UserError(f"{path}: exists and is no folder of its own; choose another --output_dir or --run_name")
