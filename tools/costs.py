@@ -9,26 +9,28 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from datasets import DATASETS
-from trainers import TRAINERS
+from trainers import TRAINERS, TrainerInfo
 from utils.errors import UserError
 from utils.settings import Config
 
 FLOAT64_OVER_FLOAT32 = 2.2
 # the only trainer whose epochs keep their last, incomplete mini-batch
 WHOLE_EPOCHS = frozenset({"craft"})
+# of the text tower, where the context itself is searched
+WIDTHS = {"Mini": 128, "RN50": 512, "RN101": 512, "ViT-B/32": 512, "ViT-B/16": 512}
 # what does not change the number of queries, so that a sweep's plan is worked out once a setting and not once a run
 FREE = {
     "seed": 1,
     "run_name": "",
     "output_dir": "",
     "config": "",
-    "backbone": "",
     "root_path": None,
     "split_file": None,
     "checkpoint": None,
@@ -58,7 +60,8 @@ def cost(config: Config) -> Cost | None:
     """The queries of a run; None where they depend on data of unknown size."""
     if not TRAINERS[config.prompt_trainer].build:
         return Cost(0)
-    return _cost(dataclasses.replace(config, **FREE))
+    backbone = config.backbone if config.prompt_space == "full" else ""
+    return _cost(dataclasses.replace(config, **FREE, backbone=backbone))
 
 
 class Unasked:
@@ -84,8 +87,13 @@ def _cost(config: Config) -> Cost | None:
         images, config.train_batch, None, None, fresh=False, drop_last=config.prompt_trainer not in WHOLE_EPOCHS
     )
     steps = min(config.total_steps, config.epochs * batches.an_epoch or config.total_steps)
-    w0 = torch.zeros(config.intrinsic_dim, dtype=torch.float64)
-    stand_in = Problem(Unasked(), w0, None, None, None, steps, batches.an_epoch)
+    shape = None
+    if config.prompt_space == "full":
+        if config.backbone not in WIDTHS:
+            return None
+        shape = (len(config.ctx_init.split()) or config.n_ctx, WIDTHS[config.backbone])
+    w0 = torch.zeros(math.prod(shape) if shape else config.intrinsic_dim, dtype=torch.float64)
+    stand_in = Problem(Unasked(), w0, None, None, None, steps, batches.an_epoch, matrix=shape)
     optimizer = build_optimizer(config, stand_in)
     budget = config.max_queries
     if budget and optimizer.plan(steps) > budget:
@@ -95,7 +103,7 @@ def _cost(config: Config) -> Cost | None:
     exact = not (two_stages and config.change_point == "auto")
     stage1 = optimizer.plan(min(steps, config.change_point)) if two_stages and exact else total
     refreshes = 0
-    if two_stages and exact and config.pruning == "zscore":
+    if two_stages and exact and config.stage2 == "sparse-zo" and config.pruning == "zscore":
         refreshes = total - stage1 - 2 * config.num_pertub * (steps - min(steps, config.change_point))
     return Cost(total, exact, stage1, refreshes)
 
@@ -134,7 +142,8 @@ class Benchmark:
         classes = classes_of(config)
         if price is None or classes is None or not self.rows or config.backbone == "Mini":
             return None
-        if config.prompt_trainer in ("zip", "zip-20k", "blackvip", "coop", "craft", "bpt-vlm") and price.queries:
+        info = TRAINERS[config.prompt_trainer]
+        if price.queries and (info.problem != TrainerInfo.problem or info.derivative):
             # backpropagation, or images through the tower: not what was timed
             return None
         row = self.rows.get(config.dataset) or min(self.rows.values(), key=lambda r: abs(r["classes"] - classes))
