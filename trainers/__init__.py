@@ -98,12 +98,14 @@ TRAINERS = {
         "picture-dependent prompt on the pixels, by SPSA with momentum",
         "trainers.spsa:build",
         "trainers.blackvip:problem",
+        "trainers.blackvip:restore",
         MappingProxyType({"epochs": 5000, "total_steps": 62_500, "moms": 0.9}),
     ),
     "bpt-vlm": TrainerInfo(
         "prompt tokens of both towers, by CMA-ES",
         "trainers.bpt_vlm:build",
         "trainers.bpt_vlm:problem",
+        "trainers.bpt_vlm:restore",
         MappingProxyType(
             {"ctx_init": "", "n_ctx": 8, "intrinsic_dim": 500, "popsize": 30, "sigma": 1.0, "bound": 0.0, "deploy": "best"}
             | {"max_queries": 3600}

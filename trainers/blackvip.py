@@ -5,7 +5,7 @@ What is trained is the coordinator's decoder and trigger (clip/coordinator.py). 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -21,8 +21,9 @@ from clip.visual_prompt import image_tower
 from datasets.augment import RandomView
 from trainers.batches import CROP_SCALE, MiniBatches
 from trainers.objective import Images, Objective
-from trainers.pixels import Pictures, picture_sets
+from trainers.pixels import Pictures, Preprocess, picture_sets
 from trainers.problem import Problem
+from trainers.saved import Scorer
 from utils.parallel import map_ahead
 from utils.seeds import torch_generator
 from utils.settings import Config
@@ -99,15 +100,14 @@ class VisualPrompt:
     def scores(self, W: Tensor, dtype: torch.dtype) -> Callable[[Encoded], Tensor]:
         # batch norm in half precision would lose more than the tower does
         W = W.to(self.text.device, torch.promote_types(dtype, torch.float32))
-        text = self.text.T.to(dtype)
         statistics = cache(lambda: self.decoder(W, self.reference)[1])
+        return lambda images: self.score(W, images, None if images.training else statistics(), dtype)
 
-        def score(images: Encoded) -> Tensor:
-            prompted = self.prompted(W, images, None if images.training else statistics())
-            features = self.tower(prompted.flatten(0, 1).to(dtype)).unflatten(0, prompted.shape[:2])
-            return self.logit_scale * (features @ text).double()
-
-        return score
+    def score(self, W: Tensor, images: Encoded, statistics: Statistics | None, dtype: torch.dtype) -> Tensor:
+        """Class scores (B, n, K) float64 under decoders W (B, d) with the given statistics, or the pictures' own."""
+        prompted = self.prompted(W, images, statistics)
+        features = self.tower(prompted.flatten(0, 1).to(dtype)).unflatten(0, prompted.shape[:2])
+        return self.logit_scale * (features @ self.text.T.to(dtype)).double()
 
     def prompted(self, W: Tensor, images: Encoded, statistics: Statistics | None) -> Tensor:
         """The prompted pictures (B, n, 3, H, W) under decoders W (B, d)."""
@@ -143,31 +143,52 @@ def problem(config: Config, task: Task) -> Problem:
     backbone = task.backbone
     encoder = load_encoder(config.pt_backbone, backbone, config.seed)
     train, val, test = (EncodedPictures(pictures, encoder) for pictures in picture_sets(config, task))
-    decoder = Decoder(backbone.image_size[0], encoder.dim)
-    prompts = [config.template.replace("{}", clean_name(name)) for name in task.dataset.classnames]
-    text, warnings = zero_shot_features(backbone, prompts)
     first = torch.randperm(len(train), generator=torch_generator(config.seed, "batch norm"))[: config.train_batch]
-    model = VisualPrompt(
-        decoder,
-        config.p_eps,
-        train.pictures.preprocess.valid_range(),
-        image_tower(backbone, config.batch_size, config.memory_limit << 20),
-        text,
-        backbone.logit_scale,
-        encoder(train.pictures[first].inputs),
-        config.batch_size,
-        config.memory_limit << 20,
-    )
+    model, warnings = visual_prompt(config, task, encoder, encoder(train.pictures[first].inputs))
     batches = picture_batches(config, task, train.pictures, encoder)
     return Problem(
         Objective(model, batches, config.precision, config.train_batch),
-        decoder.initial(torch_generator(config.seed, "decoder")),
+        model.decoder.initial(torch_generator(config.seed, "decoder")),
         train,
         val,
         test,
         steps=min(config.total_steps, config.epochs * batches.an_epoch or config.total_steps),
         steps_an_epoch=batches.an_epoch,
         warnings=warnings,
+    )
+
+
+def visual_prompt(config: Config, task: Task, encoder: Encoder, reference: Tensor) -> tuple[VisualPrompt, list[str]]:
+    """The prompted CLIP of the run's classes, and what the user should know of their text prompts."""
+    backbone, limit = task.backbone, config.memory_limit << 20
+    prompts = [config.template.replace("{}", clean_name(name)) for name in task.dataset.classnames]
+    text, warnings = zero_shot_features(backbone, prompts)
+    model = VisualPrompt(
+        Decoder(backbone.image_size[0], encoder.dim),
+        config.p_eps,
+        Preprocess(backbone.preprocess).valid_range(),
+        image_tower(backbone, config.batch_size, limit),
+        text,
+        backbone.logit_scale,
+        reference,
+        config.batch_size,
+        limit,
+    )
+    return model, warnings
+
+
+def restore(config: Config, task: Task, tensors: Mapping[str, Tensor]) -> Scorer:
+    """The saved decoder with its saved statistics, on this dataset's names and test pictures."""
+    encoder = load_encoder(config.pt_backbone, task.backbone, config.seed)
+    *_, pictures = picture_sets(config, task)
+    model, _ = visual_prompt(config, task, encoder, torch.empty(0, encoder.dim))
+    W = tensors["w"][None].to(task.backbone.device, torch.float32)
+    names = [f"blocks.{i}.norm" for i in range(len(model.decoder.blocks))]
+    statistics = [tuple(tensors[f"{name}.{what}"][None].to(W) for what in ("mean", "variance")) for name in names]
+    return Scorer(
+        lambda images: model.score(W, images, statistics, torch.float32)[0],
+        EncodedPictures(pictures, encoder),
+        model.images_a_pass(1),
     )
 
 

@@ -6,7 +6,7 @@ vector for each layer, each with a CMA-ES of its own that is asked in turn.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from clip.deep_text import DeepText
-from clip.prompt import initial_context, text_tower
+from clip.prompt import initial_context, placeholder_words, text_tower
 from clip.text import TextFeatures
 from clip.visual_prompt import PromptedVision
 from trainers.bbt import NaiveCMAES, naive_cmaes
@@ -24,6 +24,7 @@ from trainers.gradients import Loss
 from trainers.objective import Objective
 from trainers.pixels import Pictures, picture_sets
 from trainers.problem import Problem
+from trainers.saved import Scorer
 from trainers.text_prompt import SHARE_OF_FEATURES
 from utils.errors import UserError
 from utils.seeds import numpy_generator, torch_generator
@@ -148,6 +149,24 @@ def problem(config: Config, task: Task) -> Problem:
     objective = Objective(model, AllPictures(train), config.precision, config.batch_size)
     zeros = torch.zeros(prompt.d, dtype=torch.float64)
     return Problem(objective, zeros, train, val, test, steps=config.total_steps, warnings=text.warnings)
+
+
+def restore(config: Config, task: Task, tensors: Mapping[str, Tensor]) -> Scorer:
+    """The saved tokens of both towers, before this dataset's names and behind the patches of its test pictures."""
+    backbone, limit, classnames = task.backbone, config.memory_limit << 20, task.dataset.classnames
+    vision = PromptedVision(backbone, limit)
+    *_, pictures = picture_sets(config, task)
+    contexts, tokens = tensors["context"][None], tensors["visual_tokens"][None]
+    words = config.ctx_init or placeholder_words(contexts.shape[2])
+    with torch.inference_mode():
+        if contexts.shape[1] == 1:
+            text = TextFeatures(backbone, classnames, words, limit, config.engine)(contexts[:, 0])
+        else:
+            text = DeepText(backbone, classnames, words, limit)(contexts)
+    scale = backbone.logit_scale
+    return Scorer(
+        lambda inputs: scale * (vision(vision.embed(inputs), tokens)[0] @ text[0].T).double(), pictures, config.batch_size
+    )
 
 
 def _in_first_layer(text: TextFeatures, contexts: Tensor, dtype: torch.dtype) -> Tensor:
