@@ -26,6 +26,8 @@ QUICK = {
     "bpt-vlm": {"deploy": "best"},
     "spsa": {"spsa_a": 0.5},
     "lozo": {"prompt_space": "full"},
+    "blackvip": {"spsa_a": 0.2},
+    "bpt-vlm": {"deploy": "best"},
 }
 trainers = pytest.mark.parametrize("trainer", [name for name, info in TRAINERS.items() if info.build])
 

@@ -98,25 +98,16 @@ class VisualPrompt:
         self.batch_size, self.memory_limit = images_a_pass, memory_limit
 
     def scores(self, W: Tensor, dtype: torch.dtype) -> Callable[[Encoded], Tensor]:
-        of_reference = cache(lambda: self.decoder(self._decoders(W, dtype), self.reference)[1])
-        return self.scores_by(W, dtype, lambda images: None if images.training else of_reference())
-
-    def scores_by(
-        self, W: Tensor, dtype: torch.dtype, statistics: Callable[[Encoded], Statistics | None]
-    ) -> Callable[[Encoded], Tensor]:
-        """`scores` with the batch norms' statistics that are given for a batch; None: its own."""
-        W, text = self._decoders(W, dtype), self.text.T.to(dtype)
-
-        def score(images: Encoded) -> Tensor:
-            prompted = self.prompted(W, images, statistics(images))
-            features = self.tower(prompted.flatten(0, 1).to(dtype)).unflatten(0, prompted.shape[:2])
-            return self.logit_scale * (features @ text).double()
-
-        return score
-
-    def _decoders(self, W: Tensor, dtype: torch.dtype) -> Tensor:
         # batch norm in half precision would lose more than the tower does
-        return W.to(self.text.device, torch.promote_types(dtype, torch.float32))
+        W = W.to(self.text.device, torch.promote_types(dtype, torch.float32))
+        statistics = cache(lambda: self.decoder(W, self.reference)[1])
+        return lambda images: self.score(W, images, None if images.training else statistics(), dtype)
+
+    def score(self, W: Tensor, images: Encoded, statistics: Statistics | None, dtype: torch.dtype) -> Tensor:
+        """Class scores (B, n, K) float64 under decoders W (B, d) with the given statistics, or the pictures' own."""
+        prompted = self.prompted(W, images, statistics)
+        features = self.tower(prompted.flatten(0, 1).to(dtype)).unflatten(0, prompted.shape[:2])
+        return self.logit_scale * (features @ self.text.T.to(dtype)).double()
 
     def prompted(self, W: Tensor, images: Encoded, statistics: Statistics | None) -> Tensor:
         """The prompted pictures (B, n, 3, H, W) under decoders W (B, d)."""
@@ -149,7 +140,8 @@ class VisualPrompt:
 
 def problem(config: Config, task: Task) -> Problem:
     """The coordinator's parameters, on mini-batches of pictures: newly augmented ones, or those of `--train_features cached`."""
-    encoder = load_encoder(config.pt_backbone, task.backbone, config.seed)
+    backbone = task.backbone
+    encoder = load_encoder(config.pt_backbone, backbone, config.seed)
     train, val, test = (EncodedPictures(pictures, encoder) for pictures in picture_sets(config, task))
     first = torch.randperm(len(train), generator=torch_generator(config.seed, "batch norm"))[: config.train_batch]
     model, warnings = visual_prompt(config, task, encoder, encoder(train.pictures[first].inputs))
@@ -166,37 +158,38 @@ def problem(config: Config, task: Task) -> Problem:
     )
 
 
-def restore(config: Config, task: Task, tensors: Mapping[str, Tensor]) -> Scorer:
-    """The decoder at the saved w, with the batch norms' statistics that were saved with it."""
-    encoder = load_encoder(config.pt_backbone, task.backbone, config.seed)
-    model, _ = visual_prompt(config, task, encoder, torch.empty(0, encoder.dim))
-    names = [f"blocks.{i}.norm" for i in range(len(model.decoder.blocks))]
-    statistics = [
-        tuple(tensors[f"{name}.{moment}"][None].float().to(task.backbone.device) for moment in ("mean", "variance"))
-        for name in names
-    ]
-    score = model.scores_by(tensors["w"][None], torch.float32, lambda images: statistics)
-    *_, test = picture_sets(config, task)
-    return Scorer(lambda images: score(images)[0], EncodedPictures(test, encoder), model.images_a_pass(1))
-
-
 def visual_prompt(config: Config, task: Task, encoder: Encoder, reference: Tensor) -> tuple[VisualPrompt, list[str]]:
-    """The model for this run's classes and pictures, and warnings. `reference`: see VisualPrompt."""
-    backbone = task.backbone
+    """The prompted CLIP of the run's classes, and what the user should know of their text prompts."""
+    backbone, limit = task.backbone, config.memory_limit << 20
     prompts = [config.template.replace("{}", clean_name(name)) for name in task.dataset.classnames]
     text, warnings = zero_shot_features(backbone, prompts)
     model = VisualPrompt(
         Decoder(backbone.image_size[0], encoder.dim),
         config.p_eps,
         Preprocess(backbone.preprocess).valid_range(),
-        image_tower(backbone, config.batch_size, config.memory_limit << 20),
+        image_tower(backbone, config.batch_size, limit),
         text,
         backbone.logit_scale,
         reference,
         config.batch_size,
-        config.memory_limit << 20,
+        limit,
     )
     return model, warnings
+
+
+def restore(config: Config, task: Task, tensors: Mapping[str, Tensor]) -> Scorer:
+    """The saved decoder with its saved statistics, on this dataset's names and test pictures."""
+    encoder = load_encoder(config.pt_backbone, task.backbone, config.seed)
+    *_, pictures = picture_sets(config, task)
+    model, _ = visual_prompt(config, task, encoder, torch.empty(0, encoder.dim))
+    W = tensors["w"][None].to(task.backbone.device, torch.float32)
+    names = [f"blocks.{i}.norm" for i in range(len(model.decoder.blocks))]
+    statistics = [tuple(tensors[f"{name}.{what}"][None].to(W) for what in ("mean", "variance")) for name in names]
+    return Scorer(
+        lambda images: model.score(W, images, statistics, torch.float32)[0],
+        EncodedPictures(pictures, encoder),
+        model.images_a_pass(1),
+    )
 
 
 def picture_batches(config: Config, task: Task, pictures: Pictures, encoder: Encoder) -> MiniBatches:

@@ -134,12 +134,15 @@ def problem(config: Config, task: Task) -> Problem:
     words, p0 = initial_context(backbone, config.ctx_init, config.n_ctx, torch_generator(config.seed, "initial context"))
     p0 = p0 if config.ctx_init else torch.zeros_like(p0)
     scales = [first_scales(config, task, vision)]
-    if config.deep and config.deploy != "best":
-        raise UserError(f"--deploy: deep prompts are used at the best point seen, not the {config.deploy} one")
-    text, encode = text_side(config, task, words)
     if config.deep:
+        if config.deploy != "best":
+            raise UserError(f"--deploy: deep prompts are used at the best point seen, not the {config.deploy} one")
+        encode = text = DeepText(backbone, task.dataset.classnames, words, limit)
         first = DeepText(backbone, task.dataset.classnames[:FIRST_FORWARD], words, limit)
         scales += hidden_scales(config, first, vision, p0, train, min(text.layers, vision.layers))
+    else:
+        text = TextFeatures(backbone, task.dataset.classnames, words, limit, config.engine)
+        encode = partial(_in_first_layer, text)
     prompt = draw_projections(config, p0, vision.width, scales)
     classes, width = len(task.dataset.classnames), task.test_images.inputs.shape[1]
     model = PromptedTowers(prompt, encode, vision, backbone.logit_scale, classes, width, limit)
@@ -149,28 +152,21 @@ def problem(config: Config, task: Task) -> Problem:
 
 
 def restore(config: Config, task: Task, tensors: Mapping[str, Tensor]) -> Scorer:
-    """The saved tokens of both towers, before this dataset's names and among its pictures' patches."""
+    """The saved tokens of both towers, before this dataset's names and behind the patches of its test pictures."""
+    backbone, limit, classnames = task.backbone, config.memory_limit << 20, task.dataset.classnames
+    vision = PromptedVision(backbone, limit)
+    *_, pictures = picture_sets(config, task)
     contexts, tokens = tensors["context"][None], tensors["visual_tokens"][None]
-    _, encode = text_side(config, task, config.ctx_init or placeholder_words(contexts.shape[2]))
-    vision = PromptedVision(task.backbone, config.memory_limit << 20)
+    words = config.ctx_init or placeholder_words(contexts.shape[2])
     with torch.inference_mode():
-        text = encode(contexts, torch.float32)[0]
-
-    def scores(pictures: Tensor) -> Tensor:
-        return task.backbone.logit_scale * (vision(vision.embed(pictures), tokens)[0] @ text.T).double()
-
-    *_, test = picture_sets(config, task)
-    return Scorer(scores, test, config.batch_size)
-
-
-def text_side(config: Config, task: Task, words: str) -> tuple[TextFeatures | DeepText, Encode]:
-    """The text tower behind contexts at the places of `words`, and its features of contexts (B, L, n_ctx, width)."""
-    backbone, names, limit = task.backbone, task.dataset.classnames, config.memory_limit << 20
-    if config.deep:
-        deep = DeepText(backbone, names, words, limit)
-        return deep, deep
-    text = TextFeatures(backbone, names, words, limit, config.engine)
-    return text, partial(_in_first_layer, text)
+        if contexts.shape[1] == 1:
+            text = TextFeatures(backbone, classnames, words, limit, config.engine)(contexts[:, 0])
+        else:
+            text = DeepText(backbone, classnames, words, limit)(contexts)
+    scale = backbone.logit_scale
+    return Scorer(
+        lambda inputs: scale * (vision(vision.embed(inputs), tokens)[0] @ text[0].T).double(), pictures, config.batch_size
+    )
 
 
 def _in_first_layer(text: TextFeatures, contexts: Tensor, dtype: torch.dtype) -> Tensor:
