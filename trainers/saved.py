@@ -22,7 +22,18 @@ if TYPE_CHECKING:
     from trainers.problem import Task
 
 # settings of the run that saved the prompt which are the evaluating run's own
-OF_THIS_RUN = ("load_prompt", "dataset", "root_path", "template", "batch_size", "memory_limit", "engine", "precision", "device")
+OF_THIS_RUN = (
+    "load_prompt",
+    "seed",
+    "dataset",
+    "root_path",
+    "template",
+    "batch_size",
+    "memory_limit",
+    "engine",
+    "precision",
+    "device",
+)
 
 
 @dataclass(frozen=True)

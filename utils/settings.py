@@ -67,7 +67,7 @@ class Config:
     )
     n_ctx: int = option(4, "prompt", "context tokens, where ctx_init gives no words", low=1, high=70)
     intrinsic_dim: int = option(512, "prompt", "d, length of the trained vector w", low=1, high=10_000)
-    std: float = option(1.0, "prompt", "standard deviation of the projection A", above=0.0)
+    std: float = option(1.0, "prompt", "standard deviation of the projection A; for bpt-vlm a factor on its own", above=0.0)
     init_std: float = option(0.02, "prompt", "standard deviation of the first w", low=0.0)
     prompt_space: str = option(
         "projected",
@@ -153,7 +153,7 @@ class Config:
     train_features: str = option(
         "fresh",
         "mini-batches",
-        "images of a mini-batch: newly augmented ones through the image tower, or the features that were computed once",
+        "images of a mini-batch: newly augmented ones through the image tower, or what was computed once of them as they are",
         choices=("fresh", "cached"),
     )
 
@@ -168,7 +168,9 @@ class Config:
 
     p_eps: float = option(1.0, "blackvip", "ε, size of the visual prompt", above=0.0)
     pt_backbone: str = option(
-        "vit_base_patch16_224.mae", "blackvip", "frozen encoder, a timm name; NAME@random: that architecture, random weights"
+        "vit_base_patch16_224.mae",
+        "blackvip",
+        "frozen encoder, a timm name; NAME@random: that architecture, random weights; clip: CLIP's own image tower",
     )
 
     n_visual: int = option(5, "bpt-vlm", "visual prompt tokens", low=1)
