@@ -176,6 +176,16 @@ def test_prompt_of_base_classes_is_evaluated_on_new_ones_and_both_give_a_harmoni
     assert table.rows == [["zo-pruned", f"{base:.2f} (n 1); {new:.2f} (n 1); {2 * base * new / (base + new):.2f} (n 1)"]]
 
 
+def test_rival_with_one_seed_gives_no_interval_but_what_trains_nothing_does(tmp_path: Path) -> None:
+    entries = [entry for entry in PLANS["table1"](maker(tmp_path, seeds=(1, 2, 3))) if entry.column == "digits"]
+    for entry in entries:
+        if entry.job.config.prompt_trainer in ("zo-pruned", "zero-shot") or entry.job.config.seed == 1:
+            finish(entry.job)
+    found = Results.read(entries)
+    assert found.paired("digits", "Mini, zo-pruned", "Mini, bbt") is None
+    assert found.paired("digits", "Mini, zo-pruned", "Mini, zero-shot").n == 3
+
+
 @pytest.mark.parametrize(
     ("mean", "half", "expected"), [(1.0, 0.5, "holds"), (-1.0, 0.5, "fails"), (1.0, 1.5, "not shown"), (0.0, 0.0, "not shown")]
 )

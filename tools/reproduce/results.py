@@ -10,6 +10,7 @@ from tools.reproduce import paper
 from tools.reproduce.suites import OURS, Entry
 from tools.runs import FinishedRun, read_run
 from tools.tables import Sample, Table, difference, sample, show
+from trainers import TRAINERS
 from utils.errors import UserError
 
 INTERVAL = "Mean ± 95 % t-interval over n seeds. –: not run."
@@ -45,9 +46,10 @@ class Results:
         return sample(list(values.values())) if values else None
 
     def paired(self, column: str, a: str, b: str, b_column: str = "") -> Sample | None:
-        """a − b over the seeds that both have; against a row without seeds, over those of a. None with fewer than two."""
+        """a − b over the seeds that both have; against what trains nothing, over those of a. None with fewer than two."""
         first, second = self.accuracies(a, column), self.accuracies(b, b_column or column)
-        if len(second) == 1 and len(first) > 1:
+        rivals = self.cells.get((b, b_column or column), ())
+        if any(not TRAINERS[run.result["trainer"]].build for run in rivals):
             second = dict.fromkeys(first, next(iter(second.values())))
         seeds = sorted(first.keys() & second.keys())
         return difference([first[s] for s in seeds], [second[s] for s in seeds]) if len(seeds) > 1 else None
@@ -174,7 +176,3 @@ def harmonic(results: Results, datasets: Sequence[str]) -> Table:
 def stage1_end(run: FinishedRun) -> float:
     """Test accuracy at the last logged step of stage 1."""
     return [entry["test_accuracy"] for entry in run.metrics if entry["stage"] == 1 and "test_accuracy" in entry][-1]
-
-
-def last_of_ours(rows: Sequence[str]) -> str:
-    return next(row for row in rows if row.endswith(OURS))
