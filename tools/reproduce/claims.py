@@ -34,7 +34,8 @@ def claims_table(results: Results, maker: Maker) -> Table:
     table.rows += [[claim, where, told, "lower" if held else "not lower"] for claim, where, told, held in spreads(results, maker)]
     table.notes.append(
         "Paired by seed (the same images), mean ± 95 % t-interval. holds: the whole interval is above 0; fails: it is below 0; "
-        "not shown: it holds 0. No correction for the number of claims. Of spreads (population standard deviation, points) only which is lower is said."
+        "not shown: it holds 0. No correction for the number of claims. Of spreads (population standard deviation, points) only "
+        "which is lower is said."
     )
     return table
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tools.reproduce import paper
-from tools.reproduce.suites import OURS, Entry
+from tools.reproduce.suites import Entry
 from tools.runs import FinishedRun, read_run
 from tools.tables import Sample, Table, difference, sample, show
 from trainers import TRAINERS
