@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -33,6 +34,8 @@ def main() -> int:
     if does == "interrupt":
         return 3
     if does == "wait":
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
+        (path / "waiting").touch()
         time.sleep(60)
     result = {key: getattr(config, key) for key in ("dataset", "backbone", "shots", "seed")}
     result |= {"trainer": config.prompt_trainer, "test_accuracy": 50.0 + config.seed, "zero_shot_accuracy": 40.0, "queries": 8}

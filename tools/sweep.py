@@ -34,6 +34,7 @@ from utils.config import FIELDS, Parser
 from utils.errors import UserError
 
 METHODS = ("zero-shot", "zo-pruned")
+POLL_SECONDS = 0.2
 
 
 @dataclass
@@ -139,18 +140,17 @@ class Runner:
             else:
                 waiting.put(job)
         workers = [threading.Thread(target=self._work, args=(device, waiting)) for device in self.devices]
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        # no exception: one that meets Thread.join marks the thread as ended, which it is not
+        before = {number: signal.signal(number, lambda *_: self.stop()) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             for worker in workers:
                 worker.start()
             for worker in workers:
-                worker.join()
-        except KeyboardInterrupt:
-            self.stop()
+                while worker.is_alive():
+                    worker.join(POLL_SECONDS)
         finally:
-            for worker in workers:
-                worker.join()
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
         while not waiting.empty():
             self.outcome.not_begun.append(waiting.get())
         return self.outcome
