@@ -195,5 +195,5 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_step(
     with monkeypatch.context() as patch:
         stop_in_call(patch, 6, RunError("loss nan at query 99"))
         assert main(flags) == 1
-    assert capsys.readouterr().err == "error: loss nan at query 99\n"
+    assert capsys.readouterr().err == "error: loss nan at query 99; in step 3\n"
     assert json.loads((folder_of(tmp_path, "zo-pruned") / STATE).read_text())["mark"]["step"] == 2

@@ -8,5 +8,18 @@ class UserError(Exception):
         return " ".join(super().__str__().split())
 
 
+def is_unicode(text: str) -> bool:
+    """Whether UTF-8 can write it; a file name that is no UTF-8, or half a surrogate pair in JSON, it cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def shortened(text: str, length: int = 80) -> str:
+    return text if len(text) <= length else f"{text[:length]}…"
+
+
 class RunError(Exception):
     """The run cannot go on, through no fault of its input: one line, exit status 1."""
