@@ -85,8 +85,7 @@ def run(config: Config, stop: Stop) -> None:
 
     from datasets.fewshot import write_split
     from trainers.loop import build_optimizer, build_problem
-    from utils.progress import discard
-    from utils.run import Run, find_earlier_run, refuse_locked, run_path
+    from utils.run import Run, find_earlier_run, refuse_locked, run_path, tidy
 
     # open_clip reports through the root logger; what matters of it reaches the user as our own errors
     logging.basicConfig(level=logging.CRITICAL)
@@ -102,7 +101,7 @@ def run(config: Config, stop: Stop) -> None:
     earlier = find_earlier_run(path, config)
     if earlier == "finished":
         # of a run that was killed while it tidied up
-        discard(path)
+        tidy(path)
         print(f"{path}: finished already; --overwrite runs it again")
         return
     refuse_locked(path)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from clip.backbone import Backbone
 
+MINI: list[Backbone] = []
 CLASSNAMES = ("red square", "blue_circle", "a small dog", "river")
 
 
@@ -64,6 +65,23 @@ def make_tiny_backbone(seed: int = 0, **text: int) -> Backbone:
 @pytest.fixture(scope="session")
 def tiny_backbone() -> Backbone:
     return make_tiny_backbone()
+
+
+@pytest.fixture
+def one_mini(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs share one Mini, so that each need not build it."""
+    from clip import backbone
+
+    if not MINI:
+        MINI.append(backbone.load_backbone("Mini", torch.device("cpu")))
+    load = backbone.load_backbone
+    monkeypatch.setattr(
+        backbone,
+        "load_backbone",
+        lambda name, device, checkpoint=None, trust=False: (
+            MINI[0] if name == "Mini" and checkpoint is None else load(name, device, checkpoint, trust)
+        ),
+    )
 
 
 class Quadratic:

@@ -147,11 +147,6 @@ class Progress:
         self._answers.close()
         self._metrics.close()
 
-    def discard(self) -> None:
-        """Removes all but the log's lines, of a run that is finished."""
-        self.close()
-        discard(self.folder)
-
 
 def discard(folder: Path) -> None:
     """Removes what only an unfinished run needs."""

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from utils.config import REPOSITORY, read_yaml
 from utils.errors import RunError, UserError, shortened
 from utils.files import naming, write_all, write_json, write_text
-from utils.progress import ANSWERS, EXTRAS, METRICS, PREVIOUS, STATE, Mark, Progress, find_kept
+from utils.progress import ANSWERS, EXTRAS, METRICS, PREVIOUS, STATE, Mark, Progress, discard, find_kept
 from utils.settings import NOT_IDENTITY, Config
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "cma", "numpy", "scikit-learn", "pillow", "safetensors")
@@ -223,8 +223,14 @@ class Run:
     def finish(self, result: dict[str, Any]) -> None:
         """Writes result.json, which is what a finished run is known by, and removes what only an unfinished one needs."""
         write_json(self.path / "result.json", result)
-        self.progress.discard()
-        (self.path / LOCK).unlink(missing_ok=True)
+        tidy(self.path)
+
+
+def tidy(path: Path) -> None:
+    """Removes what only an unfinished run needs from the folder of a finished one."""
+    discard(path)
+    if (path / LOCK).exists():
+        (path / LOCK).unlink(missing_ok=True)
 
 
 def lock(path: Path) -> TextIO:
