@@ -16,8 +16,11 @@ from typing import Any
 import pytest
 
 from clip.prompt import load_prompt
+from main_sharpzo import main
+from utils.interrupt import Interrupted
 from utils.progress import Progress
 
+FINISHED = {"config.yaml", "env.json", "log.txt", "metrics.jsonl", "prompt.safetensors", "result.json", "split.json"}
 SMALL = {"shots": 2, "popsize": 4, "intrinsic_dim": 16, "total_steps": 9, "change_point": 4, "eval_every": 2}
 FLAGS = [text for key, value in (SMALL | {"prune_interval": 2, "save_every": 1}).items() for text in (f"--{key}", str(value))]
 
@@ -50,6 +53,33 @@ def stop_in_call(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseExcept
     monkeypatch.setattr(Progress, "answer", counting)
 
 
+class Broken:
+    """A run below tmp_path that is broken off; `error` is the one line that it ended with."""
+
+    def __init__(self, root: Path, capsys: pytest.CaptureFixture):
+        self.root, self.capsys = root, capsys
+        self.folder = folder_of(root, "zo-pruned")
+        self.error = self.printed = ""
+
+    def run(self, *more: str) -> int:
+        self.capsys.readouterr()
+        status = main([*FLAGS, "--output_dir", str(self.root), *more])
+        self.printed, self.error = self.capsys.readouterr()
+        assert len(self.error.splitlines()) == (1 if status else 0)
+        return status
+
+    def stopped(self, monkeypatch: pytest.MonkeyPatch, question: int = 8) -> Path:
+        with monkeypatch.context() as patch:
+            stop_in_call(patch, question, Interrupted("test"))
+            assert self.run() == 3
+        return self.folder
+
+    def ends_as(self, whole: tuple) -> None:
+        assert self.run() == 0
+        assert outcome(self.folder) == whole
+        assert {path.name for path in self.folder.iterdir()} == FINISHED
+
+
 def call_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, number: int, act: Callable[[], None]) -> None:
     """Makes the `number`-th call of `owner.name` do `act` first."""
     calls, whole = 0, getattr(owner, name)
@@ -73,13 +103,12 @@ def run_command(flags: list[str], log: Path) -> None:
     """main in a process of its own; what it prints goes to `log`."""
     import sys
 
-    import main_sharpzo
     from clip import backbone
     from tests.preload import MINI
 
     backbone.load_backbone = lambda *_: MINI
     with log.open("a") as sys.stdout, log.open("a") as sys.stderr:
-        status = main_sharpzo.main(flags)
+        status = main(flags)
     os._exit(status)
 
 

@@ -9,7 +9,6 @@ import os
 import random
 import re
 import resource
-import signal
 import subprocess
 import sys
 import threading
@@ -25,144 +24,18 @@ from clip.prompt import load_prompt
 from datasets import features
 from main_sharpzo import main
 from tests.helpers import refusal
-from tests.runs import FLAGS, call_at, folder_of, outcome, start, stop_in_call, tell_self
+from tests.runs import FINISHED, FLAGS, Broken, call_at, outcome, start, stop_in_call
 from trainers import loop
 from trainers.objective import Objective
 from trainers.sparse_zo import SparseZO
-from utils import files, progress, run
+from utils import files, progress
 from utils.config import REPOSITORY
-from utils.interrupt import Interrupted, interruptible
+from utils.interrupt import Interrupted
 from utils.memory import is_out_of_memory
 from utils.parallel import map_ahead
-from utils.progress import ANSWERS, PREVIOUS, STATE, Progress
-from utils.run import Run
+from utils.progress import ANSWERS, PREVIOUS, STATE
 
 pytestmark = pytest.mark.usefixtures("one_mini")
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple:
-    """What the unbroken run ends with."""
-    root = tmp_path_factory.mktemp("whole")
-    assert main([*FLAGS, "--output_dir", str(root)]) == 0
-    return outcome(folder_of(root, "zo-pruned"))
-
-
-class Broken:
-    """A run below tmp_path that is broken off; `error` is the one line that it ended with."""
-
-    def __init__(self, root: Path, capsys: pytest.CaptureFixture):
-        self.root, self.capsys = root, capsys
-        self.folder = folder_of(root, "zo-pruned")
-        self.error = self.printed = ""
-
-    def run(self, *more: str) -> int:
-        self.capsys.readouterr()
-        status = main([*FLAGS, "--output_dir", str(self.root), *more])
-        self.printed, self.error = self.capsys.readouterr()
-        assert len(self.error.splitlines()) == (1 if status else 0)
-        return status
-
-    def stopped(self, monkeypatch: pytest.MonkeyPatch, question: int = 8) -> Path:
-        with monkeypatch.context() as patch:
-            stop_in_call(patch, question, Interrupted("test"))
-            assert self.run() == 3
-        return self.folder
-
-    def ends_as(self, whole: tuple) -> None:
-        assert self.run() == 0
-        assert outcome(self.folder) == whole
-        assert {path.name for path in self.folder.iterdir()} == FINISHED
-
-
-FINISHED = {"config.yaml", "env.json", "log.txt", "metrics.jsonl", "prompt.safetensors", "result.json", "split.json"}
-
-
-@pytest.fixture
-def broken(tmp_path: Path, capsys: pytest.CaptureFixture) -> Broken:
-    return Broken(tmp_path / "outputs", capsys)
-
-
-PLACES = {
-    "image features": (features.FeatureReader, "_compute", 2),
-    "line of the log": (Progress, "record", 4),
-    "between a step and its mark": (Progress, "mark", 3),
-    "between two states": (progress, "write_json", 3),
-    "while a state is written": (os, "fsync", 12),
-    "first step": (Progress, "answer", 1),
-    "evaluation": (Objective, "accuracy", 4),
-    "before the result": (Run, "finish", 1),
-    "after the result": (run, "tidy", 1),
-}
-
-
-@pytest.mark.parametrize("place", PLACES)
-def test_sigterm_anywhere_ends_with_status_three_and_the_same_command_goes_on(
-    place: str, whole: tuple, broken: Broken, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-        call_at(patch, *PLACES[place], tell_self(signal.SIGTERM))
-        assert broken.run() == 3
-    assert broken.error == "interrupted (SIGTERM): the same command goes on from where it was\n"
-    assert not list(tmp_path.rglob("*.tmp"))
-    broken.ends_as(whole)
-
-
-def test_sigterm_while_answers_are_repeated_loses_none(whole: tuple, broken: Broken, monkeypatch: pytest.MonkeyPatch) -> None:
-    state = (broken.stopped(monkeypatch) / STATE).read_text()
-    with monkeypatch.context() as patch:
-        call_at(patch, Progress, "answer", 3, tell_self(signal.SIGTERM))
-        assert broken.run() == 3
-    assert (broken.folder / STATE).read_text() == state
-    broken.ends_as(whole)
-
-
-def test_signals_that_follow_the_first_are_ignored(whole: tuple, broken: Broken, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        call_at(patch, Progress, "record", 4, tell_self(signal.SIGINT))
-        for other in ("save", "close"):
-            call_at(patch, Progress, other, 3 if other == "save" else 1, tell_self(signal.SIGINT))
-        assert broken.run() == 3
-    assert "SIGINT" in broken.error
-    broken.ends_as(whole)
-
-
-def test_signal_that_a_library_swallows_stops_the_run_before_its_next_step(
-    whole: tuple, broken: Broken, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def deaf() -> None:
-        with contextlib.suppress(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        call_at(patch, SparseZO, "step", 2, deaf)
-        assert broken.run() == 3
-    assert json.loads((broken.folder / STATE).read_text())["mark"]["step"] == 6
-    broken.ends_as(whole)
-
-
-def test_hang_up_interrupts_unless_it_is_ignored_as_below_nohup() -> None:
-    with pytest.raises(Interrupted, match="SIGHUP"), interruptible():
-        os.kill(os.getpid(), signal.SIGHUP)
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with interruptible():
-            os.kill(os.getpid(), signal.SIGHUP)
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
-def test_first_run_speaks_of_no_earlier_one_and_overwriting_does_not_go_on(
-    broken: Broken, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    broken.stopped(monkeypatch)
-    assert "earlier" not in broken.printed
-    with monkeypatch.context() as patch:
-        stop_in_call(patch, 8, Interrupted("test"))
-        assert broken.run("--overwrite") == 3
-    assert "going on" not in broken.printed
-    assert "the same command without --overwrite goes on" in broken.error
 
 
 @pytest.mark.parametrize("held", ["config.yaml", "state of another seed"])
@@ -236,7 +109,7 @@ def fail_with(number: int) -> Callable[..., None]:
     return fail
 
 
-@pytest.mark.parametrize(("limit", "name"), [(300, "split.json"), (1700, "metrics.jsonl"), (30_000, "prompt.safetensors")])
+@pytest.mark.parametrize(("limit", "name"), [(300, "split.json"), (1300, ANSWERS), (30_000, "prompt.safetensors")])
 def test_disk_that_fills_up_names_the_file_and_the_run_goes_on_once_there_is_room(
     limit: int, name: str, whole: tuple, broken: Broken, monkeypatch: pytest.MonkeyPatch
 ) -> None:

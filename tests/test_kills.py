@@ -37,7 +37,7 @@ def survive(flags: list[str], kills: int, seed: int, root: Path, log: Path) -> t
 
 
 def test_run_killed_a_few_times_ends_as_the_unbroken_one(tmp_path: Path) -> None:
-    killed, *_ = survive([*FLAGS, "--total_steps", "40"], 4, 1, tmp_path, tmp_path / "log")
+    killed, *_ = survive([*FLAGS, "--total_steps", "20"], 3, 1, tmp_path, tmp_path / "log")
     assert killed >= 1
 
 

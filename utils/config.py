@@ -245,7 +245,7 @@ def _find_config(given: str | None, aliases: Mapping[str, str]) -> Path:
 
 
 def _nearest(word: str, names: Any) -> str:
-    close = difflib.get_close_matches(str(word), list(names), n=1)
+    close = difflib.get_close_matches(str(word)[:80], list(names), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
