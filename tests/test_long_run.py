@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import resource
 import time
@@ -49,7 +50,7 @@ def test_twenty_thousand_steps_cost_no_more_memory_and_no_more_time_a_step(
     assert main([*FLAGS, *flags, "--zo_lr", "0.001", "--output_dir", str(tmp_path)]) == 0
     folder = folder_of(tmp_path, "zo-pruned")
     memory, cpu, answers = zip(*blocks, strict=True)
-    seconds = [after - before for before, after in zip(cpu, cpu[1:], strict=False)]
+    seconds = [after - before for before, after in itertools.pairwise(cpu)]
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
     print(f"resident MiB after each {BLOCK} steps: {[size >> 20 for size in memory]}")
     print(f"CPU seconds a block: {[round(s, 2) for s in seconds]}; answers.bin {answers[-1]} bytes; files {json.dumps(sizes)}")
