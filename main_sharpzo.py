@@ -28,7 +28,7 @@ from utils.config import check_paths, load_config
 from utils.errors import RunError, UserError
 from utils.interrupt import Stop, interruptible
 from utils.memory import memory_told
-from utils.settings import Config
+from utils.settings import Config, prompt_settings
 
 if TYPE_CHECKING:
     import torch
@@ -97,6 +97,11 @@ def run(config: Config, stop: Stop) -> None:
         template=config.template or DATASETS[config.dataset].template,
         memory_limit=config.memory_limit or DEFAULT_MEMORY_LIMIT[device.type],
     )
+    saved = None
+    if config.load_prompt:
+        from trainers.saved import read_saved, saved_accuracy
+
+        config, *saved = read_saved(config)
     path = run_path(config)
     earlier = find_earlier_run(path, config)
     if earlier == "finished":
@@ -109,6 +114,7 @@ def run(config: Config, stop: Stop) -> None:
     trains = bool(TRAINERS[config.prompt_trainer].build)
     with memory_told("--batch_size", config.batch_size, device):
         task = prepare(config, device)
+    accuracy = 100 * saved_accuracy(config, task, *saved) if saved else task.zero_shot_accuracy
     # before anything is written, so that what cannot work leaves no folder
     with memory_told("--intrinsic_dim", config.intrinsic_dim, device):
         problem = build_problem(config, task) if trains else None
@@ -125,10 +131,11 @@ def run(config: Config, stop: Stop) -> None:
         if problem:
             about = {key: getattr(config, key) for key in ABOUT_PROMPT}
             about |= {"classnames": task.dataset.classnames, "weights_sha256": task.backbone.fingerprint()}
+            about |= {"settings": prompt_settings(config)}
             result |= tune(config, problem, optimizer, about, folder, stop)
         else:
             nothing = dict.fromkeys(("queries", "forwards", "tower_images", "evaluations"), 0)
-            result |= {"test_accuracy": task.zero_shot_accuracy, "seconds": 0.0} | nothing
+            result |= {"test_accuracy": accuracy, "seconds": 0.0} | nothing
         report(folder, result, len(task.test_images))
         folder.finish(result)
 

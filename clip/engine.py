@@ -11,6 +11,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from clip.folded import FoldedTower, Layer, activate, fold_tower
 from clip.tree import Attention, PromptTree, build_tree
@@ -38,9 +39,11 @@ class Engine:
     def __call__(self, contexts: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """L2-normalised features (B, K, D) of contexts (B, n_ctx, width), or (B, K, n_ctx, width) with one a class.
 
-        Differentiable where gradients are enabled and `contexts` asks for them; otherwise in place and without a graph.
+        Differentiable where `contexts` carries a tangent, or asks for gradients where they are enabled; otherwise in place and
+        without a graph.
         """
-        differentiable = torch.is_grad_enabled() and contexts.requires_grad
+        forward_mode = forward_ad.unpack_dual(contexts).tangent is not None
+        differentiable = forward_mode or (torch.is_grad_enabled() and contexts.requires_grad)
         run = self._pass(dtype, class_specific=contexts.ndim == 4)
         with torch.inference_mode(not differentiable):
             # equal passes: 43 queries at 42 a pass are 22 and 21, not 42 and 1

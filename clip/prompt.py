@@ -36,6 +36,21 @@ class Projection:
         return self.p0 + (W.to(self.A) @ self.A.T).view(len(W), *self.p0.shape)
 
 
+@dataclass(frozen=True)
+class FullSpace:
+    """The context itself as the vector: C(w) = p0 + w, row after row, with no projection."""
+
+    p0: Tensor
+
+    @property
+    def d(self) -> int:
+        return self.p0.numel()
+
+    def contexts(self, W: Tensor) -> Tensor:
+        """Context tokens (B, n_ctx, width) float64 of W (B, d)."""
+        return self.p0 + W.to(self.p0).view(len(W), *self.p0.shape)
+
+
 def initial_context(backbone: Backbone, ctx_init: str, n_ctx: int, generator: torch.Generator) -> tuple[str, Tensor]:
     """The words that hold the context's places, and where it starts, p0 (n_ctx, width) float64.
 
@@ -43,9 +58,14 @@ def initial_context(backbone: Backbone, ctx_init: str, n_ctx: int, generator: to
     """
     if ctx_init:
         return ctx_init, context_embeddings(backbone, ctx_init)
-    words = " ".join(["x"] * n_ctx)
+    words = placeholder_words(n_ctx)
     shape = context_embeddings(backbone, words).shape
     return words, RANDOM_CONTEXT_STD * torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def placeholder_words(n_ctx: int) -> str:
+    """Words of one token each, which hold the places of context tokens that start from none."""
+    return " ".join(["x"] * n_ctx)
 
 
 def context_embeddings(backbone: Backbone, words: str) -> Tensor:

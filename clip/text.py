@@ -42,6 +42,7 @@ class TextFeatures:
         tokens, self.warnings = tokenize(backbone, prompts)
         tower = text_tower(backbone)
         n_ctx = len(context_ids(backbone, ctx_init))
+        self.classes = len(prompts)
         slots = torch.arange(1, 1 + n_ctx).expand(len(tokens), -1)
         if position != "end":
             name_lengths = [len(backbone.tokenizer.encode(clean_name(name))) for name in classnames]
@@ -63,6 +64,10 @@ class TextFeatures:
     def __call__(self, contexts: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """L2-normalised features (B, K, D) in `dtype` of `contexts` (B, n_ctx, width), or (B, K, n_ctx, width)."""
         return self._features(contexts, dtype)
+
+    def queries_a_pass(self, dtype: torch.dtype) -> int:
+        """How many queries with one context each fit into a pass."""
+        return max(1, self.chunk(dtype) // (1 if self.engine else self.classes))
 
     def chunk(self, dtype: torch.dtype) -> int:
         """How many queries (fast) or prompts (stock) share a pass."""

@@ -56,10 +56,10 @@ def test_data() -> Path:
     return Path(folder)
 
 
-def make_tiny_backbone(seed: int = 0, **text: int) -> Backbone:
+def make_tiny_backbone(seed: int = 0, vision: dict[str, int] | None = None, **text: int) -> Backbone:
     """A random CLIP of width 32: two text layers, 77 positions, CLIP's tokenizer, 32 × 32 images."""
     text_cfg = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2} | text
-    vision_cfg = {"image_size": 32, "patch_size": 16, "layers": 1, "width": 32, "head_width": 16}
+    vision_cfg = {"image_size": 32, "patch_size": 16, "layers": 1, "width": 32, "head_width": 16} | (vision or {})
     model = CLIP(24, vision_cfg, text_cfg, quick_gelu=True)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
@@ -121,6 +121,9 @@ class Quadratic:
 
     def gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
         return self(w[None])[0], self.curvature * (w - self.target)
+
+    def jvp(self, w: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+        return self(w.expand(len(tangents), -1))[0], tangents @ (self.curvature * (w - self.target))
 
     @property
     def queries(self) -> int:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.test_trainers import run, toy_problem
+from trainers.loop import build_optimizer
 from trainers.sharpzo import ChangeAtPlateau, build
 from utils.errors import UserError
 from utils.settings import Config
@@ -59,10 +60,11 @@ def test_change_point_zero_skips_stage_one(quadratic) -> None:
     assert {record["stage"] for record in records} == {2}
 
 
-def test_first_vector_outside_the_box_is_refused() -> None:
+@pytest.mark.parametrize("trainer", ["zo-pruned", "cma-es", "sep-cma"])
+def test_first_vector_outside_the_box_is_refused(trainer: str) -> None:
+    config = small(prompt_trainer=trainer, init_std=50.0, bound=1.0)
     with pytest.raises(UserError, match="--init_std"):
-        config = small(init_std=50.0, bound=1.0)
-        build(config, toy_problem(config, d=6, validation_accuracy=0.0))
+        build_optimizer(config, toy_problem(config))
 
 
 def test_plateau_rule_waits_for_patience_steps_without_a_real_gain() -> None:

@@ -22,6 +22,12 @@ QUICK = {
     "zip": {"spsa_a": 0.2, "zo_clip": True},
     "zip-20k": {"spsa_a": 0.2, "zo_clip": True},
     "coop": {"lr": 0.1},
+    "blackvip": {"spsa_a": 0.2},
+    "bpt-vlm": {"deploy": "best"},
+    "spsa": {"spsa_a": 0.5},
+    "lozo": {"prompt_space": "full"},
+    "blackvip": {"spsa_a": 0.2},
+    "bpt-vlm": {"deploy": "best"},
 }
 trainers = pytest.mark.parametrize("trainer", [name for name, info in TRAINERS.items() if info.build])
 
@@ -52,7 +58,7 @@ def toy_problem(config: Config, d: int = 6, validation_accuracy: float = 0.5) ->
         def validate(self, w: Tensor) -> float:
             return validation_accuracy
 
-    return Toy(CountingQuadratic(d), initial_vector(config, d), None, None, None, steps=config.total_steps)
+    return Toy(CountingQuadratic(d), initial_vector(config, d), None, None, None, steps=config.total_steps, matrix=(2, d // 2))
 
 
 def run(config: Config, d: int = 6) -> tuple[Tensor, list[dict]]:

@@ -20,6 +20,7 @@ from trainers.batches import LazyImages, MiniBatches, mini_batches
 from trainers.bbt import NaiveCMAES, naive_cmaes
 from trainers.objective import Batches, Model, Objective, cross_entropies
 from trainers.problem import Problem, Task, projected_prompt
+from trainers.saved import Scorer, text_prompt
 from utils.errors import UserError
 from utils.seeds import torch_generator
 from utils.settings import Config
@@ -53,11 +54,12 @@ class CraftObjective(Objective):
 
     def __init__(self, model: Model, batches: Batches, adapter: Adapter, own: MiniBatches, config: Config):
         """`own`: the mini-batches that the adapter is trained on."""
-        super().__init__(model, batches, config.precision, config.batch_size)
+        super().__init__(model, batches, config.precision, config.batch_size, self.fitness)
         self.adapter, self.own, self.consistency = adapter, own, config.consistency
         self.adam = torch.optim.Adam(adapter.parameters(), lr=config.lr)
 
-    def criterion(self, scores: Tensor, labels: Tensor) -> Tensor:
+    def fitness(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """CE(z, y) + λ KL(softmax z̃ ‖ softmax z), (B, n) of scores z (B, n, K) and labels y (n,)."""
         kl = divergence(self.adapter.adapted(scores), scores)
         return cross_entropies(scores, labels) + self.consistency * kl
 
@@ -160,6 +162,15 @@ def problem(config: Config, task: Task) -> Problem:
     model.keep = keep_adapter
     objective = CraftObjective(model, plain.objective.draw, adapter, own, config)
     return dataclasses.replace(plain, objective=objective, steps_an_epoch=own.an_epoch)
+
+
+def restore(config: Config, task: Task, tensors: Mapping[str, Tensor]) -> Scorer:
+    """A saved prompt with the adapter that was trained beside it, which fits as many classes as it was trained on."""
+    plain = text_prompt(config, task, tensors)
+    adapter = Adapter(len(task.dataset.classnames), config.adapter_dim, torch.Generator())
+    adapter.load_state_dict({key.removeprefix("adapter."): value for key, value in tensors.items() if key.startswith("adapter.")})
+    adapter.to(task.backbone.device)
+    return dataclasses.replace(plain, scores=lambda images: adapter.adapted(plain.scores(images)))
 
 
 def build(config: Config, problem: Problem) -> Craft:

@@ -13,15 +13,30 @@ from torch import Tensor
 Loss = Callable[..., Tensor]
 
 
-def cge(loss: Loss, w: Tensor, mu: float) -> tuple[Tensor, float]:
-    """Coordinate-wise estimate: g_i = [L(w + μ e_i) − L(w − μ e_i)] / (2μ); 2d queries.
+def cge(loss: Loss, w: Tensor, mu: float, chosen: Tensor | None = None) -> tuple[Tensor, float]:
+    """Coordinate-wise estimate: g_i = [L(w + μ e_i) − L(w − μ e_i)] / (2μ) for the `chosen` i (k,), else 0; 2k queries.
 
-    Returns g (d,) and the mean of the 2d losses, which is L(w) up to O(μ²).
+    All d coordinates where none are chosen. Returns g (d,) and the mean of the losses, which is L(w) up to O(μ²).
     """
-    steps = mu * torch.eye(len(w), dtype=w.dtype)
+    steps = mu * _unit_vectors(w, chosen)
     losses = loss(torch.cat([w + steps, w - steps]), mu=mu)
     plus, minus = losses.chunk(2)
-    return (plus - minus) / (2 * mu), float(losses.mean())
+    return _spread((plus - minus) / (2 * mu), w, chosen), float(losses.mean())
+
+
+def cge_one_sided(loss: Loss, w: Tensor, mu: float, chosen: Tensor | None = None) -> tuple[Tensor, float]:
+    """As `cge` by forward differences, g_i = [L(w + μ e_i) − L(w)] / μ; k + 1 queries. Returns g (d,) and L(w)."""
+    losses = loss(torch.cat([w[None], w + mu * _unit_vectors(w, chosen)]), mu=mu)
+    return _spread((losses[1:] - losses[0]) / mu, w, chosen), float(losses[0])
+
+
+def _unit_vectors(w: Tensor, chosen: Tensor | None) -> Tensor:
+    identity = torch.eye(len(w), dtype=w.dtype)
+    return identity if chosen is None else identity[chosen]
+
+
+def _spread(values: Tensor, w: Tensor, chosen: Tensor | None) -> Tensor:
+    return values if chosen is None else torch.zeros_like(w).index_put((chosen,), values)
 
 
 def rge(loss: Loss, w: Tensor, mu: float, directions: Tensor) -> tuple[Tensor, float]:
@@ -29,7 +44,12 @@ def rge(loss: Loss, w: Tensor, mu: float, directions: Tensor) -> tuple[Tensor, f
 
     `directions` (q, d): u_j ~ N(0, I), masked or not. Returns g (d,) and the mean of the 2q losses.
     """
+    slopes, mean_loss = slopes_along_pairs(loss, w, mu, directions)
+    return (slopes[:, None] * directions).mean(0), mean_loss
+
+
+def slopes_along_pairs(loss: Loss, w: Tensor, mu: float, directions: Tensor) -> tuple[Tensor, float]:
+    """Slopes s_j = [L(w + μ u_j) − L(w − μ u_j)] / (2μ) (q,) along `directions` (q, d), and the mean of the 2q losses."""
     losses = loss(torch.cat([w + mu * directions, w - mu * directions]), mu=mu)
     plus, minus = losses.chunk(2)
-    slopes = (plus - minus) / (2 * mu)
-    return (slopes[:, None] * directions).mean(0), float(losses.mean())
+    return (plus - minus) / (2 * mu), float(losses.mean())

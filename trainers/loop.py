@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from trainers import TRAINERS
+from trainers import TRAINERS, moves_a_matrix, registered
 from trainers.problem import Problem, Task
 from trainers.sharpzo import Optimizer
 from utils.errors import RunError
@@ -29,13 +29,9 @@ def build_problem(config: Config, task: Task) -> Problem:
 
 def build_optimizer(config: Config, problem: Problem) -> Optimizer:
     """The optimiser that `--prompt_trainer` names."""
+    if problem.matrix and moves_a_matrix(config.prompt_trainer, config.stage2):
+        problem = dataclasses.replace(problem, initial=problem.initial.view(problem.matrix))
     return registered(TRAINERS[config.prompt_trainer].build)(config, problem)
-
-
-def registered(name: str) -> Callable[..., Any]:
-    """The function that a registry entry names as "module:function"."""
-    module, _, function = name.partition(":")
-    return getattr(importlib.import_module(module), function)
 
 
 def optimise(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,10 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.errors import RunError
+from trainers.forward_mode import slopes_along
+from utils.errors import RunError, UserError
+from utils.settings import Config
 
 # below this finite-difference step, float32 noise of the tower (5e-7 of the loss) drowns the difference
 FLOAT64_BELOW = 1e-4
+# scores (B, n, K) and labels (n,) → what each image costs at each point, (B, n)
+Criterion = Callable[[Tensor, Tensor], Tensor]
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")}
 
 
@@ -66,6 +71,9 @@ class Model(Protocol):
     def tower_images(self, points: int, images: int) -> int:
         """How many pictures pass the image tower for so many points and images; 0 where features are given."""
 
+    def tangents_a_pass(self, dtype: torch.dtype) -> int:
+        """How many directions share one pass in forward mode."""
+
     def tensors(self, w: Tensor) -> dict[str, Tensor]:
         """What must be kept to use the prompt at w again."""
 
@@ -74,7 +82,7 @@ Answer = Callable[[int, Callable[[], np.ndarray]], np.ndarray]
 
 
 class Objective:
-    """L(w): mean cross-entropy of a prompted CLIP over a batch of images; the full training set, or a mini-batch.
+    """L(w): mean cross-entropy, or another `criterion`, of a prompted CLIP over a batch of images: all of them, or a mini-batch.
 
     Calling it with W (B, d) gives B losses in float64, all of them on the one batch that `draw` gives for the call, and counts
     B queries. `forwards` counts mini-batches of `batch_size` images.
@@ -86,8 +94,11 @@ class Objective:
         draw: Batches,
         precision: str = "auto",
         batch_size: int = 256,
+        criterion: Criterion | None = None,
     ):
         self.model, self.draw, self.precision, self.batch_size = model, draw, precision, batch_size
+        self.criterion = criterion or cross_entropies
+        self._passed: set[torch.dtype] = set()
         # what is asked goes through here, so that a run that goes on can be told again what it was told before
         self.answer: Answer = lambda size, compute: compute().copy()
         self.queries = 0
@@ -114,6 +125,7 @@ class Objective:
 
     def gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """L(w) and ∇L(w) (d,) by backpropagation, for comparison only; counts one query. RunError where not finite."""
+        self._refuse_without_derivative()
         images = self._draw_for(1)
 
         def compute() -> np.ndarray:
@@ -134,6 +146,30 @@ class Objective:
     def restore(self, costs: Mapping[str, int], extras: Mapping[str, np.ndarray]) -> None:
         """Goes on from the costs and the extras of an interrupted run, whose answers have been repeated."""
         self.evaluations = costs["evaluations"]
+
+    def jvp(self, w: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+        """L(w) and its slopes ∇L·v (m,) along the `tangents` (m, d), in forward mode: no graph, no step μ.
+
+        Counts m queries, one a tangent: a tangent takes the products of a forward pass, and all share the pass of w itself.
+        RunError where not finite.
+        """
+        self._refuse_without_derivative()
+        images, dtype = self._draw_for(len(tangents)), self.dtype(None)
+
+        def compute() -> np.ndarray:
+            if dtype not in self._passed:
+                # what a pass keeps for later passes must not be made inside a transform
+                with torch.inference_mode():
+                    self._losses(w[None], images, dtype)
+                self._passed.add(dtype)
+            parts = tangents.split(self.model.tangents_a_pass(dtype))
+            pairs = [slopes_along(lambda point: self._losses(point[None], images, dtype)[0], w, part) for part in parts]
+            loss, slopes = pairs[0][0].cpu(), torch.cat([slopes for _, slopes in pairs]).cpu()
+            self._refuse_non_finite(loss[None] + slopes, w.expand(len(slopes), -1))
+            return torch.cat([loss[None], slopes]).numpy()
+
+        loss, *_ = answer = torch.from_numpy(self.answer(1 + len(tangents), compute))
+        return loss, answer[1:]
 
     def costs(self) -> dict[str, int]:
         """What has been spent so far: loss evaluations, mini-batch forwards, training images through the image tower."""
@@ -168,10 +204,6 @@ class Objective:
             scores = self.model.scores(w[None], self.dtype(None))
             return top1(lambda inputs: self.deployed(scores(inputs))[0], images, self.model.images_a_pass(1))
 
-    def criterion(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """The loss (B, n) of each image, of scores (B, n, K) and labels (n,)."""
-        return cross_entropies(scores, labels)
-
     def deployed(self, scores: Tensor) -> Tensor:
         """The scores that images are classified by."""
         return scores
@@ -182,6 +214,12 @@ class Objective:
         for part in images.split(self.model.images_a_pass(len(W))):
             total = total + self.criterion(scores(part.inputs), part.labels).sum(1)
         return total / len(images)
+
+    def _refuse_without_derivative(self) -> None:
+        if self.criterion is error_rates:
+            raise UserError(
+                "--objective accuracy: it has no derivative; choose a trainer and a smoothness_estimator that ask none"
+            )
 
     def _refuse_non_finite(self, losses: Tensor, W: Tensor) -> None:
         bad = ~torch.isfinite(losses)
@@ -197,6 +235,23 @@ def cross_entropies(scores: Tensor, labels: Tensor) -> Tensor:
     """−log softmax(scores) at the labels: (B, n) of scores (B, n, K) and labels (n,)."""
     hit = scores.gather(2, labels.expand(len(scores), -1)[..., None])[..., 0]
     return scores.logsumexp(2) - hit
+
+
+def focal_losses(scores: Tensor, labels: Tensor, gamma: float = 2.0) -> Tensor:
+    """(1 − p)^γ · (−log p) at the labels' probabilities p (Lin et al. 2017), (B, n) of scores (B, n, K); γ 0: cross-entropy."""
+    entropies = cross_entropies(scores, labels)
+    return (-torch.expm1(-entropies)).clamp(min=0.0) ** gamma * entropies
+
+
+def error_rates(scores: Tensor, labels: Tensor) -> Tensor:
+    """0 where the highest score is the label's and 1 elsewhere, (B, n) of scores (B, n, K); their mean is 1 − accuracy."""
+    return (scores.argmax(2) != labels).double()
+
+
+def criterion(config: Config) -> Criterion:
+    """What `--objective` names."""
+    named = {"cross-entropy": cross_entropies, "accuracy": error_rates}
+    return named.get(config.objective) or functools.partial(focal_losses, gamma=config.focal_gamma)
 
 
 def top1(scores: Callable[[Tensor], Tensor], images: ImageSet, images_a_pass: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clip.prompt import initial_context, make_projection
+from clip.prompt import FullSpace, initial_context, make_projection
 from clip.text import TextFeatures
 from trainers.batches import FullBatch, MiniBatches
-from trainers.objective import Images, ImageSet, Objective
+from trainers.objective import Images, ImageSet, Objective, criterion
 from trainers.text_prompt import TextPrompt
 from utils.seeds import torch_generator
 from utils.settings import Config
@@ -53,6 +54,7 @@ class Problem:
     steps: int
     steps_an_epoch: int = 1
     warnings: Sequence[str] = ()
+    matrix: tuple[int, int] | None = None
 
     def validate(self, w: Tensor) -> float:
         """Validation accuracy at w, in [0, 1]."""
@@ -79,7 +81,7 @@ def text_problem(
         config.memory_limit << 20,
         keep,
     )
-    objective = Objective(model, batches, config.precision, config.batch_size)
+    objective = Objective(model, batches, config.precision, config.batch_size, criterion(config))
     return Problem(
         objective,
         initial,
@@ -93,8 +95,15 @@ def text_problem(
 
 
 def projected_prompt(config: Config, task: Task) -> Problem:
-    """The paper's: w ∈ R^d moves the words `ctx_init` by A·w, A fixed and random, and is scored on all training images."""
+    """The paper's: w ∈ R^d moves the words `ctx_init` by A·w, A fixed and random, and is scored on all training images.
+
+    With `--prompt_space full` w is the offset itself, n_ctx · width entries long.
+    """
     text, p0 = text_and_context(config, task)
+    if config.prompt_space == "full":
+        space = FullSpace(p0)
+        problem = text_problem(config, task, text, space.contexts, initial_vector(config, space.d), lambda w: {"p0": p0})
+        return dataclasses.replace(problem, matrix=tuple(p0.shape))
     projection = make_projection(p0, config.intrinsic_dim, config.std, torch_generator(config.seed, "projection"))
 
     def keep(w: Tensor) -> Mapping[str, Tensor]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
-from trainers.cmaes import CMAES, SharpnessAwareCMAES
+from trainers import TRAINERS, registered
+from trainers.cmaes import CMAES, SharpnessAwareCMAES, refuse_outside_box
 from trainers.gradients import Loss
+from trainers.rule import gaussian
 from trainers.sparse_zo import SparseZO
-from utils.errors import UserError
 from utils.seeds import numpy_generator, torch_generator
 from utils.settings import Config, departures
 
@@ -68,15 +70,12 @@ class SharpZO:
     """Two optimisers one after the other. `make_stage2` builds the second from the first at the change point."""
 
     def __init__(self, stage1: Optimizer, change: ChangeAt | ChangeAtPlateau, make_stage2: Callable[[Optimizer], Optimizer]):
+        self.stage = 1
         self.current = stage1
         self.change = change
         self.make_stage2 = make_stage2
         self.steps = 0
         self._change_if_due()
-
-    @property
-    def stage(self) -> int:
-        return self.current.stage
 
     @property
     def estimate(self) -> Tensor:
@@ -97,22 +96,30 @@ class SharpZO:
     def _change_if_due(self) -> None:
         if self.stage == 1 and self.change.reached(self.steps, self.estimate):
             self.current = self.make_stage2(self.current)
+            self.stage = 2
 
 
 def build(config: Config, problem: Problem) -> Optimizer:
-    """The trainers zo-pruned, zo and cma-es, as `config` describes them."""
-    stage1 = _build_stage1(config, problem.initial)
+    """The trainers zo-pruned, zo and cma-es, as `config` describes them. The start is a matrix where `--stage2` moves one."""
+    w0 = problem.initial
+    stage1 = _build_stage1(config, w0.flatten())
     if config.prompt_trainer == "cma-es":
         return stage1
     change = ChangeAtPlateau(problem.validate) if config.change_point == "auto" else ChangeAt(config.change_point)
-    return SharpZO(stage1, change, lambda stage: _build_stage2(config, stage))
+    if config.stage2 == "sparse-zo":
+        return SharpZO(stage1, change, lambda stage: _build_stage2(config, stage))
+    build_rule = registered(TRAINERS[config.stage2].build)
+
+    def make_stage2(stage: Optimizer) -> Optimizer:
+        return build_rule(config, dataclasses.replace(problem, initial=stage.estimate.view(w0.shape)))
+
+    return SharpZO(stage1, change, make_stage2)
 
 
 def _build_stage1(config: Config, w0: Tensor) -> SharpnessAwareCMAES:
     chosen = departures(config)
     d = len(w0)
-    if config.bound and float(w0.abs().max()) > config.bound:
-        raise UserError(f"--init_std: {config.init_std} puts the first w outside the box of --bound {config.bound}")
+    refuse_outside_box(config, w0)
     first_mean = None
     if "zero-start" in chosen:
         w0 = torch.zeros_like(w0)
@@ -122,7 +129,17 @@ def _build_stage1(config: Config, w0: Tensor) -> SharpnessAwareCMAES:
         first_mean = uniform.mean(0)
     generator = numpy_generator(config.seed, "CMA-ES")
     cmaes = CMAES(w0, config.sigma, config.popsize, config.bound, lambda n, size: generator.standard_normal((n, size)))
-    return SharpnessAwareCMAES(cmaes, config.rho, config.smoothness_estimator, config.zo_eps_cge, chosen, first_mean)
+    return SharpnessAwareCMAES(
+        cmaes,
+        config.rho,
+        config.smoothness_estimator,
+        config.zo_eps_cge,
+        chosen,
+        first_mean,
+        config.smoothness_every,
+        config.sharpness_queries,
+        gaussian(config, "RGE directions of stage 1"),
+    )
 
 
 def _build_stage2(config: Config, stage1: SharpnessAwareCMAES) -> SparseZO:

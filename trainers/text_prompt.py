@@ -45,6 +45,9 @@ class TextPrompt:
     def images_a_pass(self, points: int) -> int:
         return max(1, self.memory_limit // (points * self.classes * 3 * torch.float64.itemsize))
 
+    def tangents_a_pass(self, dtype: torch.dtype) -> int:
+        return min(self.points_a_pass(), self.text_features.queries_a_pass(dtype))
+
     def tower_images(self, points: int, images: int) -> int:
         return 0
 

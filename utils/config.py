@@ -44,12 +44,15 @@ class Parser(argparse.ArgumentParser):
 
 
 class Trainer(Protocol):
-    """What is read here of a registry entry: a line of help, its own defaults, whether it has a change point."""
+    """What is read here of a registry entry: a line of help, its own defaults, and what it can do (see TrainerInfo)."""
 
     help: str
     defaults: Mapping[str, Any]
     by_shots: Mapping[str, Mapping[int, Any]]
     two_stages: bool
+    rule: bool
+    matrix: bool
+    derivative: bool
 
 
 class DatasetEntry(Protocol):
@@ -115,6 +118,8 @@ def load_config(
     typed_sections = {key: _typed(entry.value, trainers) for key, entry in sections.items()}
     given = _typed({key: Entry(value, f"--{key}") for key, value in flags.items()}, trainers)
 
+    if "load_prompt" in given:
+        given.setdefault("prompt_trainer", Entry("saved", "--load_prompt"))
     unset = Entry(FIELDS["prompt_trainer"].default, "default")
     trainer, where = given.get("prompt_trainer") or settings.get("prompt_trainer") or unset
     if trainer not in trainers:
@@ -126,7 +131,9 @@ def load_config(
     resolved = {key: Entry(value, f"default of {trainer}") for key, value in own.items()} | chosen
     config = Config(**{key: entry.value for key, entry in resolved.items()})
     config = dataclasses.replace(config, dataset=aliases.get(config.dataset, config.dataset))
-    _check(config, {key: entry.where for key, entry in resolved.items()}, trainers[trainer].two_stages, datasets)
+    origins = {key: entry.where for key, entry in resolved.items()}
+    _check(config, origins, trainers[trainer].two_stages, datasets)
+    _check_rules(config, origins, trainers)
     return config
 
 
@@ -181,6 +188,11 @@ def _scalar(node: yaml.Node, where: str) -> Any:
     # PyYAML's constructors pass on whatever a tag's conversion raised
     except (yaml.YAMLError, ValueError, LookupError) as error:
         raise UserError(f"{where}: {node.value!r} does not fit its tag {node.tag}") from error
+
+
+def checked_settings(given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Those of `given` that are settings, each of its field's type and within its limits. Raises UserError."""
+    return {key: _coerce(key, value, f"{where}: {key}") for key, value in given.items() if key in FIELDS}
 
 
 def _coerce(key: str, raw: Any, where: str) -> Any:
@@ -270,6 +282,8 @@ def _check(config: Config, where: Mapping[str, str], two_stages: bool, datasets:
         refuse("ctx_init", "a blank is no word; '' starts from n_ctx random vectors")
     if config.run_name and (Path(config.run_name).name != config.run_name or config.run_name in (".", "..")):
         refuse("run_name", f"{config.run_name!r} must be a plain folder name")
+    if (config.prompt_trainer == "saved") != bool(config.load_prompt):
+        refuse("load_prompt", "--prompt_trainer saved and --load_prompt FILE go together")
     if two_stages and config.change_point != "auto" and config.change_point > config.total_steps:
         refuse(
             "change_point",
@@ -280,9 +294,38 @@ def _check(config: Config, where: Mapping[str, str], two_stages: bool, datasets:
     _check_fidelity(config, refuse)
 
 
+def _check_rules(config: Config, where: Mapping[str, str], trainers: Mapping[str, Trainer]) -> None:
+    """What the trainer, the rule in stage 2's place, the space and the objective ask of each other."""
+
+    def refuse(key: str, reason: str) -> None:
+        raise UserError(f"{where.get(key, f'default of {key}')}: {reason}")
+
+    name, own_stage2 = config.prompt_trainer, FIELDS["stage2"].default
+    parts = [(name, trainers[name])]
+    if config.stage2 != own_stage2:
+        rules = [own_stage2, *(key for key, trainer in trainers.items() if trainer.rule)]
+        if config.stage2 not in rules:
+            refuse("stage2", f"{config.stage2!r} is no rule{_nearest(config.stage2, rules)}; there are {', '.join(rules)}")
+        if not trainers[name].two_stages:
+            two = ", ".join(key for key, trainer in trainers.items() if trainer.two_stages)
+            refuse("stage2", f"{name} has one stage; --stage2 goes with {two}")
+        if departures(config) & {"gradient-buffer", "matrix-w", "abs-score", "keep-lowest"}:
+            refuse("fidelity", f"departures of stage 2 concern sparse-zo, not {config.stage2}")
+        parts.append((config.stage2, trainers[config.stage2]))
+    for part, trainer in parts:
+        if trainer.matrix and config.prompt_space != "full":
+            refuse("prompt_space", f"{part} moves the context's own matrix, and a projected w is none; use --prompt_space full")
+        if trainer.derivative and config.objective == "accuracy":
+            refuse("objective", f"accuracy has no derivative, which {part} asks for")
+    # only these have a stage 1; for all others the setting stands idle
+    estimator = config.smoothness_estimator if trainers[name].two_stages or name == "cma-es" else "none"
+    if estimator in ("fo", "jvp") and config.objective == "accuracy":
+        refuse("objective", f"accuracy has no derivative, which --smoothness_estimator {estimator} asks for")
+
+
 def check_paths(config: Config) -> None:
     """What can be told of the given paths before anything heavy is imported. Raises UserError."""
-    for key in ("checkpoint", "split_file"):
+    for key in ("checkpoint", "split_file", "load_prompt"):
         path = getattr(config, key)
         if path is not None and not _can_be(Path.is_file, key, path):
             raise UserError(f"--{key}: {path}: no such file")

@@ -72,16 +72,34 @@ class Config:
     )
     n_ctx: int = option(4, "prompt", "context tokens, where ctx_init gives no words", low=1, high=70)
     intrinsic_dim: int = option(512, "prompt", "d, length of the trained vector w", low=1, high=10_000)
-    std: float = option(1.0, "prompt", "standard deviation of the projection A", above=0.0)
+    std: float = option(1.0, "prompt", "standard deviation of the projection A; for bpt-vlm a factor on its own", above=0.0)
     init_std: float = option(0.02, "prompt", "standard deviation of the first w", low=0.0)
+    prompt_space: str = option(
+        "projected",
+        "prompt",
+        "what w is: d numbers that A projects, or the n_ctx × width offset of the context itself (no A)",
+        choices=("projected", "full"),
+    )
 
     prompt_trainer: str = option("zo-pruned", "method", "which optimiser")
+    load_prompt: str | None = option(
+        None, "method", "evaluate this prompt.safetensors of an earlier run (implies --prompt_trainer saved)", kind=str
+    )
     total_steps: int = option(20_000, "method", "T, steps of both stages", low=1)
     change_point: int | str = option(
         100, "method", "T_c, first step of stage 2, or auto: by validation accuracy", kind=int, low=0, words=("auto",)
     )
     max_queries: int = option(0, "method", "stop before the step that would exceed this many queries; 0: no limit", low=0)
     fidelity: str = option("paper", "method", "paper, released, or a comma list of the released code's departures")
+
+    objective: str = option(
+        "cross-entropy",
+        "method",
+        "what is minimised: cross-entropy, focal loss, or the error rate (accuracy; forward-only trainers)",
+        choices=("cross-entropy", "focal", "accuracy"),
+    )
+    focal_gamma: float = option(2.0, "method", "γ of the focal loss", low=0.0)
+    stage2: str = option("sparse-zo", "method", "what follows stage 1: sparse-zo (the paper's), or a rule of docs/optimizers.md")
 
     popsize: int = option(40, "stage 1", "S, CMA-ES population", low=2, high=100_000)
     sigma: float = option(0.4, "stage 1", "σ, initial CMA-ES step", above=0.0)
@@ -90,12 +108,14 @@ class Config:
     smoothness_estimator: str = option(
         "zo",
         "stage 1",
-        "gradient behind ε*: CGE, backpropagation (for comparison), or none",
-        choices=("zo", "fo", "none"),
+        "gradient behind ε*: CGE, one-sided CGE, RGE, forward mode, backpropagation (for comparison), or none",
+        choices=("zo", "zo-forward", "rge", "jvp", "fo", "none"),
     )
-    zo_eps_cge: float = option(1e-3, "stage 1", "μ of the CGE gradient", above=0.0)
+    zo_eps_cge: float = option(1e-3, "stage 1", "μ of the gradient behind ε* (of the cge trainer too)", above=0.0)
+    sharpness_queries: int = option(20, "stage 1", "q, directions of the RGE gradient behind ε*", low=1)
+    smoothness_every: int = option(1, "stage 1", "generations between refreshes of ε*", low=1)
 
-    zo_lr: float = option(1e-3, "stage 2", "η, step size (of the fo trainer too)", above=0.0)
+    zo_lr: float = option(1e-3, "stage 2", "η, step size (of the rules and the fo trainer too)", above=0.0)
     zo_eps_rge: float = option(1e-3, "stage 2", "μ of the RGE gradient", above=0.0)
     num_pertub: int = option(1, "stage 2", "q, RGE samples a step", low=1)
     pruning: str = option(
@@ -104,6 +124,25 @@ class Config:
     prune_ratio: float = option(0.5, "stage 2", "r, share of the coordinates that the mask drops", low=0.0, below=1.0)
     prune_interval: int = option(200, "stage 2", "K_int, steps between mask refreshes", low=1)
     zo_eps_mask: float = option(1e-5, "stage 2", "μ of the mask's CGE gradient", above=0.0)
+
+    beta1: float = option(0.9, "rules", "β₁ of zo-momentum and zo-adam", low=0.0, below=1.0)
+    beta2: float = option(0.999, "rules", "β₂ of zo-adam", low=0.0, below=1.0)
+    adam_eps: float = option(1e-8, "rules", "ε of zo-adam", above=0.0)
+    sign_of: str = option(
+        "estimate", "rules", "zo-sign: sign of the estimate's coordinates, or of the slope alone", choices=("estimate", "slope")
+    )
+    cge_differences: str = option(
+        "central", "rules", "cge: 2 queries a coordinate, or 1 and one more", choices=("central", "forward")
+    )
+    cge_share: float = option(1.0, "rules", "cge: share of the coordinates, drawn in each step", above=0.0, high=1.0)
+    lozo_rank: int = option(2, "rules", "r of lozo's perturbation U Vᵀ", low=1)
+    lozo_interval: int = option(50, "rules", "ν, steps that lozo keeps V", low=1)
+    polystep_radius: float = option(0.5, "rules", "ρ, distance of polystep's vertices", above=0.0)
+    polystep_temperature: float = option(0.5, "rules", "τ of polystep's softmax", above=0.0)
+    polystep_particles: int = option(1, "rules", "points that polystep moves", low=1)
+    rank_points: int = option(16, "rules", "m, points that rank-sgd ranks", low=2)
+    line_search: int = option(5, "rules", "n, points of rank-sgd's line search, the present one included", low=2)
+    line_decay: float = option(0.5, "rules", "γ, ratio of step lengths in rank-sgd's line search", above=0.0, below=1.0)
 
     sp_avg: int = option(5, "SPSA", "q, two-sided estimates that are averaged in a step", low=1)
     spsa_c: float = option(0.01, "SPSA", "c of the perturbation c / k^γ", above=0.0)
@@ -119,7 +158,7 @@ class Config:
     train_features: str = option(
         "fresh",
         "mini-batches",
-        "images of a mini-batch: newly augmented ones through the image tower, or the features that were computed once",
+        "images of a mini-batch: newly augmented ones through the image tower, or what was computed once of them as they are",
         choices=("fresh", "cached"),
     )
 
@@ -134,7 +173,9 @@ class Config:
 
     p_eps: float = option(1.0, "blackvip", "ε, size of the visual prompt", above=0.0)
     pt_backbone: str = option(
-        "vit_base_patch16_224.mae", "blackvip", "frozen encoder, a timm name; NAME@random: that architecture, random weights"
+        "vit_base_patch16_224.mae",
+        "blackvip",
+        "frozen encoder, a timm name; NAME@random: that architecture, random weights; clip: CLIP's own image tower",
     )
 
     n_visual: int = option(5, "bpt-vlm", "visual prompt tokens", low=1)
@@ -169,6 +210,12 @@ NOT_IDENTITY = frozenset({"config", "output_dir", "run_name", "overwrite", "save
 # rows of the table "paper versus released code" in README.md that a run can choose, in the released code's own terms
 RELEASED = ("fresh-mean-gradient", "fresh-mean-start", "gradient-buffer", "matrix-radius", "zero-start", "matrix-w")
 DEPARTURES = (*RELEASED, "abs-score", "keep-lowest")
+
+
+def prompt_settings(config: Config) -> dict[str, Any]:
+    """The settings that a trained prompt follows from: not where and how a run was made, nor what it logged."""
+    fields = dataclasses.fields(config)
+    return {field.name: getattr(config, field.name) for field in fields if field.metadata["group"] not in ("run", "log")}
 
 
 def departures(config: Config) -> frozenset[str]:

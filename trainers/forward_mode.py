@@ -1,0 +1,24 @@
+"""Slopes of a function along many directions in forward mode: exact, without a graph and without a finite-difference step."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+
+def slopes_along(function: Callable[[Tensor], Tensor], w: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+    """function(w), a scalar, and ∇function·v (m,) for each row v of `tangents` (m, d).
+
+    The directions are a batch of tangents over one primal pass: w itself goes through once. Of scaled-dot-product attention only
+    the mathematical backend has a forward mode.
+    """
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+        # torch itself compiles some of its forward-mode rules by a function that it calls deprecated
+        warnings.simplefilter("ignore", FutureWarning)
+        along = torch.vmap(lambda v: torch.func.jvp(function, (w,), (v,)), out_dims=(None, 0))
+        value, slopes = along(tangents.to(w))
+    return value, slopes
