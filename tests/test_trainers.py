@@ -22,8 +22,6 @@ QUICK = {
     "zip": {"spsa_a": 0.2, "zo_clip": True},
     "zip-20k": {"spsa_a": 0.2, "zo_clip": True},
     "coop": {"lr": 0.1},
-    "blackvip": {"spsa_a": 0.2},
-    "bpt-vlm": {"deploy": "best"},
     "spsa": {"spsa_a": 0.5},
     "lozo": {"prompt_space": "full"},
     "blackvip": {"spsa_a": 0.2},

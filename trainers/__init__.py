@@ -111,23 +111,6 @@ TRAINERS = {
     "rank-sgd": TrainerInfo("ranks of losses alone, then a line search", "trainers.rank_sgd:build", rule=True),
     "sep-cma": TrainerInfo("CMA-ES with a diagonal covariance", "trainers.sep_cma:build", rule=True),
     "spsa": TrainerInfo("SPSA with ZIP's decaying steps", "trainers.spsa:build", rule=True),
-    "blackvip": TrainerInfo(
-        "picture-dependent prompt on the pixels, by SPSA with momentum",
-        "trainers.spsa:build",
-        "trainers.blackvip:problem",
-        "trainers.blackvip:restore",
-        MappingProxyType({"epochs": 5000, "total_steps": 62_500, "moms": 0.9}),
-    ),
-    "bpt-vlm": TrainerInfo(
-        "prompt tokens of both towers, by CMA-ES",
-        "trainers.bpt_vlm:build",
-        "trainers.bpt_vlm:problem",
-        "trainers.bpt_vlm:restore",
-        MappingProxyType(
-            {"ctx_init": "", "n_ctx": 8, "intrinsic_dim": 500, "popsize": 30, "sigma": 1.0, "bound": 0.0, "deploy": "best"}
-            | {"max_queries": 3600}
-        ),
-    ),
     "zero-shot": TrainerInfo("the template alone, nothing trained", ""),
     "saved": TrainerInfo("the prompt that --load_prompt names, nothing trained", ""),
 }
