@@ -158,7 +158,7 @@ def markdown(table: str) -> str:
     rows = {name: [row for row in read(table) if row["name"] == name] for name in names}
 
     def mean(name: str, column: str) -> float:
-        return statistics.mean(float(row[column]) for row in rows[name])
+        return statistics.mean(float(row[column]) for row in rows[name] if row[column])
 
     header = ("name", "settings", "test accuracy, %", "n", "val accuracy, %", "train loss", "queries", "CPU s")
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
