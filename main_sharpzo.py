@@ -4,29 +4,33 @@
     python main_sharpzo.py --config configs/eurosat.yaml --root_path DATA --backbone ViT-B/16 --shots 16 --seed 1
     python main_sharpzo.py --config configs/eurosat.yaml --root_path DATA --prompt_trainer zero-shot
 
-Exit status: 0 finished, 1 the run could not go on, 2 something given cannot work. One line on stderr says what.
+Exit status: 0 finished, 1 the run could not go on, 2 something given cannot work, 3 interrupted: the same command goes on.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import logging
+import math
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets import DATASETS
+from datasets import DATASETS, ENSEMBLE
+from datasets.roots import check_dataset
 from trainers import TRAINERS
 from utils.config import check_paths, load_config
 from utils.errors import RunError, UserError
-from utils.settings import Config
+from utils.interrupt import interruptible
+from utils.settings import Config, prompt_settings
 
 if TYPE_CHECKING:
     import torch
 
-    from datasets.split import Item
-    from trainers.objective import Images
     from trainers.problem import Problem, Task
     from trainers.sharpzo import Optimizer
     from utils.run import Run
@@ -39,29 +43,35 @@ ABOUT_PROMPT = ("dataset", "backbone", "checkpoint", "prompt_trainer", "ctx_init
 def main(argv: list[str] | None = None) -> int:
     try:
         config = load_config(sys.argv[1:] if argv is None else argv, TRAINERS, DATASETS, epilog=__doc__)
-        check_paths(config, DATASETS[config.dataset])
-        with cpu_threads(config.threads):
-            run(config)
+        check_paths(config)
+        check_dataset(config.dataset, config.root_path, trains=bool(TRAINERS[config.prompt_trainer].build))
+        with interruptible(), cpu_threads(config.threads):
+            run(config, deadline=time.monotonic() + config.max_seconds if config.max_seconds else math.inf)
     except (UserError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
     except OSError as error:
         print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        return 130
+    except MemoryError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as reason:
+        print(f"interrupted ({reason or 'SIGINT'}): the same command goes on from where it was", file=sys.stderr)
+        return 3
     return 0
 
 
-def run(config: Config) -> None:
-    """One run: data → CLIP → features → prompt → objective → trainer → report. Heavy imports wait until settings are good."""
+def run(config: Config, deadline: float = math.inf) -> None:
+    """One run: data → CLIP → features → prompt → objective → trainer → report. Heavy imports wait until settings are good.
+
+    `deadline`, of time.monotonic: when to stop, to be gone on with.
+    """
     import torch
 
     from datasets.fewshot import write_split
     from trainers.loop import build_optimizer, build_problem
-    from utils.files import write_json
-    from utils.run import Run, find_earlier_run, run_path
+    from utils.run import Run, find_earlier_run, refuse_locked, run_path
 
     # open_clip reports through the root logger; what matters of it reaches the user as our own errors
     logging.basicConfig(level=logging.CRITICAL)
@@ -73,23 +83,29 @@ def run(config: Config) -> None:
         template=config.template or DATASETS[config.dataset].template,
         memory_limit=config.memory_limit or DEFAULT_MEMORY_LIMIT[device.type],
     )
+    saved = None
+    if config.load_prompt:
+        from trainers.saved import read_saved, saved_accuracy
+
+        config, *saved = read_saved(config)
     path = run_path(config)
     earlier = find_earlier_run(path, config)
     if earlier == "finished":
         print(f"{path}: finished already; --overwrite runs it again")
         return
+    refuse_locked(path)
 
     trains = bool(TRAINERS[config.prompt_trainer].build)
     task = prepare(config, device)
+    accuracy = 100 * saved_accuracy(config, task, *saved) if saved else task.zero_shot_accuracy
     # before anything is written, so that what cannot work leaves no folder
     problem = build_problem(config, task) if trains else None
     optimizer = build_optimizer(config, problem) if trains else None
     with Run(path, config, device_name(device)) as folder:
-        if earlier == "unfinished":
-            folder.say(f"{path}: an earlier run did not finish; starting over")
-        for warning in task.warnings + (problem.warnings if problem else []):
+        for warning in [*task.warnings, *(problem.warnings if problem else ())]:
             folder.say(f"warning: {warning}")
-        images = f"{config.template!r}, {len(task.test_images)} test images"
+        of = f"{config.template!r} and {len(ENSEMBLE)} more" if config.ensemble else f"{config.template!r}"
+        images = f"{of}, {len(task.test_images)} test images"
         folder.say(f"Zero-shot accuracy: {task.zero_shot_accuracy:.2f}% ({images})")
         write_split(path / "split.json", task.train, task.val)
         result = {key: getattr(config, key) for key in ("dataset", "backbone", "shots", "seed")}
@@ -97,50 +113,66 @@ def run(config: Config) -> None:
         if problem:
             about = {key: getattr(config, key) for key in ABOUT_PROMPT}
             about |= {"classnames": task.dataset.classnames, "weights_sha256": task.backbone.fingerprint()}
-            result |= tune(config, problem, optimizer, about, folder)
+            about |= {"settings": prompt_settings(config)}
+            result |= tune(config, problem, optimizer, about, folder, deadline)
         else:
             nothing = dict.fromkeys(("queries", "forwards", "tower_images", "evaluations"), 0)
-            result |= {"test_accuracy": task.zero_shot_accuracy, "seconds": 0.0} | nothing
+            result |= {"test_accuracy": accuracy, "seconds": 0.0} | nothing
         report(folder, result, len(task.test_images))
-        write_json(path / "result.json", result)
+        folder.finish(result)
 
 
 def prepare(config: Config, device: torch.device) -> Task:
     """Data, CLIP and features. A trainer that trains nothing reads only the test list."""
     from clip.backbone import load_backbone
-    from clip.prompt import clean_name
-    from clip.text import zero_shot_features
-    from datasets.features import image_features
-    from datasets.fewshot import draw_few_shot
+    from clip.text import ensemble_features
+    from datasets.augment import RandomView
+    from datasets.cache import FeatureCache, default_folder
+    from datasets.features import FeatureReader, check_images
+    from datasets.fewshot import choose_images, cut_classes
     from datasets.split import load_dataset
     from trainers.objective import Images, top1
     from trainers.problem import Task
     from utils.seeds import sampling_generator
 
     trains = bool(TRAINERS[config.prompt_trainer].build)
-    dataset = load_dataset(config.dataset, config.root_path)
-    train, val = draw_few_shot(dataset, config.shots, sampling_generator(config.seed)) if trains else ([], [])
+    if trains:
+        dataset = load_dataset(config.dataset, config.root_path)
+        options = config.short_classes, config.split_file, config.subsample_classes
+        dataset, train, val = choose_images(dataset, config.shots, sampling_generator(config.seed), *options)
+    else:
+        dataset, train, val = load_dataset(config.dataset, config.root_path, ("test",)), [], []
+        dataset = cut_classes(dataset, config.subsample_classes)
+    check_images(dataset, [*dataset.test, *train, *val])
     backbone = load_backbone(config.backbone, device, config.checkpoint, config.trust_checkpoint)
 
-    def images_of(items: Sequence[Item], what: str) -> Images:
-        return Images(*image_features(dataset, items, backbone.preprocess, backbone.encode_images, config.batch_size, what))
-
-    test_images = images_of(dataset.test, "test images")
-    prompts = [config.template.replace("{}", clean_name(name)) for name in dataset.classnames]
-    zero_shot, warnings = zero_shot_features(backbone, prompts)
+    warnings: list[str] = []
+    cache = FeatureCache(Path(config.cache_dir or default_folder()), warnings.append) if config.cache else None
+    features = FeatureReader(dataset, backbone, config.batch_size, cache)
+    test_images = Images(*features(dataset.test, "test images"))
+    templates = (*ENSEMBLE, config.template) if config.ensemble else (config.template,)
+    zero_shot, text_warnings = ensemble_features(backbone, dataset.classnames, templates)
     zero_shot_accuracy = 100 * top1(lambda features: features @ zero_shot.T, test_images, ZERO_SHOT_IMAGES_A_PASS)
-    train_images = images_of(train, "train images") if trains else None
-    val_images = images_of(val, "val images") if trains else None
+    train_images = val_images = None
+    if trains:
+        scale = DATASETS[config.dataset].crop_scale
+        views = [RandomView(config.seed, view, backbone.image_size, scale) for view in range(config.augment_views)]
+        train_images = Images(*features.of_views(train, "train images", views))
+        val_images = Images(*features(val, "val images"))
+    warnings += text_warnings
     return Task(dataset, train, val, backbone, train_images, val_images, test_images, zero_shot_accuracy, warnings)
 
 
-def tune(config: Config, problem: Problem, optimizer: Optimizer, about: dict[str, Any], folder: Run) -> dict[str, Any]:
+def tune(
+    config: Config, problem: Problem, optimizer: Optimizer, about: dict[str, Any], folder: Run, deadline: float
+) -> dict[str, Any]:
     """Runs the optimiser and saves the prompt; returns what result.json says of it. Accuracies in percent.
 
     `about`: what the prompt's file says of where it comes from.
     """
     from clip.prompt import save_prompt
     from trainers.loop import optimise
+    from utils.progress import METRICS
 
     objective = problem.objective
 
@@ -148,15 +180,10 @@ def tune(config: Config, problem: Problem, optimizer: Optimizer, about: dict[str
         figures = {"train_loss": objective.loss_at(w, problem.train), "val_accuracy": 100 * objective.accuracy(w, problem.val)}
         return figures | ({"test_accuracy": 100 * objective.accuracy(w, problem.test)} if config.eval_test else {})
 
-    last: dict[str, Any] = {}
-
-    def record(entry: dict[str, Any]) -> None:
-        folder.record(entry)
-        last.update(entry)
-
-    w = optimise(config, optimizer, objective, evaluate, record)
+    w = optimise(config, optimizer, problem, evaluate, folder.progress.record, folder.progress, deadline)
     if config.save_model:
         save_prompt(folder.path / "prompt.safetensors", objective.model.tensors(w), about)
+    last = json.loads((folder.path / METRICS).read_text().splitlines()[-1])
     outcome = {"val_accuracy": last["val_accuracy"], "seconds": last["seconds"]} | objective.costs()
     outcome["test_accuracy"] = 100 * objective.accuracy(w, problem.test)
     return outcome | {"evaluations": objective.evaluations}

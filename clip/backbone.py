@@ -49,6 +49,12 @@ class Backbone:
     def logit_scale(self) -> float:
         return float(self.model.logit_scale.detach().exp())
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels that the image tower takes."""
+        size = self.model.visual.image_size
+        return (size, size) if isinstance(size, int) else tuple(size)
+
     def fingerprint(self) -> str:
         """SHA-256 over the names and bytes of all weights: what a saved prompt belongs to."""
         digest = hashlib.sha256()
@@ -57,10 +63,10 @@ class Backbone:
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
-    def encode_images(self, images: Tensor) -> Tensor:
-        """L2-normalised features (n, D) float32 of preprocessed images (n, 3, H, W)."""
+    def encode_images(self, images: Tensor, normalise: bool = True) -> Tensor:
+        """Features (n, D) float32, L2-normalised unless told otherwise, of preprocessed images (n, 3, H, W)."""
         with torch.inference_mode():
-            return self.model.encode_image(images.to(self.device), normalize=True)
+            return self.model.encode_image(images.to(self.device), normalize=normalise)
 
 
 def load_backbone(name: str, device: torch.device, checkpoint: str | None = None, trust: bool = False) -> Backbone:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from clip.backbone import Backbone
 from utils.errors import UserError
+from utils.files import write_bytes
 
 RANDOM_CONTEXT_STD = 0.02
 
@@ -57,9 +58,14 @@ def initial_context(backbone: Backbone, ctx_init: str, n_ctx: int, generator: to
     """
     if ctx_init:
         return ctx_init, context_embeddings(backbone, ctx_init)
-    words = " ".join(["x"] * n_ctx)
+    words = placeholder_words(n_ctx)
     shape = context_embeddings(backbone, words).shape
     return words, RANDOM_CONTEXT_STD * torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def placeholder_words(n_ctx: int) -> str:
+    """Words of one token each, which hold the places of context tokens that start from none."""
+    return " ".join(["x"] * n_ctx)
 
 
 def context_embeddings(backbone: Backbone, words: str) -> Tensor:
@@ -118,10 +124,11 @@ def tokenize(backbone: Backbone, prompts: Sequence[str]) -> tuple[Tensor, list[s
 
 def save_prompt(path: Path, tensors: Mapping[str, Tensor], metadata: dict) -> None:
     """One safetensors file: w (d,), context (n_ctx, width) and what a method adds; `metadata` as JSON in its header."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(kept, path, metadata={"sharpzo": json.dumps(metadata)})
+    # copies: safetensors refuses tensors that share memory, as w and a context that is w itself do
+    kept = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    write_bytes(path, save(kept, metadata={"sharpzo": json.dumps(metadata)}))
 
 
 def load_prompt(path: Path) -> tuple[dict[str, Tensor], dict]:

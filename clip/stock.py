@@ -17,11 +17,13 @@ LIVE_WIDTHS = 14
 
 
 class Stock:
-    """Features (B, K, D) of K tokenised prompts whose `n_ctx` tokens behind [SOS] are given as vectors."""
+    """Features (B, K, D) of K tokenised prompts whose context tokens are given as vectors."""
 
-    def __init__(self, tower: nn.Module, tokens: Tensor, n_ctx: int, memory_limit: int):
-        """`tokens` (K, L) on the tower's device. `memory_limit`: bytes that the activations of one pass may take."""
-        self.tokens, self.n_ctx, self.memory_limit = tokens, n_ctx, memory_limit
+    def __init__(self, tower: nn.Module, tokens: Tensor, slots: Tensor, memory_limit: int):
+        """`tokens` (K, L) and the context's `slots` (K, n_ctx) among them, on the tower's device. `memory_limit`: bytes that the
+        activations of one pass may take.
+        """
+        self.tokens, self.slots, self.memory_limit = tokens, slots, memory_limit
         self._parts = {torch.float32: _TowerParts(tower)}
         self._embeddings = tower.token_embedding(tokens).detach()
 
@@ -36,7 +38,8 @@ class Stock:
         # B·K prompts, row by row: prompt p is class p mod K under context p // K
         for prompts in torch.arange(B * K, device=self.tokens.device).split(self.chunk(dtype)):
             x = self._embeddings[prompts % K].to(dtype)
-            x[:, 1 : 1 + self.n_ctx] = contexts[prompts // K, prompts % K]
+            rows = torch.arange(len(x), device=x.device)[:, None]
+            x[rows, self.slots[prompts % K]] = contexts[prompts // K, prompts % K]
             features.append(tower(x, self.tokens[prompts % K]))
         return F.normalize(torch.cat(features), dim=-1).view(B, K, -1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip.backbone import Backbone
@@ -23,14 +24,32 @@ class TextFeatures:
     features of "ctx_init NAME.". `warnings` are lines that the user should see.
     """
 
-    def __init__(self, backbone: Backbone, classnames: Sequence[str], ctx_init: str, memory_limit: int, engine: str = "fast"):
-        """`memory_limit`: bytes that the activations of one pass may take. `engine`: "fast" or "stock"."""
+    def __init__(
+        self,
+        backbone: Backbone,
+        classnames: Sequence[str],
+        ctx_init: str,
+        memory_limit: int,
+        engine: str = "fast",
+        position: str = "end",
+    ):
+        """`memory_limit`: bytes that the activations of one pass may take. `engine`: "fast" or "stock".
+
+        `position`: where the name stands, at the "end" of the context, in its "middle" (behind ⌊n_ctx/2⌋ tokens) or at its
+        "front". Only at the end do prompts begin alike, which the fast engine lives by; the others take the stock path.
+        """
         prompts = [f"{clean_name(ctx_init)} {clean_name(name)}." for name in classnames]
         tokens, self.warnings = tokenize(backbone, prompts)
         tower = text_tower(backbone)
         n_ctx = len(context_ids(backbone, ctx_init))
         self.classes = len(prompts)
-        if engine == "fast":
+        slots = torch.arange(1, 1 + n_ctx).expand(len(tokens), -1)
+        if position != "end":
+            name_lengths = [len(backbone.tokenizer.encode(clean_name(name))) for name in classnames]
+            tokens, slots = move_names(tokens, name_lengths, n_ctx, n_ctx // 2 if position == "middle" else 0)
+            if engine == "fast":
+                self.warnings.append(f"with the class name at the {position}, prompts share no beginning; using --engine stock")
+        elif engine == "fast":
             try:
                 suffixes = [
                     row[1 + n_ctx : end + 1].tolist() for row, end in zip(tokens, prompt_ends(tower, tokens), strict=True)
@@ -40,7 +59,7 @@ class TextFeatures:
             except Unsupported as reason:
                 self.warnings.append(f"the fast engine cannot run this text tower ({reason}); using --engine stock")
         self.engine = None
-        self._features = Stock(tower, tokens.to(backbone.device), n_ctx, memory_limit)
+        self._features = Stock(tower, tokens.to(backbone.device), slots.to(backbone.device), memory_limit)
 
     def __call__(self, contexts: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """L2-normalised features (B, K, D) in `dtype` of `contexts` (B, n_ctx, width), or (B, K, n_ctx, width)."""
@@ -55,12 +74,36 @@ class TextFeatures:
         return self._features.chunk(dtype)
 
 
+def move_names(tokens: Tensor, name_lengths: Sequence[int], n_ctx: int, before: int) -> tuple[Tensor, Tensor]:
+    """Tokens (K, L) with each name moved from behind the context to behind its first `before` tokens; and the context's slots.
+
+    As CoOp does it: the full stop and what follows stay where they are. Slots (K, n_ctx) are positions in the moved rows.
+    """
+    moved, slots = tokens.clone(), torch.empty(len(tokens), n_ctx, dtype=torch.long)
+    for k, length in enumerate(name_lengths):
+        context, name = tokens[k, 1 : 1 + n_ctx], tokens[k, 1 + n_ctx : 1 + n_ctx + length]
+        end = 1 + n_ctx + len(name)
+        moved[k, 1:end] = torch.cat([context[:before], name, context[before:]])
+        slots[k] = 1 + torch.cat([torch.arange(before), torch.arange(before, n_ctx) + len(name)])
+    return moved, slots
+
+
 def zero_shot_features(backbone: Backbone, prompts: Sequence[str]) -> tuple[Tensor, list[str]]:
     """L2-normalised features (K, D) float32 of whole text prompts, by open_clip's own `encode_text`; and warnings."""
     tokens, warnings = tokenize(backbone, prompts)
     with torch.inference_mode():
         chunks = tokens.to(backbone.device).split(ZERO_SHOT_PROMPTS_A_PASS)
         return torch.cat([backbone.model.encode_text(chunk, normalize=True) for chunk in chunks]), warnings
+
+
+def ensemble_features(backbone: Backbone, classnames: Sequence[str], templates: Sequence[str]) -> tuple[Tensor, list[str]]:
+    """L2-normalised means (K, D) over the templates of each name's features; and warnings. {} is where a name goes."""
+    features, warnings = [], []
+    for template in templates:
+        of_one, remarks = zero_shot_features(backbone, [template.replace("{}", clean_name(name)) for name in classnames])
+        features.append(of_one)
+        warnings += remarks
+    return F.normalize(torch.stack(features).mean(0), dim=-1) if len(features) > 1 else features[0], warnings
 
 
 def prompt_ends(tower: nn.Module, tokens: Tensor) -> Tensor:

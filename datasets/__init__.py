@@ -3,32 +3,107 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
+
+PARTS = ("train", "val", "test")
+
+
+class Sizes(NamedTuple):
+    """How many classes, and images a part, the published dataset has. CoOp's splits, or the official one where there is none."""
+
+    classes: int
+    train: int
+    val: int
+    test: int
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """Where a dataset lies under --root_path in CoOp's layout, and its zero-shot template.
+    """Where a dataset lies under --root_path in CoOp's layout, its zero-shot template, and what it is known to hold.
 
-    `images`: the folder that the split's paths start from. `split`: the split file, or "" where another reader is needed.
+    `images`: the folder that item paths start from. `split`: CoOp's split file, or "" where `reader` ("module:function") reads
+    another form. `alias`: another key for the same dataset. `crop_scale`: the smallest share of an image that a random
+    training view keeps, as the released code sets it.
     """
 
     folder: str
     images: str
     split: str
     template: str = "a photo of a {}."
+    sizes: Sizes | None = None
+    reader: str = "datasets.split:read_split_dataset"
+    evaluation_only: bool = False
+    alias: str = ""
+    crop_scale: float = 0.5
 
+
+# the seven templates that CLIP's authors chose on ImageNet; with a dataset's own they make CoOp's zero-shot ensemble
+ENSEMBLE = (
+    "itap of a {}.",
+    "a bad photo of the {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+)
+
+IMAGENET = "datasets.imagenet:read_imagenet"
+SHIFT = "datasets.imagenet:read_shift"
 
 DATASETS = {
-    "digits": DatasetInfo("", "", ""),
-    "imagenet": DatasetInfo("imagenet", "images", ""),
-    "caltech101": DatasetInfo("caltech-101", "101_ObjectCategories", "split_zhou_Caltech101.json"),
-    "oxford_pets": DatasetInfo("oxford_pets", "images", "split_zhou_OxfordPets.json", "a photo of a {}, a type of pet."),
-    "stanford_cars": DatasetInfo("stanford_cars", ".", "split_zhou_StanfordCars.json"),
-    "oxford_flowers": DatasetInfo("oxford_flowers", "jpg", "split_zhou_OxfordFlowers.json", "a photo of a {}, a type of flower."),
-    "food101": DatasetInfo("food-101", "images", "split_zhou_Food101.json", "a photo of {}, a type of food."),
-    "fgvc_aircraft": DatasetInfo("fgvc_aircraft", "images", "", "a photo of a {}, a type of aircraft."),
-    "sun397": DatasetInfo("sun397", "SUN397", "split_zhou_SUN397.json"),
-    "dtd": DatasetInfo("dtd", "images", "split_zhou_DescribableTextures.json", "{} texture."),
-    "eurosat": DatasetInfo("eurosat", "2750", "split_zhou_EuroSAT.json", "a centered satellite photo of {}."),
-    "ucf101": DatasetInfo("ucf101", "UCF-101-midframes", "split_zhou_UCF101.json", "a photo of a person doing {}."),
+    "digits": DatasetInfo("", "", "", sizes=Sizes(10, 908, 358, 531), reader="datasets.digits:read_digits"),
+    "imagenet": DatasetInfo("imagenet", "images", "", sizes=Sizes(1000, 1_281_167, 0, 50_000), reader=IMAGENET, crop_scale=0.08),
+    "caltech101": DatasetInfo(
+        "caltech-101", "101_ObjectCategories", "split_zhou_Caltech101.json", sizes=Sizes(100, 4128, 1649, 2465)
+    ),
+    "oxford_pets": DatasetInfo(
+        "oxford_pets", "images", "split_zhou_OxfordPets.json", "a photo of a {}, a type of pet.", Sizes(37, 2944, 736, 3669)
+    ),
+    "stanford_cars": DatasetInfo("stanford_cars", ".", "split_zhou_StanfordCars.json", sizes=Sizes(196, 6509, 1635, 8041)),
+    "oxford_flowers": DatasetInfo(
+        "oxford_flowers",
+        "jpg",
+        "split_zhou_OxfordFlowers.json",
+        "a photo of a {}, a type of flower.",
+        Sizes(102, 4093, 1633, 2463),
+    ),
+    "food101": DatasetInfo(
+        "food-101", "images", "split_zhou_Food101.json", "a photo of {}, a type of food.", Sizes(101, 50_500, 20_200, 30_300)
+    ),
+    "fgvc_aircraft": DatasetInfo(
+        "fgvc_aircraft",
+        "images",
+        "",
+        "a photo of a {}, a type of aircraft.",
+        Sizes(100, 3334, 3333, 3333),
+        "datasets.fgvc_aircraft:read_fgvc_aircraft",
+        alias="fgvc",
+    ),
+    "sun397": DatasetInfo("sun397", "SUN397", "split_zhou_SUN397.json", sizes=Sizes(397, 15_880, 3970, 19_850)),
+    "dtd": DatasetInfo("dtd", "images", "split_zhou_DescribableTextures.json", "{} texture.", Sizes(47, 2820, 1128, 1692)),
+    "eurosat": DatasetInfo(
+        "eurosat", "2750", "split_zhou_EuroSAT.json", "a centered satellite photo of {}.", Sizes(10, 13_500, 5400, 8100)
+    ),
+    "ucf101": DatasetInfo(
+        "ucf101", "UCF-101-midframes", "split_zhou_UCF101.json", "a photo of a person doing {}.", Sizes(101, 7639, 1898, 3783)
+    ),
+    "imagenetv2": DatasetInfo(
+        "imagenetv2",
+        "imagenetv2-matched-frequency-format-val",
+        "",
+        sizes=Sizes(1000, 0, 0, 10_000),
+        reader=SHIFT,
+        evaluation_only=True,
+    ),
+    "imagenet_sketch": DatasetInfo(
+        "imagenet-sketch", "images", "", sizes=Sizes(1000, 0, 0, 50_889), reader=SHIFT, evaluation_only=True
+    ),
+    "imagenet_a": DatasetInfo(
+        "imagenet-adversarial", "imagenet-a", "", sizes=Sizes(200, 0, 0, 7500), reader=SHIFT, evaluation_only=True
+    ),
+    "imagenet_r": DatasetInfo(
+        "imagenet-rendition", "imagenet-r", "", sizes=Sizes(200, 0, 0, 30_000), reader=SHIFT, evaluation_only=True
+    ),
+    "folder": DatasetInfo(".", ".", "", reader="datasets.folder:read_folder"),
 }

@@ -7,18 +7,21 @@ where j mod 10 is 0 to 4, a validation image where it is 5 or 6, and a test imag
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from datasets import PARTS
 from datasets.split import Dataset, Item
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-PARTS = ("train",) * 5 + ("val",) * 2 + ("test",) * 3
+PART_OF_TEN = ("train",) * 5 + ("val",) * 2 + ("test",) * 3
 
 
-def load_digits_dataset() -> Dataset:
-    """Items have paths "digit/POSITION", the position in scikit-learn's order."""
+def read_digits(name: str = "digits", folder: Path | None = None, needed: Sequence[str] = PARTS) -> Dataset:
+    """Items have paths "digit/POSITION", the position in scikit-learn's order. A reader's arguments mean nothing here."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -27,11 +30,17 @@ def load_digits_dataset() -> Dataset:
     seen: Counter[int] = Counter()
     parts: dict[str, list[Item]] = {"train": [], "val": [], "test": []}
     for position, label in enumerate(digits.target.tolist()):
-        parts[PARTS[seen[label] % 10]].append(Item(f"digit/{position:04d}", label, NAMES[label]))
+        parts[PART_OF_TEN[seen[label] % 10]].append(Item(f"digit/{position:04d}", label, NAMES[label]))
         seen[label] += 1
 
-    def open_image(item: Item) -> Image.Image:
-        return Image.fromarray(pictures[int(item.path.removeprefix("digit/"))]).convert("RGB")
+    def picture(item: Item) -> np.ndarray:
+        return pictures[int(item.path.removeprefix("digit/"))]
 
-    train, val, test = (tuple(parts[part]) for part in ("train", "val", "test"))
-    return Dataset("digits", NAMES, train, val, test, open_image)
+    def open_image(item: Item) -> Image.Image:
+        return Image.fromarray(picture(item)).convert("RGB")
+
+    def stamp(item: Item) -> str:
+        return f"{item.path}|{picture(item).tobytes().hex()}"
+
+    train, val, test = (tuple(parts[part]) for part in PARTS)
+    return Dataset("digits", NAMES, train, val, test, open_image, stamp)

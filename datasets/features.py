@@ -1,42 +1,146 @@
-"""Image features: each image through the frozen image tower once."""
+"""Image features: each image through the frozen image tower once, and kept on disk for the next run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import importlib.metadata
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from datasets.cache import FeatureCache, cache_key
 from datasets.split import Dataset, Item
+from utils.errors import UserError
 from utils.files import is_terminal
+from utils.parallel import map_ahead
 
-DECODERS = 2
+# what decodes, resizes or encodes an image: another version may give other bits
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "pillow")
+# so that a long pass that is interrupted, or meets an unreadable image late, goes on from there
+BATCHES_AN_ENTRY = 16
+
+View = Callable[[Image.Image, Item], Image.Image]
 
 
-def image_features(
-    dataset: Dataset,
-    items: Sequence[Item],
-    preprocess: Callable[[Image.Image], Tensor],
-    encode: Callable[[Tensor], Tensor],
-    batch_size: int,
-    what: str,
-) -> tuple[Tensor, Tensor]:
-    """L2-normalised features (N, D) float32 and labels (N,) of `items`, on the device that `encode` gives them on.
+class ImageTower(Protocol):
+    """What is used here of a backbone."""
 
-    Images are decoded by two threads (Pillow releases the interpreter while it decodes) and only a batch at a time is held.
+    name: str
+    preprocess: Callable[[Image.Image], Tensor]
+    device: torch.device
+
+    def encode_images(self, images: Tensor) -> Tensor: ...
+
+    def fingerprint(self) -> str: ...
+
+
+def check_images(dataset: Dataset, items: Sequence[Item]) -> None:
+    """Raises UserError naming the first of `items` whose file is missing or empty, and how many more there are."""
+    if dataset.stamp is None:
+        return
+    first, wrong = "", 0
+    for item in items:
+        try:
+            dataset.stamp(item)
+        except UserError as error:
+            first, wrong = first or str(error), wrong + 1
+    if wrong:
+        more = f"; and {wrong - 1} more of the {len(items)} images that the run reads" if wrong > 1 else ""
+        raise UserError(f"{first}{more}")
+
+
+@dataclass(frozen=True)
+class FeatureReader:
+    """Turns lists of items into features. `cache`: where they are kept, or None. `batch_size`: images a pass."""
+
+    dataset: Dataset
+    backbone: ImageTower
+    batch_size: int
+    cache: FeatureCache | None = None
+
+    def __call__(self, items: Sequence[Item], what: str, view: View | None = None) -> tuple[Tensor, Tensor]:
+        """L2-normalised features (N, D) float32 and labels (N,) of `items`, on the backbone's device.
+
+        `view` changes each picture before the deterministic transform. `what` is the progress bar's text. A cached result
+        has the bits of a computed one. Raises UserError naming the first image that cannot be read.
+        """
+        size = self.batch_size * BATCHES_AN_ENTRY
+        with tqdm(total=len(items), desc=what, unit="img", disable=not is_terminal()) as bar:
+            starts = range(0, len(items), size)
+            features = [self._entry(items[start : start + size], view, bar.update) for start in starts]
+        labels = torch.tensor([item.label for item in items], device=self.backbone.device)
+        return torch.cat(features), labels
+
+    def of_views(self, items: Sequence[Item], what: str, views: Sequence[View]) -> tuple[Tensor, Tensor]:
+        """As above for each of `views`, one after the other: (views × N, D); without views, of the pictures as they are."""
+        passes = [self(items, f"{what}, view {number} of {len(views)}", view) for number, view in enumerate(views, start=1)]
+        features, labels = zip(*passes or [self(items, what)], strict=True)
+        return torch.cat(features), torch.cat(labels)
+
+    def _entry(self, items: Sequence[Item], view: View | None, update: Callable[[int], Any]) -> Tensor:
+        key = self._key(items, view)
+        features = self.cache.read(key, len(items)) if key else None
+        if features is not None:
+            update(len(items))
+            return features.to(self.backbone.device)
+        features = self._compute(items, view, update)
+        # an image that changed meanwhile must not be kept under its old stamp
+        if key and self._key(items, view) == key:
+            self.cache.write(key, features)
+        return features
+
+    def _key(self, items: Sequence[Item], view: View | None) -> str | None:
+        if self.cache is None or self.dataset.stamp is None:
+            return None
+        about = self._environment | {"view": repr(view), "paths": [item.path for item in items] if view else None}
+        return cache_key(about, [self.dataset.stamp(item) for item in items])
+
+    @cached_property
+    def _environment(self) -> dict[str, Any]:
+        """What else decides the bits: weights, transform, the passes' shape, and the arithmetic that computes them."""
+        device = self.backbone.device
+        cuda = device.type == "cuda"
+        return {
+            "backbone": self.backbone.name,
+            "weights": self.backbone.fingerprint(),
+            "transform": re.sub(r" at 0x[0-9a-f]+", "", repr(self.backbone.preprocess)),
+            "batch_size": self.batch_size,
+            "device": torch.cuda.get_device_name(device) if cuda else torch.backends.cpu.get_cpu_capability(),
+            "threads": torch.get_num_threads(),
+            "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        }
+
+    def _compute(self, items: Sequence[Item], view: View | None, update: Callable[[int], Any]) -> Tensor:
+        """Batches are cut from the list in its order, so that neither workers nor other lists decide an image's company."""
+
+        def decode(item: Item) -> Tensor:
+            picture = self.dataset.open_image(item)
+            return self.backbone.preprocess(view(picture, item) if view else picture)
+
+        features = []
+        for batch in _decoded(items, decode, self.batch_size):
+            features.append(self.backbone.encode_images(batch))
+            update(len(batch))
+        return torch.cat(features).clone()
+
+
+def _decoded(items: Sequence[Item], decode: Callable[[Item], Tensor], batch_size: int) -> Iterator[Tensor]:
+    """Batches of decoded images (n, 3, H, W), in order. While one is used the next is decoded; no more than two are held.
+
+    Threads serve: Pillow releases the interpreter while it decodes and resizes.
     """
-    features = []
-    with (
-        ThreadPoolExecutor(DECODERS) as pool,
-        tqdm(total=len(items), desc=what, unit="img", disable=not is_terminal()) as bar,
-    ):
-        for start in range(0, len(items), batch_size):
-            batch = items[start : start + batch_size]
-            pictures = pool.map(lambda item: preprocess(dataset.open_image(item)), batch)
-            features.append(encode(torch.stack(list(pictures))))
-            bar.update(len(batch))
-    stacked = torch.cat(features).clone()
-    return stacked, torch.tensor([item.label for item in items], device=stacked.device)
+    images = map_ahead(decode, items, batch_size)
+    for start in range(0, len(items), batch_size):
+        size = min(batch_size, len(items) - start)
+        first = next(images)
+        batch = first.new_empty((size, *first.shape))
+        batch[0] = first
+        for position in range(1, size):
+            batch[position] = next(images)
+        yield batch

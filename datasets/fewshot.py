@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from datasets.split import Dataset, Item
@@ -13,38 +15,114 @@ from utils.files import write_json
 VAL_SHOTS = 4
 
 
-def draw_few_shot(dataset: Dataset, shots: int, generator: random.Random) -> tuple[list[Item], list[Item]]:
+def choose_images(
+    dataset: Dataset,
+    shots: int,
+    generator: random.Random,
+    short_classes: str = "error",
+    split_file: str | None = None,
+    classes: str = "all",
+) -> tuple[Dataset, list[Item], list[Item]]:
+    """The dataset with the classes that `classes` (all, base, new) keeps, and its few-shot train and validation items.
+
+    As in CoOp, the lists are drawn on all classes first and then cut, so that base and new share one draw. With `split_file`
+    they are read instead of drawn. `short_classes`: "error", or "take-all" images of a class that has fewer than `shots`.
+    """
+    kept = cut_classes(dataset, classes)
+    labels = kept_labels(len(dataset.classnames), classes)
+    if not split_file:
+        train, val = draw_few_shot(dataset, shots, generator, short_classes)
+        return kept, renumber(train, labels), renumber(val, labels)
+
+    from datasets.fewshot_file import read_few_shot_file
+
+    return kept, *read_few_shot_file(Path(split_file), dataset, labels, shots, short_classes)
+
+
+def draw_few_shot(
+    dataset: Dataset, shots: int, generator: random.Random, short_classes: str = "error"
+) -> tuple[list[Item], list[Item]]:
     """Train items (`shots` a class) and validation items (min(shots, 4) a class), from one stream in that order.
 
     A dataset without a validation list of its own (ImageNet, whose CoOp validation set is its test set) has its validation
     items drawn from the training images that were not used.
     """
-    train = sample_classes(dataset.train, shots, generator, f"{dataset.name}: train")
+    train = sample_classes(dataset.train, shots, generator, f"{dataset.name}: train", short_classes)
     pool = dataset.val
     if not pool:
         used = set(train)
         pool = tuple(item for item in dataset.train if item not in used)
-    val = sample_classes(pool, min(shots, VAL_SHOTS), generator, f"{dataset.name}: val")
+    val = sample_classes(pool, min(shots, VAL_SHOTS), generator, f"{dataset.name}: val", short_classes)
     for part, items in (("train", train), ("val", val)):
-        absent = set(range(len(dataset.classnames))) - {item.label for item in items}
-        if absent:
-            raise UserError(f"{dataset.name}: {part}: class {dataset.classnames[min(absent)]!r} has no images")
+        refuse_absent_class(items, dataset.classnames, f"{dataset.name}: {part}")
     return train, val
 
 
-def sample_classes(items: Sequence[Item], shots: int, generator: random.Random, where: str) -> list[Item]:
-    """`shots` items of each class, classes in order of first appearance. Raises UserError for a class with too few."""
+def sample_classes(
+    items: Sequence[Item], shots: int, generator: random.Random, where: str, short_classes: str = "error"
+) -> list[Item]:
+    """`shots` items of each class, classes in order of first appearance. Raises UserError for a class with too few.
+
+    With short_classes "take-all" such a class gives all it has, in their order; as in Dassl, nothing is drawn for it.
+    """
     by_label: dict[int, list[Item]] = {}
     for item in items:
         by_label.setdefault(item.label, []).append(item)
     drawn = []
     for members in by_label.values():
-        if len(members) < shots:
-            raise UserError(f"{where}: class {members[0].classname!r} has {len(members)} images, fewer than {shots} shots")
-        drawn += generator.sample(members, shots)
+        if len(members) >= shots:
+            drawn += generator.sample(members, shots)
+        elif short_classes == "take-all":
+            drawn += members
+        else:
+            raise UserError(
+                f"{where}: class {members[0].classname!r} has {count(len(members))}, fewer than {shots} shots; "
+                "--short_classes take-all takes what is there"
+            )
     return drawn
 
 
-def write_split(path: Path, train: Sequence[Item], val: Sequence[Item]) -> None:
+def refuse_absent_class(items: Iterable[Item], classnames: Sequence[str], where: str) -> None:
+    absent = set(range(len(classnames))) - {item.label for item in items}
+    if absent:
+        raise UserError(f"{where}: class {classnames[min(absent)]!r} has no images")
+
+
+def count(images: int) -> str:
+    return f"{images} image{'s' if images != 1 else ''}"
+
+
+def kept_labels(classes: int, subsample: str) -> range:
+    """Labels that CoOp's subsample_classes keeps: all, base (the first ceil(n/2)) or new (the rest)."""
+    half = -(-classes // 2)
+    return {"all": range(classes), "base": range(half), "new": range(half, classes)}[subsample]
+
+
+def cut_classes(dataset: Dataset, subsample: str) -> Dataset:
+    """The dataset with only the classes that `subsample` keeps, renumbered from 0. Raises UserError where none is left."""
+    labels = kept_labels(len(dataset.classnames), subsample)
+    if not labels:
+        raise UserError(f"--subsample_classes: {dataset.name} has one class, so there is no {subsample!r} half")
+    if subsample == "all":
+        return dataset
+    names = dataset.classnames[labels.start : labels.stop]
+    train, val, test = (tuple(renumber(part, labels)) for part in (dataset.train, dataset.val, dataset.test))
+    return dataclasses.replace(dataset, classnames=names, train=train, val=val, test=test)
+
+
+def renumber(items: Iterable[Item], labels: range) -> list[Item]:
+    """The items with these labels, the first of them as label 0."""
+    return [item._replace(label=item.label - labels.start) for item in items if item.label in labels]
+
+
+def per_class(items: Iterable[Item]) -> Counter[int]:
+    return Counter(item.label for item in items)
+
+
+def few_shot_document(train: Sequence[Item], val: Sequence[Item]) -> dict[str, list[list]]:
     """The drawn lists in CoOp's split form."""
-    write_json(path, {"train": [list(item) for item in train], "val": [list(item) for item in val]}, indent=None)
+    return {"train": [list(item) for item in train], "val": [list(item) for item in val]}
+
+
+def write_split(path: Path, train: Sequence[Item], val: Sequence[Item]) -> None:
+    write_json(path, few_shot_document(train, val), indent=None)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from datasets import DATASETS
+from datasets import DATASETS, PARTS
+from datasets.images import open_image, stamp
+from datasets.roots import dataset_folder
 from utils.errors import UserError
 
 
@@ -24,7 +27,11 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class Dataset:
-    """All items of a dataset. `open_image` reads an item as an RGB picture; `classnames[label]` names a label."""
+    """All items of a dataset. `open_image` reads an item as an RGB picture; `classnames[label]` names a label.
+
+    `stamp` gives a text that changes with an item's content and raises UserError where its file is not there; None where
+    there is no way to tell.
+    """
 
     name: str
     classnames: tuple[str, ...]
@@ -32,25 +39,57 @@ class Dataset:
     val: tuple[Item, ...]
     test: tuple[Item, ...]
     open_image: Callable[[Item], Image.Image]
+    stamp: Callable[[Item], str] | None = None
 
 
-def load_dataset(name: str, root: str | None) -> Dataset:
-    """The dataset `name`, from `root` where it is not a bundled one. Raises UserError saying what is missing or wrong."""
-    if name == "digits":
-        from datasets.digits import load_digits_dataset
+def load_dataset(name: str, root: str | None, needed: Sequence[str] = PARTS) -> Dataset:
+    """The dataset `name`, from `root` where it is not a bundled one, with at least the parts `needed`.
 
-        return load_digits_dataset()
+    Parts that are not needed may be left empty where reading them takes time. Raises UserError saying what is missing or
+    wrong. That the images are there is not looked at.
+    """
     info = DATASETS[name]
-    folder = Path(root or ".") / info.folder
-    parts = read_split(folder / info.split)
-    if not parts[2]:
-        raise UserError(f"{folder / info.split}: test: the list is empty")
-    images = folder / info.images
+    folder = dataset_folder(name, root) if info.folder else Path()
+    module, function = info.reader.split(":")
+    return getattr(importlib.import_module(module), function)(name, folder, needed)
+
+
+def read_split_dataset(name: str, folder: Path, needed: Sequence[str] = PARTS) -> Dataset:
+    """A dataset in `folder` that has one of CoOp's split files."""
+    path = folder / DATASETS[name].split
+    if not path.exists():
+        raise UserError(_missing_split(name, path))
+    parts = read_split(path)
+    if "test" in needed and not parts[2]:
+        raise UserError(f"{path}: test: the list is empty")
+    return of_files(name, class_names(parts, path), parts, folder / DATASETS[name].images)
+
+
+def of_files(name: str, classnames: Sequence[str], parts: Sequence[Sequence[Item]], images: Path) -> Dataset:
+    """A dataset whose items are files below `images`."""
+    train, val, test = map(tuple, parts)
+    place = images.absolute()
     return Dataset(
         name,
-        class_names(parts, folder / info.split),
-        *parts,
+        tuple(classnames),
+        train,
+        val,
+        test,
         lambda item: open_image(images / item.path),
+        lambda item: f"{place}/{item.path}|{stamp(images / item.path)}",
+    )
+
+
+def _missing_split(name: str, path: Path) -> str:
+    from datasets.sources import SOURCES
+
+    source = SOURCES[name]
+    expected = [piece.path for piece in source.pieces if piece.path != path.name] + list(source.annotations)
+    present = [entry for entry in expected if (path.parent / entry).exists()]
+    there = f" (there: {', '.join(present)}; they do not replace it)" if present else ""
+    return (
+        f"{path}: the split file is missing{there}: CoOp drew its split at random once, so it must be fetched, not made; "
+        f"`python -m tools.data download {name} --root_path {path.parent.parent}` does, and DATASET.md says where it comes from"
     )
 
 
@@ -59,18 +98,23 @@ def read_split(path: Path) -> tuple[tuple[Item, ...], tuple[Item, ...], tuple[It
 
     Raises UserError naming the part and position of the first item that is malformed or whose path leaves the image folder.
     """
+    document = read_json(path)
+    if not isinstance(document, dict) or set(document) != set(PARTS):
+        raise UserError(f"{path}: must be an object with exactly train, val and test")
+    return tuple(read_part(document[part], f"{path}: {part}") for part in PARTS)
+
+
+def read_json(path: Path) -> object:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: the split file is missing; DATASET.md says where it comes from") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON: {error}") from error
-    if not isinstance(document, dict) or set(document) != {"train", "val", "test"}:
-        raise UserError(f"{path}: must be an object with exactly train, val and test")
-    return tuple(_read_part(document[part], f"{path}: {part}") for part in ("train", "val", "test"))
 
 
-def _read_part(entries: object, where: str) -> tuple[Item, ...]:
+def read_part(entries: object, where: str) -> tuple[Item, ...]:
+    """The items of one list of a split file. Raises UserError naming the position of the first malformed one."""
     if not isinstance(entries, list):
         raise UserError(f"{where}: must be a list of [path, label, class name]")
     items = []
@@ -99,14 +143,3 @@ def class_names(parts: Sequence[Sequence[Item]], where: object) -> tuple[str, ..
     if missing < len(names) or not names:
         raise UserError(f"{where}: no item has label {missing}, though labels up to {max(names, default=0)} are used")
     return tuple(names[label] for label in range(len(names)))
-
-
-def open_image(path: Path) -> Image.Image:
-    """The picture at `path` in RGB, by its content (a PNG called .jpg is fine). Raises UserError naming the file."""
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise UserError(f"{path}: the image is missing") from None
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: not a readable image: {error}") from error

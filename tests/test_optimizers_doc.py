@@ -11,7 +11,7 @@ import pytest
 
 import trainers
 from main_sharpzo import main
-from tests.test_sharpzo import TestEveryTrainer as RegistryTests
+from tests import test_trainers as registry
 from tools.compare_rules import GRIDS, best_settings, with_tables
 from trainers import TRAINERS, TrainerInfo
 from utils.config import REPOSITORY, read_yaml
@@ -33,12 +33,11 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     sys.modules.pop("trainers.normalised", None)
 
 
-def test_the_example_passes_the_tests_of_the_registry(example: str, quadratic) -> None:
-    tests = RegistryTests()
-    tests.test_descends(quadratic, example)
-    tests.test_same_seed_same_path_other_seed_another(quadratic, example)
-    tests.test_plan_of_one_step_is_exact(quadratic, example)
-    tests.test_a_step_that_does_not_fit_the_budget_is_not_started(quadratic, example)
+def test_the_example_passes_the_tests_of_the_registry(example: str) -> None:
+    registry.test_descends(example)
+    registry.test_same_seed_same_path_other_seed_another(example)
+    registry.test_plan_of_one_step_is_exact(example)
+    registry.test_a_step_that_does_not_fit_the_budget_is_not_started(example)
 
 
 def test_the_examples_commands_run(example: str, tmp_path: Path) -> None:

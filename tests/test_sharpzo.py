@@ -7,11 +7,9 @@ from itertools import pairwise
 
 import pytest
 import torch
-from torch import Tensor
 
-from trainers import TRAINERS, moves_a_matrix
-from trainers.loop import optimise, registered
-from trainers.problem import initial_vector
+from tests.test_trainers import run, toy_problem
+from trainers.loop import build_optimizer
 from trainers.sharpzo import ChangeAtPlateau, build
 from utils.errors import UserError
 from utils.settings import Config
@@ -24,43 +22,8 @@ def small(**options) -> Config:
     return dataclasses.replace(PAPER, **tiny | options)
 
 
-class CountingQuadratic:
-    """The quadratic with Objective's counters."""
-
-    def __init__(self, quadratic):
-        self.inner = quadratic
-        self.queries = 0
-
-    def __call__(self, W: Tensor, mu: float | None = None) -> Tensor:
-        self.queries += len(W)
-        return self.inner(W, mu)
-
-    def gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        self.queries += 1
-        return self.inner.gradient(w)
-
-    def jvp(self, w: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
-        self.queries += len(tangents)
-        return self.inner.jvp(w, tangents)
-
-    def costs(self) -> dict[str, int]:
-        return {"queries": self.queries}
-
-
-def first_point(config: Config, d: int) -> Tensor:
-    """w0, as a matrix of two rows where the optimiser moves one."""
-    w0 = initial_vector(config, d)
-    return w0.view(2, -1) if moves_a_matrix(config.prompt_trainer, config.stage2) else w0
-
-
-def run(config: Config, quadratic, d: int = 6) -> tuple[Tensor, list[dict]]:
-    objective, records = CountingQuadratic(quadratic(d)), []
-    optimizer = registered(TRAINERS[config.prompt_trainer].build)(config, first_point(config, d), lambda w: 0.5)
-    return optimise(config, optimizer, objective, lambda w: {}, records.append), records
-
-
 def test_queries_a_step_are_the_papers_at_its_sizes(quadratic) -> None:
-    _, records = run(dataclasses.replace(PAPER, total_steps=203, change_point=2), quadratic, d=512)
+    _, records = run(dataclasses.replace(PAPER, total_steps=203, change_point=2), d=512)
     costs = [b["queries"] - a["queries"] for a, b in pairwise(records)]
     assert costs[:2] == [1064, 1064]
     assert costs[2] == 1026
@@ -70,14 +33,14 @@ def test_queries_a_step_are_the_papers_at_its_sizes(quadratic) -> None:
 
 def test_planned_queries_are_those_of_the_reference_for_a_whole_run() -> None:
     config = dataclasses.replace(PAPER, total_steps=20_000, change_point=100)
-    assert build(config, initial_vector(config, 512), lambda w: 0.0).plan(20_000) == 248_600
+    assert build(config, toy_problem(config, d=512, validation_accuracy=0.0)).plan(20_000) == 248_600
     config = dataclasses.replace(config, change_point=500)
-    assert build(config, initial_vector(config, 512), lambda w: 0.0).plan(20_000) == 671_352
+    assert build(config, toy_problem(config, d=512, validation_accuracy=0.0)).plan(20_000) == 671_352
 
 
 def test_stage_two_starts_at_the_stage_one_mean(quadratic) -> None:
     config = small()
-    optimizer = build(config, initial_vector(config, 6), lambda w: 0.0)
+    optimizer = build(config, toy_problem(config, d=6, validation_accuracy=0.0))
     loss = quadratic(6)
     stage1 = optimizer.current
     for _ in range(config.change_point):
@@ -88,51 +51,20 @@ def test_stage_two_starts_at_the_stage_one_mean(quadratic) -> None:
 
 
 def test_cma_es_trainer_stays_in_stage_one(quadratic) -> None:
-    _, records = run(small(prompt_trainer="cma-es"), quadratic)
+    _, records = run(small(prompt_trainer="cma-es"))
     assert {record["stage"] for record in records} == {1}
 
 
 def test_change_point_zero_skips_stage_one(quadratic) -> None:
-    _, records = run(small(change_point=0), quadratic)
+    _, records = run(small(change_point=0))
     assert {record["stage"] for record in records} == {2}
-
-
-@pytest.mark.parametrize("trainer", [name for name, info in TRAINERS.items() if info.build])
-class TestEveryTrainer:
-    def test_descends(self, quadratic, trainer: str) -> None:
-        config = small(prompt_trainer=trainer, total_steps=60, change_point=30, popsize=8, zo_lr=0.05, spsa_a=0.5)
-        w, _ = run(config, quadratic)
-        loss = quadratic(6)
-        first, _ = run(dataclasses.replace(config, total_steps=1, change_point=1), quadratic)
-        assert float(loss(w[None])) < float(loss(first[None])) / 2
-
-    def test_same_seed_same_path_other_seed_another(self, quadratic, trainer: str) -> None:
-        config = small(prompt_trainer=trainer)
-        first, _ = run(config, quadratic)
-        again, _ = run(config, quadratic)
-        other, _ = run(dataclasses.replace(config, seed=2), quadratic)
-        assert torch.equal(first, again)
-        assert not torch.equal(first, other)
-
-    def test_plan_of_one_step_is_exact(self, quadratic, trainer: str) -> None:
-        config = small(prompt_trainer=trainer)
-        optimizer = registered(TRAINERS[trainer].build)(config, first_point(config, 6), lambda w: 0.0)
-        loss = CountingQuadratic(quadratic(6))
-        for _ in range(12):
-            planned, before = optimizer.plan(1), loss.queries
-            optimizer.step(loss)
-            assert loss.queries - before == planned
-
-    def test_a_step_that_does_not_fit_the_budget_is_not_started(self, quadratic, trainer: str) -> None:
-        _, records = run(small(prompt_trainer=trainer, max_queries=40, total_steps=1000), quadratic)
-        assert records[-1]["queries"] <= 40
 
 
 @pytest.mark.parametrize("trainer", ["zo-pruned", "cma-es", "sep-cma"])
 def test_first_vector_outside_the_box_is_refused(trainer: str) -> None:
     config = small(prompt_trainer=trainer, init_std=50.0, bound=1.0)
     with pytest.raises(UserError, match="--init_std"):
-        registered(TRAINERS[trainer].build)(config, initial_vector(config, 6), lambda w: 0.0)
+        build_optimizer(config, toy_problem(config))
 
 
 def test_plateau_rule_waits_for_patience_steps_without_a_real_gain() -> None:
@@ -154,7 +86,7 @@ def test_plateau_rule_starts_over_at_a_gain_over_the_best_seen() -> None:
 
 def test_auto_change_point_follows_validation_accuracy(quadratic) -> None:
     config = small(change_point="auto", total_steps=40)
-    optimizer = build(config, initial_vector(config, 6), lambda w: 0.5)
+    optimizer = build(config, toy_problem(config, d=6, validation_accuracy=0.5))
     for _ in range(10):
         assert optimizer.stage == 1
         optimizer.step(quadratic(6))

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from datasets import DATASETS
 from main_sharpzo import main
-from tests.test_sharpzo import PAPER, CountingQuadratic, first_point, run
+from tests.test_sharpzo import PAPER
+from tests.test_trainers import CountingQuadratic, run, toy_problem
 from trainers import TRAINERS, registered
 from trainers.cmaes import CMAES, SharpnessAwareCMAES
 from trainers.gradients import cge, cge_one_sided, rge
+from trainers.loop import build_optimizer
 from trainers.objective import criterion
-from trainers.sharpzo import build
 from utils.config import load_config
 from utils.errors import UserError
 from utils.settings import Config
@@ -68,7 +69,7 @@ def test_shift_follows_the_gradient_that_the_option_names(quadratic) -> None:
     ("estimator", "cost"), [("zo", 2 * D), ("zo-forward", D + 1), ("rge", 10), ("jvp", D), ("fo", 1), ("none", 0)]
 )
 def test_plan_is_what_each_generation_asks(quadratic, estimator: str, cost: int, every: int) -> None:
-    stage, loss = stage_one(estimator, every=every, queries=5, normal=normal), CountingQuadratic(quadratic(D))
+    stage, loss = stage_one(estimator, every=every, queries=5, normal=normal), CountingQuadratic(D)
     planned, asked = stage.plan(7), []
     for _ in range(7):
         next_step, before = stage.plan(1), loss.queries
@@ -91,7 +92,7 @@ def test_shift_is_kept_between_refreshes(quadratic) -> None:
 
 def test_options_reach_stage_one(quadratic) -> None:
     config = small(smoothness_estimator="rge", sharpness_queries=7, smoothness_every=2, total_steps=4)
-    _, records = run(config, quadratic, d=D)
+    _, records = run(config, d=D)
     assert [record["queries"] for record in records] == [0, 18, 22, 40, 44]
 
 
@@ -102,26 +103,28 @@ def test_options_reach_stage_one(quadratic) -> None:
 class TestEveryRuleAsStageTwo:
     def test_starts_at_the_stage_one_mean(self, quadratic, rule: str) -> None:
         config = small(stage2=rule)
-        optimizer = build(config, first_point(config, D), lambda w: 0.0)
+        optimizer = build_optimizer(config, toy_problem(config, d=D))
         stage1, loss = optimizer.current, quadratic(D)
         for _ in range(config.change_point):
             assert optimizer.stage == 1
             optimizer.step(loss)
         assert optimizer.stage == 2
         torch.testing.assert_close(optimizer.estimate, stage1.estimate, rtol=0, atol=1e-12)
-        assert isinstance(optimizer.current, type(registered(TRAINERS[rule].build)(config, first_point(config, D), None)))
+        assert isinstance(
+            optimizer.current, type(build_optimizer(dataclasses.replace(config, prompt_trainer=rule), toy_problem(config, d=D)))
+        )
 
     def test_whole_run_asks_what_was_planned(self, quadratic, rule: str) -> None:
         config = small(stage2=rule)
-        planned = build(config, first_point(config, D), lambda w: 0.0).plan(12)
-        _, records = run(config, quadratic, d=D)
+        planned = build_optimizer(config, toy_problem(config, d=D)).plan(12)
+        _, records = run(config, d=D)
         assert records[-1]["queries"] == planned
         assert [record["stage"] for record in records[1:]] == [1] * 4 + [2] * 8
 
 
 def test_mezo_behind_stage_one_is_the_trainer_zo(quadratic) -> None:
-    dense, _ = run(small(prompt_trainer="zo", pruning="none"), quadratic, d=D)
-    slot, _ = run(small(stage2="mezo"), quadratic, d=D)
+    dense, _ = run(small(prompt_trainer="zo", pruning="none"), d=D)
+    slot, _ = run(small(stage2="mezo"), d=D)
     assert torch.equal(dense, slot)
 
 
@@ -214,7 +217,8 @@ def test_what_does_not_go_together_is_refused_in_one_line(
 
 def test_a_vector_is_refused_by_lozo_itself() -> None:
     with pytest.raises(UserError, match="--prompt_space"):
-        registered(TRAINERS["lozo"].build)(small(prompt_trainer="lozo"), torch.zeros(D), lambda w: 0.0)
+        config = small(prompt_trainer="lozo")
+        registered(TRAINERS["lozo"].build)(config, toy_problem(config, d=D))
 
 
 def test_estimator_of_a_trainer_without_stage_one_stands_idle() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.test_trainers import toy_problem
 from trainers import TRAINERS, registered
 from trainers.cge_descent import CGEDescent
 from trainers.cmaes import CMAES
@@ -331,7 +332,8 @@ def test_diagonal_covariance_learns_a_separable_scale_sooner_than_a_full_one() -
 
 
 def test_sep_cma_is_the_diagonal_variant_without_a_shift(quadratic) -> None:
-    rule = registered(TRAINERS["sep-cma"].build)(Config(popsize=6, rho=0.5), torch.zeros(5, dtype=torch.float64), lambda w: 0.0)
+    config = Config(popsize=6, rho=0.5, init_std=0.0)
+    rule = registered(TRAINERS["sep-cma"].build)(config, toy_problem(config, d=5))
     loss = quadratic(5)
     rule.step(loss)
     assert rule.inner.es.opts["CMA_diagonal"] is True

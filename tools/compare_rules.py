@@ -73,7 +73,7 @@ def run(name: str, settings: str, seed: int, queries: int, with_test: bool) -> d
 
     import torch
 
-    from datasets.features import image_features
+    from datasets.features import FeatureReader
     from main_sharpzo import DEFAULT_MEMORY_LIMIT, prepare
     from trainers.loop import build_optimizer, build_problem, optimise
     from trainers.objective import Images
@@ -91,10 +91,9 @@ def run(name: str, settings: str, seed: int, queries: int, with_test: bool) -> d
     optimizer = build_optimizer(config, problem)
     # of the processor, on one thread, so that other work on the machine tells less
     started = time.process_time()
-    w = optimise(config, optimizer, objective, lambda w: {}, lambda record: None)
+    w = optimise(config, optimizer, problem, lambda w: {}, lambda record: None)
     seconds = round(time.process_time() - started, 1)
-    backbone = task.backbone
-    val = image_features(task.dataset, task.dataset.val, backbone.preprocess, backbone.encode_images, config.batch_size, "val")
+    val = FeatureReader(task.dataset, task.backbone, config.batch_size)(task.dataset.val, "val images")
     row = {"name": name, "settings": settings, "seed": seed, "queries": objective.queries, "cpu_seconds": seconds}
     row |= {"train_loss": round(objective.loss_at(w, problem.train), 4)}
     row |= {"val_accuracy": round(100 * objective.accuracy(w, Images(*val)), 2)}

@@ -13,20 +13,26 @@ from typing import Any
 class TrainerInfo:
     """`build`: the optimiser, as "module:function" with the signature of `trainers.sharpzo.build`; "" where nothing is trained.
 
-    `problem`: what it searches, "module:function" as `trainers.problem.projected_prompt`. `defaults`: settings in which this
-    trainer's defaults differ from Config's. `two_stages`: whether change_point matters. `rule`: `--stage2` may name it, since it
-    goes on from any w. `matrix`: it moves a matrix, so that w0 is one. `derivative`: it differentiates the loss.
+    `problem`: what it searches, "module:function" as `trainers.problem.projected_prompt`. `restore`: how its saved prompt is used
+    again, "module:function" as `trainers.saved.text_prompt`. `defaults`: settings in which this trainer's defaults differ from
+    Config's. `by_shots`: those that depend on the shots, {setting: {least shots: value}}. `two_stages`: whether change_point
+    matters. `rule`: `--stage2` may name it, since it goes on from any w. `matrix`: it moves a matrix, so that w0 is one.
+    `derivative`: it differentiates the loss.
     """
 
     help: str
     build: str
     problem: str = "trainers.problem:projected_prompt"
+    restore: str = "trainers.saved:text_prompt"
     defaults: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    by_shots: Mapping[str, Mapping[int, Any]] = field(default_factory=lambda: MappingProxyType({}))
     two_stages: bool = False
     rule: bool = False
     matrix: bool = False
     derivative: bool = False
 
+
+ZIP = MappingProxyType({"ctx_init": "", "n_ctx": 8, "intrinsic_dim": 500, "zo_clip": True})
 
 TRAINERS = {
     "zo-pruned": TrainerInfo("SharpZO as published", "trainers.sharpzo:build", two_stages=True),
@@ -36,6 +42,36 @@ TRAINERS = {
     "cma-es": TrainerInfo("stage 1 to the end", "trainers.sharpzo:build"),
     "fo": TrainerInfo(
         "gradient descent by backpropagation, for reference", "trainers.first_order:build", rule=True, derivative=True
+    ),
+    "bbt": TrainerInfo(
+        "naive CMA-ES on the projected prompt",
+        "trainers.bbt:build",
+        defaults=MappingProxyType({"sigma": 1.0}),
+        by_shots=MappingProxyType({"max_queries": MappingProxyType({1: 2000, 2: 4000, 8: 8000})}),
+    ),
+    "zip": TrainerInfo(
+        "low-rank prompt through Fastfood maps, by clipped SPSA",
+        "trainers.spsa:build",
+        "trainers.zip:problem",
+        defaults=MappingProxyType(ZIP | {"max_queries": 5000}),
+    ),
+    "zip-20k": TrainerInfo(
+        "zip for 20 000 steps, as SharpZO's paper reran it", "trainers.spsa:build", "trainers.zip:problem", defaults=ZIP
+    ),
+    "coop": TrainerInfo(
+        "the context itself by SGD through backpropagation",
+        "trainers.coop:build",
+        "trainers.coop:problem",
+        defaults=MappingProxyType({"ctx_init": "", "n_ctx": 16, "train_batch": 32, "total_steps": 10**9}),
+        by_shots=MappingProxyType({"epochs": MappingProxyType({1: 50, 2: 100, 8: 200})}),
+    ),
+    "craft": TrainerInfo(
+        "projected prompt by CMA-ES, adapter by backpropagation",
+        "trainers.craft:build",
+        "trainers.craft:problem",
+        "trainers.craft:restore",
+        MappingProxyType({"sigma": 1.0, "lr": 1e-3, "train_batch": 256}),
+        by_shots=MappingProxyType({"total_steps": MappingProxyType({1: 50, 2: 100, 8: 200})}),
     ),
     "mezo": TrainerInfo("dense ZO-SGD along random directions", "trainers.mezo:build", rule=True),
     "sparse-mezo": TrainerInfo("MeZO on the coordinates of small magnitude", "trainers.sparse_mezo:build", rule=True),
@@ -59,6 +95,7 @@ TRAINERS = {
     "sep-cma": TrainerInfo("CMA-ES with a diagonal covariance", "trainers.sep_cma:build", rule=True),
     "spsa": TrainerInfo("SPSA with ZIP's decaying steps", "trainers.spsa:build", rule=True),
     "zero-shot": TrainerInfo("the template alone, nothing trained", ""),
+    "saved": TrainerInfo("the prompt that --load_prompt names, nothing trained", ""),
 }
 
 

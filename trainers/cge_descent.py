@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ from trainers.gradients import Loss, cge, cge_one_sided
 from trainers.rule import Rule
 from utils.seeds import torch_generator
 from utils.settings import Config
+
+if TYPE_CHECKING:
+    from trainers.problem import Problem
 
 
 class CGEDescent(Rule):
@@ -34,11 +38,16 @@ class CGEDescent(Rule):
         return {"loss": mean_loss, "grad_norm": float(gradient.norm())}
 
 
-def build(config: Config, w0: Tensor, validate: Callable[[Tensor], float]) -> CGEDescent:
+def build(config: Config, problem: Problem) -> CGEDescent:
     generator = torch_generator(config.seed, "CGE coordinates")
     # in decimal, as the mask's share; never none
-    k = max(1, math.floor(Fraction(str(config.cge_share)) * len(w0)))
+    k = max(1, math.floor(Fraction(str(config.cge_share)) * len(problem.initial)))
     one_sided = config.cge_differences == "forward"
     return CGEDescent(
-        w0, config.zo_lr, config.zo_eps_cge, one_sided, k, lambda k: torch.randperm(len(w0), generator=generator)[:k]
+        problem.initial,
+        config.zo_lr,
+        config.zo_eps_cge,
+        one_sided,
+        k,
+        lambda k: torch.randperm(len(problem.initial), generator=generator)[:k],
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 import torch
@@ -40,10 +41,19 @@ class CMAES:
         options = {"popsize": popsize, "randn": normal, "seed": math.nan, "verbose": -9, "CMA_diagonal": diagonal}
         if bound:
             options["bounds"] = [-bound, bound]
-        # the eigen-decomposition of d × d runs 4 to 30 times slower on more than one thread
         self._threads = ThreadpoolController()
-        with self._threads.limit(limits=1, user_api="blas"):
+        with self._quiet():
             self.es = cma.CMAEvolutionStrategy(w0.numpy().copy(), sigma, options)
+
+    @contextlib.contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """pycma on one BLAS thread (its eigen-decomposition of d × d runs 4 to 30 times slower on more), without one warning.
+
+        A population that is asked for and never told, as a fresh mean needs, may hold a point that pycma put there itself.
+        """
+        with self._threads.limit(limits=1, user_api="blas"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", cma.evolution_strategy.InjectionWarning)
+            yield
 
     @property
     def d(self) -> int:
@@ -64,12 +74,12 @@ class CMAES:
 
     def ask(self) -> Tensor:
         """A fresh population (S, d) ~ θ + σ N(0, C)."""
-        with self._threads.limit(limits=1, user_api="blas"):
+        with self._quiet():
             return torch.from_numpy(np.stack(self.es.ask()))
 
     def tell(self, candidates: Tensor, losses: Tensor) -> None:
         """Updates θ, σ, C from the losses (S,) of the `candidates` (S, d) that `ask` gave."""
-        with self._threads.limit(limits=1, user_api="blas"):
+        with self._quiet():
             self.es.tell(list(candidates.numpy()), losses.tolist())
 
 

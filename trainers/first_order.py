@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from trainers.gradients import Loss
 from utils.settings import Config
+
+if TYPE_CHECKING:
+    from trainers.problem import Problem
 
 
 class GradientDescent:
@@ -32,5 +35,5 @@ class GradientDescent:
         return {"loss": float(value), "grad_norm": float(gradient.norm())}
 
 
-def build(config: Config, w0: Tensor, validate: Callable[[Tensor], float]) -> GradientDescent:
-    return GradientDescent(w0, config.zo_lr)
+def build(config: Config, problem: Problem) -> GradientDescent:
+    return GradientDescent(problem.initial, config.zo_lr)

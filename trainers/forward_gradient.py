@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from trainers.gradients import Loss
 from trainers.rule import Normal, Rule, gaussian
 from utils.settings import Config
+
+if TYPE_CHECKING:
+    from trainers.problem import Problem
 
 
 class ForwardGradient(Rule):
@@ -29,5 +32,5 @@ class ForwardGradient(Rule):
         return {"loss": float(value), "grad_norm": float(gradient.norm())}
 
 
-def build(config: Config, w0: Tensor, validate: Callable[[Tensor], float]) -> ForwardGradient:
-    return ForwardGradient(w0, config.zo_lr, gaussian(config), config.num_pertub)
+def build(config: Config, problem: Problem) -> ForwardGradient:
+    return ForwardGradient(problem.initial, config.zo_lr, gaussian(config), config.num_pertub)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
 
 from trainers import TRAINERS, moves_a_matrix, registered
-from trainers.objective import Objective
 from trainers.problem import Problem, Task
 from trainers.sharpzo import Optimizer
 from utils.files import is_terminal
+from utils.interrupt import Interrupted
+from utils.progress import Progress
 from utils.settings import Config
 
 
@@ -24,47 +28,80 @@ def build_problem(config: Config, task: Task) -> Problem:
 
 def build_optimizer(config: Config, problem: Problem) -> Optimizer:
     """The optimiser that `--prompt_trainer` names."""
-    build = registered(TRAINERS[config.prompt_trainer].build)
-    w0 = problem.initial
     if problem.matrix and moves_a_matrix(config.prompt_trainer, config.stage2):
-        w0 = w0.view(problem.matrix)
-    return build(config, w0, lambda w: problem.objective.accuracy(w, problem.val))
+        problem = dataclasses.replace(problem, initial=problem.initial.view(problem.matrix))
+    return registered(TRAINERS[config.prompt_trainer].build)(config, problem)
 
 
 def optimise(
     config: Config,
     optimizer: Optimizer,
-    objective: Objective,
+    problem: Problem,
     evaluate: Callable[[Tensor], dict[str, float]],
     record: Callable[[dict[str, Any]], None],
+    progress: Progress | None = None,
+    deadline: float = math.inf,
 ) -> Tensor:
-    """Runs up to T steps, or until the next one would exceed `--max_queries`; returns the last estimate w (d,).
+    """Runs the problem's steps, or until the next one would exceed `--max_queries`; returns the last estimate w (d,).
 
     `record` gets one dict a step (and one for step 0); every `--eval_every` steps and at the end, `evaluate(w)` adds to it.
+    `progress`: steps that it has kept are repeated from their answers, without a record; new ones are kept every `--save_every`
+    steps, and whatever ends the loop. Raises Interrupted before a step that would pass the `deadline` (of time.monotonic).
     """
     started = time.perf_counter()
-    budget = config.max_queries or float("inf")
-    planned = min(optimizer.plan(config.total_steps), budget)
+    objective, steps, kept = problem.objective, problem.steps, progress.step if progress else 0
+    budget = config.max_queries or math.inf
+    planned = min(optimizer.plan(steps), budget)
+    if progress:
+        objective.answer = progress.answer
 
     def note(step: int, figures: dict[str, float], with_evaluation: bool) -> None:
         nonlocal started
         now = time.perf_counter()
-        entry = {"step": step, "stage": optimizer.stage, "seconds": round(now - started, 3)} | objective.costs()
+        seconds = now - started
+        entry = {"step": step, "stage": optimizer.stage, "seconds": round(seconds, 3)} | objective.costs()
         record(entry | figures | (evaluate(optimizer.estimate) if with_evaluation else {}))
+        if progress:
+            progress.mark(step, seconds, objective.costs() | {"evaluations": objective.evaluations}, objective.extras())
         # evaluating and writing is for the reader of the log, and no time of the method's
         started += time.perf_counter() - now
 
-    note(0, {}, with_evaluation=True)
-    with tqdm(total=planned, unit="query", smoothing=0.05, disable=not is_terminal()) as bar:
-        step = 0
-        while step < config.total_steps and objective.queries + optimizer.plan(1) <= budget:
+    if not kept:
+        note(0, {}, with_evaluation=True)
+    with tqdm(total=planned, unit="query", smoothing=0.05, disable=not is_terminal()) as bar, kept_at_the_end(progress):
+        step, duration = 0, 0.0
+        while step < steps and objective.queries + optimizer.plan(1) <= budget:
+            if time.monotonic() + duration > deadline:
+                raise Interrupted("--max_seconds")
             step += 1
-            stage = optimizer.stage
-            before = objective.queries
+            stage, before, begun = optimizer.stage, objective.queries, time.monotonic()
             figures = optimizer.step(objective)
-            last = step == config.total_steps or objective.queries + optimizer.plan(1) > budget
+            bar.update(objective.queries - before)
+            if step <= kept:
+                if step == kept:
+                    objective.restore(progress.kept.costs, progress.extras())
+                    started = time.perf_counter() - progress.kept.seconds
+                continue
+            last = step == steps or objective.queries + optimizer.plan(1) > budget
             due = config.eval_every and step % config.eval_every == 0
             note(step, {"stage": stage} | figures, with_evaluation=bool(due or last))
             bar.set_postfix(stage=stage, step=step, loss=f"{figures['loss']:.4f}", refresh=False)
-            bar.update(objective.queries - before)
+            if progress and step % config.save_every == 0:
+                progress.save()
+            duration = time.monotonic() - begun
     return optimizer.estimate
+
+
+@contextlib.contextmanager
+def kept_at_the_end(progress: Progress | None) -> Iterator[None]:
+    """Saves the last complete step whatever ends the block."""
+    try:
+        yield
+    except BaseException:
+        # a full disk may be what ended it; what was saved before still stands then
+        with contextlib.suppress(OSError):
+            if progress:
+                progress.save()
+        raise
+    if progress:
+        progress.save()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -10,6 +10,9 @@ from trainers.gradients import Loss, slopes_along_pairs
 from trainers.rule import Normal, Rule, gaussian
 from utils.errors import UserError
 from utils.settings import Config
+
+if TYPE_CHECKING:
+    from trainers.problem import Problem
 
 
 class LOZO(Rule):
@@ -37,8 +40,8 @@ class LOZO(Rule):
         return {"loss": mean_loss, "grad_norm": float(gradient.norm())}
 
 
-def build(config: Config, w0: Tensor, validate: Callable[[Tensor], float]) -> LOZO:
-    """From w0 (n_ctx, width). Raises UserError for a vector, which has no rows and columns."""
-    if w0.ndim != 2:
+def build(config: Config, problem: Problem) -> LOZO:
+    """From problem.initial (n_ctx, width). Raises UserError for a vector, which has no rows and columns."""
+    if problem.initial.ndim != 2:
         raise UserError("--prompt_space: lozo perturbs a matrix, and a projected w is none; add --prompt_space full")
-    return LOZO(w0, config.zo_lr, config.zo_eps_rge, gaussian(config), config.lozo_rank, config.lozo_interval)
+    return LOZO(problem.initial, config.zo_lr, config.zo_eps_rge, gaussian(config), config.lozo_rank, config.lozo_interval)

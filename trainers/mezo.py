@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from trainers.gradients import Loss, slopes_along_pairs
 from trainers.rule import Normal, Rule, gaussian
 from utils.settings import Config
+
+if TYPE_CHECKING:
+    from trainers.problem import Problem
 
 
 class MeZO(Rule):
@@ -43,5 +46,5 @@ class MeZO(Rule):
         return gradient
 
 
-def build(config: Config, w0: Tensor, validate: Callable[[Tensor], float]) -> MeZO:
-    return MeZO(w0, config.zo_lr, config.zo_eps_rge, gaussian(config), config.num_pertub)
+def build(config: Config, problem: Problem) -> MeZO:
+    return MeZO(problem.initial, config.zo_lr, config.zo_eps_rge, gaussian(config), config.num_pertub)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,6 +32,9 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __getitem__(self, which: Tensor) -> Images:
+        return Images(self.inputs[which], self.labels[which])
+
     def split(self, size: int) -> Iterator[Images]:
         for inputs, labels in zip(self.inputs.split(size), self.labels.split(size), strict=True):
             yield Images(inputs, labels)
@@ -42,6 +46,14 @@ class ImageSet(Protocol):
     def __len__(self) -> int: ...
 
     def split(self, size: int) -> Iterator[Images]: ...
+
+
+class Batches(Protocol):
+    """What a call is scored on. `encoded`: how many training images passed the image tower, unprompted, to make them."""
+
+    encoded: int
+
+    def __call__(self) -> ImageSet: ...
 
 
 class Model(Protocol):
@@ -66,17 +78,20 @@ class Model(Protocol):
         """What must be kept to use the prompt at w again."""
 
 
+Answer = Callable[[int, Callable[[], np.ndarray]], np.ndarray]
+
+
 class Objective:
     """L(w): mean cross-entropy, or another `criterion`, of a prompted CLIP over a batch of images: all of them, or a mini-batch.
 
     Calling it with W (B, d) gives B losses in float64, all of them on the one batch that `draw` gives for the call, and counts
-    B queries. `forwards` counts mini-batches of `batch_size` images, `tower_images` training images through the image tower.
+    B queries. `forwards` counts mini-batches of `batch_size` images.
     """
 
     def __init__(
         self,
         model: Model,
-        draw: Callable[[], ImageSet],
+        draw: Batches,
         precision: str = "auto",
         batch_size: int = 256,
         criterion: Criterion | None = None,
@@ -84,9 +99,11 @@ class Objective:
         self.model, self.draw, self.precision, self.batch_size = model, draw, precision, batch_size
         self.criterion = criterion or cross_entropies
         self._passed: set[torch.dtype] = set()
+        # what is asked goes through here, so that a run that goes on can be told again what it was told before
+        self.answer: Answer = lambda size, compute: compute().copy()
         self.queries = 0
         self.forwards = 0
-        self.tower_images = 0
+        self.prompted_images = 0
         self.evaluations = 0
 
     def __call__(self, W: Tensor, mu: float | None = None) -> Tensor:
@@ -96,23 +113,39 @@ class Objective:
         Raises RunError where a loss is not finite.
         """
         images = self._draw_for(len(W))
-        with torch.inference_mode():
-            parts = [self._losses(rows, images, self.dtype(mu)) for rows in W.split(self.model.points_a_pass())]
-            losses = torch.cat(parts).cpu()
-        self._refuse_non_finite(losses, W)
-        # a copy made outside inference mode is an ordinary tensor, which optimisers may keep and change
-        return losses.clone()
+
+        def compute() -> np.ndarray:
+            with torch.inference_mode():
+                parts = [self._losses(rows, images, self.dtype(mu)) for rows in W.split(self.model.points_a_pass())]
+                losses = torch.cat(parts).cpu()
+            self._refuse_non_finite(losses, W)
+            return losses.numpy()
+
+        return torch.from_numpy(self.answer(len(W), compute))
 
     def gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """L(w) and ∇L(w) (d,) by backpropagation, for comparison only; counts one query. RunError where not finite."""
         self._refuse_without_derivative()
         images = self._draw_for(1)
-        w = w.detach().clone().requires_grad_(True)
-        with torch.enable_grad():
-            loss = self._losses(w[None], images, self.dtype(None))[0]
-            loss.backward()
-        self._refuse_non_finite(loss.detach()[None] + w.grad.sum(), w.detach()[None])
-        return loss.detach().cpu(), w.grad.cpu()
+
+        def compute() -> np.ndarray:
+            at = w.detach().clone().requires_grad_(True)
+            with torch.enable_grad():
+                loss = self._losses(at[None], images, self.dtype(None))[0]
+                loss.backward()
+            self._refuse_non_finite(loss.detach()[None] + at.grad.sum(), at.detach()[None])
+            return torch.cat([loss.detach()[None], at.grad]).cpu().numpy()
+
+        loss, *_ = answer = torch.from_numpy(self.answer(1 + len(w), compute))
+        return loss, answer[1:]
+
+    def extras(self) -> dict[str, np.ndarray]:
+        """State besides the answers that were given, as copies."""
+        return {}
+
+    def restore(self, costs: Mapping[str, int], extras: Mapping[str, np.ndarray]) -> None:
+        """Goes on from the costs and the extras of an interrupted run, whose answers have been repeated."""
+        self.evaluations = costs["evaluations"]
 
     def jvp(self, w: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         """L(w) and its slopes ∇L·v (m,) along the `tangents` (m, d), in forward mode: no graph, no step μ.
@@ -122,26 +155,32 @@ class Objective:
         """
         self._refuse_without_derivative()
         images, dtype = self._draw_for(len(tangents)), self.dtype(None)
-        if dtype not in self._passed:
-            # what a pass keeps for later passes must not be made inside a transform
-            with torch.inference_mode():
-                self._losses(w[None], images, dtype)
-            self._passed.add(dtype)
-        parts = tangents.split(self.model.tangents_a_pass(dtype))
-        pairs = [slopes_along(lambda point: self._losses(point[None], images, dtype)[0], w, part) for part in parts]
-        loss, slopes = pairs[0][0].cpu(), torch.cat([slopes for _, slopes in pairs]).cpu()
-        self._refuse_non_finite(loss[None] + slopes, w.expand(len(slopes), -1))
-        return loss, slopes
+
+        def compute() -> np.ndarray:
+            if dtype not in self._passed:
+                # what a pass keeps for later passes must not be made inside a transform
+                with torch.inference_mode():
+                    self._losses(w[None], images, dtype)
+                self._passed.add(dtype)
+            parts = tangents.split(self.model.tangents_a_pass(dtype))
+            pairs = [slopes_along(lambda point: self._losses(point[None], images, dtype)[0], w, part) for part in parts]
+            loss, slopes = pairs[0][0].cpu(), torch.cat([slopes for _, slopes in pairs]).cpu()
+            self._refuse_non_finite(loss[None] + slopes, w.expand(len(slopes), -1))
+            return torch.cat([loss[None], slopes]).numpy()
+
+        loss, *_ = answer = torch.from_numpy(self.answer(1 + len(tangents), compute))
+        return loss, answer[1:]
 
     def costs(self) -> dict[str, int]:
         """What has been spent so far: loss evaluations, mini-batch forwards, training images through the image tower."""
-        return {"queries": self.queries, "forwards": self.forwards, "tower_images": self.tower_images}
+        tower_images = self.draw.encoded + self.prompted_images
+        return {"queries": self.queries, "forwards": self.forwards, "tower_images": tower_images}
 
     def _draw_for(self, points: int) -> ImageSet:
         images = self.draw()
         self.queries += points
         self.forwards += points * -(-len(images) // self.batch_size)
-        self.tower_images += self.model.tower_images(points, len(images))
+        self.prompted_images += self.model.tower_images(points, len(images))
         return images
 
     def dtype(self, mu: float | None) -> torch.dtype:
@@ -163,7 +202,11 @@ class Objective:
         self.evaluations += 1
         with torch.inference_mode():
             scores = self.model.scores(w[None], self.dtype(None))
-            return top1(lambda inputs: scores(inputs)[0], images, self.model.images_a_pass(1))
+            return top1(lambda inputs: self.deployed(scores(inputs))[0], images, self.model.images_a_pass(1))
+
+    def deployed(self, scores: Tensor) -> Tensor:
+        """The scores that images are classified by."""
+        return scores
 
     def _losses(self, W: Tensor, images: ImageSet, dtype: torch.dtype) -> Tensor:
         scores = self.model.scores(W, dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from polystep import PolyStepES
@@ -12,6 +12,9 @@ from trainers.gradients import Loss
 from trainers.rule import Rule
 from utils.seeds import torch_generator
 from utils.settings import Config
+
+if TYPE_CHECKING:
+    from trainers.problem import Problem
 
 
 class PolyStep(Rule):
@@ -36,6 +39,6 @@ class PolyStep(Rule):
         return {"loss": float(losses.mean()), "best_loss": float(losses.min()), "moved": float((self.w - before).norm())}
 
 
-def build(config: Config, w0: Tensor, validate: Callable[[Tensor], float]) -> PolyStep:
+def build(config: Config, problem: Problem) -> PolyStep:
     generator = torch_generator(config.seed, "polytope rotations")
-    return PolyStep(w0, config.polystep_radius, config.polystep_temperature, config.polystep_particles, generator)
+    return PolyStep(problem.initial, config.polystep_radius, config.polystep_temperature, config.polystep_particles, generator)

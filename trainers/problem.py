@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from clip.prompt import FullSpace, initial_context, make_projection
 from clip.text import TextFeatures
+from trainers.batches import FullBatch, MiniBatches
 from trainers.objective import Images, ImageSet, Objective, criterion
 from trainers.text_prompt import TextPrompt
 from utils.seeds import torch_generator
@@ -39,16 +41,24 @@ class Task:
 
 @dataclass(frozen=True)
 class Problem:
-    """The black box, the point w (d,) to start from, and the image sets that a point is judged on for the log."""
+    """The black box, the point w (d,) to start from, and the image sets that a point is judged on for the log.
+
+    `steps`: how many an optimiser may take. `steps_an_epoch`: mini-batches in a pass over the training images.
+    """
 
     objective: Objective
     initial: Tensor
     train: ImageSet
     val: ImageSet
     test: ImageSet
-    warnings: list[str]
-    # (rows, columns) where w is a matrix, row after row
+    steps: int
+    steps_an_epoch: int = 1
+    warnings: Sequence[str] = ()
     matrix: tuple[int, int] | None = None
+
+    def validate(self, w: Tensor) -> float:
+        """Validation accuracy at w, in [0, 1]."""
+        return float(self.objective.answer(1, lambda: np.array([self.objective.accuracy(w, self.val)]))[0])
 
 
 def text_problem(
@@ -58,10 +68,10 @@ def text_problem(
     contexts: Callable[[Tensor], Tensor],
     initial: Tensor,
     keep: Callable[[Tensor], dict[str, Tensor]] | None = None,
-    draw: Callable[[], ImageSet] | None = None,
+    batches: MiniBatches | FullBatch | None = None,
 ) -> Problem:
-    """A problem whose prompt is on the text side, on cached image features. `draw`: see Objective; default: all images."""
-    images = task.train_images
+    """A problem whose prompt is on the text side. `batches`: what a call is scored on; default: all training images."""
+    batches = batches or FullBatch(task.train_images)
     model = TextPrompt(
         contexts,
         text,
@@ -71,8 +81,17 @@ def text_problem(
         config.memory_limit << 20,
         keep,
     )
-    objective = Objective(model, draw or (lambda: images), config.precision, config.batch_size, criterion(config))
-    return Problem(objective, initial, images, task.val_images, task.test_images, text.warnings)
+    objective = Objective(model, batches, config.precision, config.batch_size, criterion(config))
+    return Problem(
+        objective,
+        initial,
+        task.train_images,
+        task.val_images,
+        task.test_images,
+        steps=min(config.total_steps, config.epochs * batches.an_epoch or config.total_steps),
+        steps_an_epoch=batches.an_epoch,
+        warnings=text.warnings,
+    )
 
 
 def projected_prompt(config: Config, task: Task) -> Problem:
@@ -93,11 +112,14 @@ def projected_prompt(config: Config, task: Task) -> Problem:
     return text_problem(config, task, text, projection.contexts, initial_vector(config, projection.d), keep)
 
 
-def text_and_context(config: Config, task: Task) -> tuple[TextFeatures, Tensor]:
-    """Text features of the run's classes, and the context p0 (n_ctx, width) that `ctx_init` or `n_ctx` asks for."""
+def text_and_context(config: Config, task: Task, position: str = "end") -> tuple[TextFeatures, Tensor]:
+    """Text features of the run's classes, and the context p0 (n_ctx, width) that `ctx_init` or `n_ctx` asks for.
+
+    `position`: where the class name stands, see TextFeatures.
+    """
     generator = torch_generator(config.seed, "initial context")
     words, p0 = initial_context(task.backbone, config.ctx_init, config.n_ctx, generator)
-    return TextFeatures(task.backbone, task.dataset.classnames, words, config.memory_limit << 20, config.engine), p0
+    return TextFeatures(task.backbone, task.dataset.classnames, words, config.memory_limit << 20, config.engine, position), p0
 
 
 def initial_vector(config: Config, d: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,6 +10,9 @@ from torch import Tensor
 from trainers.gradients import Loss
 from trainers.rule import Normal, Rule, gaussian
 from utils.settings import Config
+
+if TYPE_CHECKING:
+    from trainers.problem import Problem
 
 
 class RankSGD(Rule):
@@ -43,6 +46,6 @@ class RankSGD(Rule):
         return weights @ u / beats.sum().clamp(min=1)
 
 
-def build(config: Config, w0: Tensor, validate: Callable[[Tensor], float]) -> RankSGD:
+def build(config: Config, problem: Problem) -> RankSGD:
     sizes = (config.rank_points, config.line_search, config.line_decay)
-    return RankSGD(w0, config.zo_lr, config.zo_eps_rge, gaussian(config, "ranked points"), *sizes)
+    return RankSGD(problem.initial, config.zo_lr, config.zo_eps_rge, gaussian(config, "ranked points"), *sizes)

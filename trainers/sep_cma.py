@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from trainers.cmaes import CMAES, SharpnessAwareCMAES, refuse_outside_box
 from utils.seeds import numpy_generator
 from utils.settings import Config
 
+if TYPE_CHECKING:
+    from trainers.problem import Problem
 
-def build(config: Config, w0: Tensor, validate: Callable[[Tensor], float]) -> SharpnessAwareCMAES:
+
+def build(config: Config, problem: Problem) -> SharpnessAwareCMAES:
     """Without the worst-case shift. pycma's other linear variants draw from numpy's global generator, so not they."""
-    refuse_outside_box(config, w0)
+    refuse_outside_box(config, problem.initial)
     generator = numpy_generator(config.seed, "sep-CMA-ES")
     inner = CMAES(
-        w0,
+        problem.initial,
         config.sigma,
         config.popsize,
         config.bound,

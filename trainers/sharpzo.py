@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +16,9 @@ from trainers.rule import gaussian
 from trainers.sparse_zo import SparseZO
 from utils.seeds import numpy_generator, torch_generator
 from utils.settings import Config, departures
+
+if TYPE_CHECKING:
+    from trainers.problem import Problem
 
 
 class Optimizer(Protocol):
@@ -95,16 +99,21 @@ class SharpZO:
             self.stage = 2
 
 
-def build(config: Config, w0: Tensor, validate: Callable[[Tensor], float]) -> Optimizer:
-    """The trainers zo-pruned, zo and cma-es, as `config` describes them, from w0 (d,), or a matrix where `--stage2` moves one."""
+def build(config: Config, problem: Problem) -> Optimizer:
+    """The trainers zo-pruned, zo and cma-es, as `config` describes them. The start is a matrix where `--stage2` moves one."""
+    w0 = problem.initial
     stage1 = _build_stage1(config, w0.flatten())
     if config.prompt_trainer == "cma-es":
         return stage1
-    change = ChangeAtPlateau(validate) if config.change_point == "auto" else ChangeAt(config.change_point)
+    change = ChangeAtPlateau(problem.validate) if config.change_point == "auto" else ChangeAt(config.change_point)
     if config.stage2 == "sparse-zo":
         return SharpZO(stage1, change, lambda stage: _build_stage2(config, stage))
     build_rule = registered(TRAINERS[config.stage2].build)
-    return SharpZO(stage1, change, lambda stage: build_rule(config, stage.estimate.view(w0.shape), validate))
+
+    def make_stage2(stage: Optimizer) -> Optimizer:
+        return build_rule(config, dataclasses.replace(problem, initial=stage.estimate.view(w0.shape)))
+
+    return SharpZO(stage1, change, make_stage2)
 
 
 def _build_stage1(config: Config, w0: Tensor) -> SharpnessAwareCMAES:

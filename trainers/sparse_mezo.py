@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -11,6 +11,9 @@ from trainers.mezo import MeZO
 from trainers.rule import Normal, gaussian
 from trainers.sparse_zo import prune_mask
 from utils.settings import Config
+
+if TYPE_CHECKING:
+    from trainers.problem import Problem
 
 
 class SparseMeZO(MeZO):
@@ -35,6 +38,8 @@ class SparseMeZO(MeZO):
         return self.mask * super().directions()
 
 
-def build(config: Config, w0: Tensor, validate: Callable[[Tensor], float]) -> SparseMeZO:
+def build(config: Config, problem: Problem) -> SparseMeZO:
     normal = gaussian(config)
-    return SparseMeZO(w0, config.zo_lr, config.zo_eps_rge, normal, config.num_pertub, config.prune_ratio, config.prune_interval)
+    return SparseMeZO(
+        problem.initial, config.zo_lr, config.zo_eps_rge, normal, config.num_pertub, config.prune_ratio, config.prune_interval
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from torch import Tensor
 from trainers.gradients import Loss
 from utils.seeds import torch_generator
 from utils.settings import Config
+
+if TYPE_CHECKING:
+    from trainers.problem import Problem
 
 
 def segmented_uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -78,8 +82,9 @@ class SPSA:
         return gradient + self.momentum * self.buffer
 
 
-def build(config: Config, w0: Tensor, validate: Callable[[Tensor], float]) -> SPSA:
-    """SPSA from w0 (d,) with the settings' constants."""
+def build(config: Config, problem: Problem) -> SPSA:
+    """SPSA with the settings' constants."""
+    w0 = problem.initial
     generator = torch_generator(config.seed, "SPSA perturbations")
     return SPSA(
         w0,

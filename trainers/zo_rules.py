@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from trainers.gradients import Loss
 from trainers.mezo import MeZO
 from trainers.rule import Normal, gaussian
 from utils.settings import Config
+
+if TYPE_CHECKING:
+    from trainers.problem import Problem
 
 
 class ZOSign(MeZO):
@@ -82,19 +85,21 @@ class ZOConservative(MeZO):
         return {"loss": float(losses[best]), "grad_norm": float(gradient.norm()), "moved": float(best > 0)}
 
 
-def build_sign(config: Config, w0: Tensor, validate: Callable[[Tensor], float]) -> ZOSign:
+def build_sign(config: Config, problem: Problem) -> ZOSign:
     of_slope = config.sign_of == "slope"
-    return ZOSign(w0, config.zo_lr, config.zo_eps_rge, gaussian(config), config.num_pertub, of_slope)
+    return ZOSign(problem.initial, config.zo_lr, config.zo_eps_rge, gaussian(config), config.num_pertub, of_slope)
 
 
-def build_momentum(config: Config, w0: Tensor, validate: Callable[[Tensor], float]) -> ZOMomentum:
-    return ZOMomentum(w0, config.zo_lr, config.zo_eps_rge, gaussian(config), config.num_pertub, config.beta1)
+def build_momentum(config: Config, problem: Problem) -> ZOMomentum:
+    return ZOMomentum(problem.initial, config.zo_lr, config.zo_eps_rge, gaussian(config), config.num_pertub, config.beta1)
 
 
-def build_adam(config: Config, w0: Tensor, validate: Callable[[Tensor], float]) -> ZOAdam:
+def build_adam(config: Config, problem: Problem) -> ZOAdam:
     normal = gaussian(config)
-    return ZOAdam(w0, config.zo_lr, config.zo_eps_rge, normal, config.num_pertub, config.beta1, config.beta2, config.adam_eps)
+    return ZOAdam(
+        problem.initial, config.zo_lr, config.zo_eps_rge, normal, config.num_pertub, config.beta1, config.beta2, config.adam_eps
+    )
 
 
-def build_conservative(config: Config, w0: Tensor, validate: Callable[[Tensor], float]) -> ZOConservative:
-    return ZOConservative(w0, config.zo_lr, config.zo_eps_rge, gaussian(config), config.num_pertub)
+def build_conservative(config: Config, problem: Problem) -> ZOConservative:
+    return ZOConservative(problem.initial, config.zo_lr, config.zo_eps_rge, gaussian(config), config.num_pertub)

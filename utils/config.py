@@ -32,7 +32,9 @@ class Entry(NamedTuple):
     where: str
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Refuses in our one line."""
+
     def error(self, message: str) -> None:
         raise UserError(message)
 
@@ -42,6 +44,7 @@ class Trainer(Protocol):
 
     help: str
     defaults: Mapping[str, Any]
+    by_shots: Mapping[str, Mapping[int, Any]]
     two_stages: bool
     rule: bool
     matrix: bool
@@ -49,15 +52,14 @@ class Trainer(Protocol):
 
 
 class DatasetEntry(Protocol):
-    """What is read here of a dataset's registry entry; no folder means bundled, no split file that no reader exists."""
+    """What is read here of a dataset's registry entry: another key that it goes by, or ""."""
 
-    folder: str
-    split: str
+    alias: str
 
 
 def build_parser(trainers: Mapping[str, Trainer], datasets: Collection[str], epilog: str = "") -> argparse.ArgumentParser:
     """The command line: one flag a Config field, with the registered trainers and datasets named in the help."""
-    parser = _Parser(
+    parser = Parser(
         prog="main_sharpzo.py",
         description="SharpZO: prompt tuning of a frozen CLIP by forward passes only.",
         epilog=epilog,
@@ -94,7 +96,8 @@ def load_config(
 ) -> Config:
     """Resolves a command line against the registries. Raises UserError (one line) on anything that cannot be right."""
     flags = vars(build_parser(trainers, datasets, epilog).parse_args(argv))
-    path = _find_config(flags.get("config"))
+    aliases = {info.alias: key for key, info in datasets.items() if info.alias}
+    path = _find_config(flags.get("config"), aliases)
     document = read_yaml(path)
 
     if "config" in document:
@@ -111,13 +114,19 @@ def load_config(
     typed_sections = {key: _typed(entry.value, trainers) for key, entry in sections.items()}
     given = _typed({key: Entry(value, f"--{key}") for key, value in flags.items()}, trainers)
 
+    if "load_prompt" in given:
+        given.setdefault("prompt_trainer", Entry("saved", "--load_prompt"))
     unset = Entry(FIELDS["prompt_trainer"].default, "default")
     trainer, where = given.get("prompt_trainer") or settings.get("prompt_trainer") or unset
     if trainer not in trainers:
         raise UserError(f"{where}: unknown trainer {trainer!r}{_nearest(trainer, trainers)}; there are {', '.join(trainers)}")
-    own = {key: Entry(value, f"default of {trainer}") for key, value in trainers[trainer].defaults.items()}
-    resolved = own | settings | typed_sections.get(trainer, {}) | given | {"config": Entry(str(path), "--config")}
+    chosen = settings | typed_sections.get(trainer, {}) | given | {"config": Entry(str(path), "--config")}
+    shots = chosen.get("shots", Entry(FIELDS["shots"].default, "")).value
+    by_shots = {key: values[max(s for s in values if s <= shots)] for key, values in trainers[trainer].by_shots.items()}
+    own = {**trainers[trainer].defaults, **by_shots}
+    resolved = {key: Entry(value, f"default of {trainer}") for key, value in own.items()} | chosen
     config = Config(**{key: entry.value for key, entry in resolved.items()})
+    config = dataclasses.replace(config, dataset=aliases.get(config.dataset, config.dataset))
     origins = {key: entry.where for key, entry in resolved.items()}
     _check(config, origins, trainers[trainer].two_stages, datasets)
     _check_rules(config, origins, trainers)
@@ -223,12 +232,12 @@ def _as_kind(raw: Any, kind: type) -> Any:
         return None
 
 
-def _find_config(given: str | None) -> Path:
+def _find_config(given: str | None, aliases: Mapping[str, str]) -> Path:
     if given is None:
         return REPOSITORY / FIELDS["config"].default
     path = Path(given)
-    # a shipped config is found from any working directory
-    for candidate in (path, REPOSITORY / path):
+    # a shipped config is found from any working directory, and under its dataset's other name
+    for candidate in (path, REPOSITORY / path, REPOSITORY / path.with_stem(aliases.get(path.stem, path.stem))):
         if candidate.is_file():
             return candidate
     raise UserError(f"--config: {path}: no such file")
@@ -260,6 +269,8 @@ def _check(config: Config, where: Mapping[str, str], two_stages: bool, datasets:
         refuse("ctx_init", "a blank is no word; '' starts from n_ctx random vectors")
     if config.run_name and (Path(config.run_name).name != config.run_name or config.run_name in (".", "..")):
         refuse("run_name", f"{config.run_name!r} must be a plain folder name")
+    if (config.prompt_trainer == "saved") != bool(config.load_prompt):
+        refuse("load_prompt", "--prompt_trainer saved and --load_prompt FILE go together")
     if two_stages and config.change_point != "auto" and config.change_point > config.total_steps:
         refuse(
             "change_point",
@@ -299,20 +310,14 @@ def _check_rules(config: Config, where: Mapping[str, str], trainers: Mapping[str
         refuse("objective", f"accuracy has no derivative, which --smoothness_estimator {estimator} asks for")
 
 
-def check_paths(config: Config, dataset: DatasetEntry) -> None:
+def check_paths(config: Config) -> None:
     """What can be told of the given paths before anything heavy is imported. Raises UserError."""
-    if config.checkpoint is not None and not Path(config.checkpoint).is_file():
-        raise UserError(f"--checkpoint: {config.checkpoint}: no such file")
-    if not dataset.folder:
-        return
-    if not dataset.split:
-        raise UserError(
-            f"dataset: the reader of {config.dataset} is not written yet; only datasets with a split json can be read"
-        )
-    if config.root_path is None:
-        raise UserError(f"--root_path: dataset {config.dataset} needs the folder that holds {dataset.folder}/")
-    if not (Path(config.root_path) / dataset.folder).is_dir():
-        raise UserError(f"--root_path: {Path(config.root_path) / dataset.folder}: no such folder (see DATASET.md)")
+    for key in ("checkpoint", "split_file", "load_prompt"):
+        path = getattr(config, key)
+        if path is not None and not Path(path).is_file():
+            raise UserError(f"--{key}: {path}: no such file")
+    if config.cache_dir is not None and Path(config.cache_dir).exists() and not Path(config.cache_dir).is_dir():
+        raise UserError(f"--cache_dir: {config.cache_dir}: exists and is no folder")
 
 
 def _check_fidelity(config: Config, refuse: Any) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import errno
+import fcntl
 import os
 import platform
 import shutil
@@ -16,14 +17,19 @@ import yaml
 from tqdm import tqdm
 
 from utils.config import REPOSITORY
-from utils.errors import UserError
+from utils.errors import RunError, UserError
 from utils.files import write_json, write_text
+from utils.progress import ANSWERS, EXTRAS, METRICS, PREVIOUS, STATE, Progress, find_kept
 from utils.settings import NOT_IDENTITY, Config
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "cma", "numpy", "scikit-learn", "pillow", "safetensors")
 
 
-OWN_FILES = frozenset({"config.yaml", "env.json", "log.txt", "metrics.jsonl", "split.json", "prompt.safetensors", "result.json"})
+LOCK = "lock"
+OWN_FILES = frozenset(
+    {"config.yaml", "env.json", "log.txt", "split.json", "prompt.safetensors", "result.json"}
+    | {LOCK, METRICS, ANSWERS, STATE, PREVIOUS, *EXTRAS}
+)
 
 
 def run_path(config: Config) -> Path:
@@ -40,7 +46,7 @@ def find_earlier_run(path: Path, config: Config) -> str:
     Raises UserError, unless `--overwrite` is given, where it holds a run of another configuration (naming the keys), and
     in any case where it holds something that no run wrote.
     """
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+    if not path.exists() or (path.is_dir() and all(entry.name == LOCK for entry in path.iterdir())):
         return "nothing"
     if not path.is_dir() or path.is_symlink():
         raise UserError(f"{path}: exists and is no folder of its own; choose another --output_dir or --run_name")
@@ -109,36 +115,87 @@ def _processor() -> str:
 
 
 class Run:
-    """The files of a run in progress. `say` prints a line and keeps it in log.txt; `record` adds a line to metrics.jsonl."""
+    """The files of a run in progress, behind a lock that dies with the process.
+
+    `say` prints a line and keeps it in log.txt. `progress` holds metrics.jsonl, and goes on from what an interrupted run of this
+    very configuration kept; `progress.step` is 0 where there is no such run.
+    """
 
     def __init__(self, path: Path, config: Config, device: str):
-        """Makes the folder, emptied of an earlier run. `device`: the card's name, for env.json."""
+        """Makes the folder, or takes over an unfinished run's. `device`: the card's name, for env.json.
+
+        Raises RunError where another process works in the folder or has meanwhile finished the run.
+        """
         self.path = path
         # without the name of the YAML that it came from, the file is itself a YAML that --config takes
         settings = {key: value for key, value in config.as_dict().items() if key != "config"}
         try:
-            if path.exists():
-                shutil.rmtree(path)
-            path.mkdir(parents=True)
-            write_text(path / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-            write_json(path / "env.json", environment() | {"device": device})
-            self._log: TextIO = (path / "log.txt").open("w", encoding="utf-8")
-            self._metrics: TextIO = (path / "metrics.jsonl").open("w", encoding="utf-8")
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = lock(path)
+            earlier = find_earlier_run(path, config)
+            if earlier == "finished":
+                raise RunError(f"{path}: another process has finished this run")
+            kept, self._refused = find_kept(path) if earlier == "unfinished" else (None, [])
+            if kept is None:
+                _empty(path)
+                write_text(path / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+                write_json(path / "env.json", environment() | {"device": device})
+            self._log: TextIO = (path / "log.txt").open("a", encoding="utf-8")
+            self.progress = Progress(path, kept)
         except OSError as error:
             raise UserError(f"--output_dir: {path}: cannot be written: {error.strerror or error}") from error
+        for line in self._refused:
+            self.say(f"warning: {line}")
+        if kept:
+            self.say(f"{path}: an earlier run was interrupted; going on from step {kept.step}")
+        elif earlier == "unfinished":
+            self.say(f"{path}: an earlier run did not finish; starting over")
 
     def __enter__(self) -> Run:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._log.close()
-        self._metrics.close()
+        self.progress.close()
+        self._lock.close()
 
     def say(self, text: str) -> None:
         tqdm.write(text)
         self._log.write(text + "\n")
         self._log.flush()
 
-    def record(self, entry: dict[str, Any]) -> None:
-        self._metrics.write(json.dumps(entry, allow_nan=False) + "\n")
-        self._metrics.flush()
+    def finish(self, result: dict[str, Any]) -> None:
+        """Writes result.json, which is what a finished run is known by, and removes what only an unfinished one needs."""
+        write_json(self.path / "result.json", result)
+        self.progress.discard()
+        (self.path / LOCK).unlink(missing_ok=True)
+
+
+def lock(path: Path) -> TextIO:
+    """Locks a run folder until the file that is returned is closed, or the process ends. Raises RunError where it is locked.
+
+    A POSIX record lock: the system drops it with its owner, and no child process inherits it.
+    """
+    file = (path / LOCK).open("a")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            raise RunError(f"{path}: another process is at work on this run") from None
+        raise
+    return file
+
+
+def refuse_locked(path: Path) -> None:
+    """Raises RunError where another process is at work in the run folder, if there is one; takes no lock."""
+    if (path / LOCK).is_file():
+        lock(path).close()
+
+
+def _empty(path: Path) -> None:
+    for entry in path.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != LOCK:
+            entry.unlink()

@@ -19,13 +19,15 @@ class Config:
 
     config: str = option("configs/digits.yaml", "run", "dataset YAML; its keys are the other flags' names")
     dataset: str = option("", "run", "dataset key; the YAML names it")
-    root_path: str | None = option(None, "run", "folder that holds the datasets, in CoOp's layout", kind=str)
+    root_path: str | None = option(None, "run", "folder that holds the datasets, in CoOp's layout; of folder: itself", kind=str)
     output_dir: str = option("outputs", "run", "root of the run folders")
     run_name: str = option("", "run", "adds a folder level, for variants of a setting")
     seed: int = option(1, "run", "seed of every random draw", low=0)
     device: str = option("auto", "run", "auto, cpu, cuda, cuda:1 …")
     threads: int = option(0, "run", "CPU threads; 0: torch's own choice. Another number gives other last digits", low=0)
     overwrite: bool = option(False, "run", "delete a run that is already in the run folder")
+    save_every: int = option(10, "run", "steps between the states that an interrupted run goes on from", low=1)
+    max_seconds: int = option(0, "run", "stop, to be gone on with, before a step that would end later; 0: no limit", low=0)
     save_model: bool = option(True, "run", "write prompt.safetensors")
 
     backbone: str = option("ViT-B/16", "model", "Mini, RN50, RN101, ViT-B/32, ViT-B/16, or an open_clip NAME or NAME@TAG")
@@ -44,7 +46,21 @@ class Config:
     batch_size: int = option(256, "model", "images a pass through the image tower", low=1)
 
     shots: int = option(16, "data", "training images a class", low=1)
+    short_classes: str = option(
+        "error", "data", "of a class with fewer images than shots: refuse it, or take all it has", choices=("error", "take-all")
+    )
+    split_file: str | None = option(None, "data", "few-shot list to use instead of a draw, as a run's split.json", kind=str)
+    subsample_classes: str = option(
+        "all", "data", "which half of the classes, cut after the draw", choices=("all", "base", "new")
+    )
     template: str | None = option(None, "data", "zero-shot template with {} for the name; default: the dataset's", kind=str)
+    augment_views: int = option(
+        0, "data", "random crops of each training image; 0: the deterministic transform", low=0, high=10_000
+    )
+    cache: bool = option(True, "data", "keep image features on disk, for the next run")
+    cache_dir: str | None = option(None, "data", "where; default: ~/.cache/sharpzo ($XDG_CACHE_HOME/sharpzo)", kind=str)
+
+    ensemble: bool = option(False, "data", "zero-shot by the mean feature of CLIP's seven ImageNet templates and the template")
 
     ctx_init: str = option(
         "a photo of a", "prompt", "words that the context tokens start from; where empty, n_ctx random vectors, N(0, 0.02²)"
@@ -61,6 +77,9 @@ class Config:
     )
 
     prompt_trainer: str = option("zo-pruned", "method", "which optimiser")
+    load_prompt: str | None = option(
+        None, "method", "evaluate this prompt.safetensors of an earlier run (implies --prompt_trainer saved)", kind=str
+    )
     total_steps: int = option(20_000, "method", "T, steps of both stages", low=1)
     change_point: int | str = option(
         100, "method", "T_c, first step of stage 2, or auto: by validation accuracy", kind=int, low=0, words=("auto",)
@@ -130,9 +149,7 @@ class Config:
     zo_clip: bool = option(False, "SPSA", "intrinsic-dimensional clipping: an estimate longer than √d is cut to √d")
 
     train_batch: int = option(128, "mini-batches", "training images a mini-batch, for trainers that draw them", low=1)
-    epochs: int = option(
-        0, "mini-batches", "passes over the training images instead of total_steps; 0: total_steps counts", low=0
-    )
+    epochs: int = option(0, "mini-batches", "most passes over the training images; 0: total_steps alone counts", low=0)
     train_features: str = option(
         "fresh",
         "mini-batches",
@@ -181,11 +198,17 @@ class Config:
 
 
 # settings that name where a run is kept, not what it computes
-NOT_IDENTITY = frozenset({"config", "output_dir", "run_name", "overwrite"})
+NOT_IDENTITY = frozenset({"config", "output_dir", "run_name", "overwrite", "save_every", "max_seconds", "cache", "cache_dir"})
 
 # rows of the table "paper versus released code" in README.md that a run can choose, in the released code's own terms
 RELEASED = ("fresh-mean-gradient", "fresh-mean-start", "gradient-buffer", "matrix-radius", "zero-start", "matrix-w")
 DEPARTURES = (*RELEASED, "abs-score", "keep-lowest")
+
+
+def prompt_settings(config: Config) -> dict[str, Any]:
+    """The settings that a trained prompt follows from: not where and how a run was made, nor what it logged."""
+    fields = dataclasses.fields(config)
+    return {field.name: getattr(config, field.name) for field in fields if field.metadata["group"] not in ("run", "log")}
 
 
 def departures(config: Config) -> frozenset[str]:

@@ -1,0 +1,39 @@
+"""Small data that the tests of datasets write or make up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from datasets.split import Dataset, Item
+from utils.errors import UserError
+
+
+def refusal(call: Callable[..., Any], *arguments: Any, **options: Any) -> str:
+    """The one line that a call is refused with."""
+    with pytest.raises(UserError) as caught:
+        call(*arguments, **options)
+    message = str(caught.value)
+    assert message.strip()
+    assert len(message.splitlines()) == 1
+    return message
+
+
+def made_up(per_class: int, val_per_class: int, classes: Iterable[int] = (2, 0, 1)) -> Dataset:
+    """A dataset of three classes, interleaved, that first appear out of label order."""
+    names = ("ant", "bee", "cow")
+    train = tuple(Item(f"{names[c]}/{n}", c, names[c]) for n in range(per_class) for c in classes)
+    val = tuple(Item(f"val/{names[c]}/{n}", c, names[c]) for n in range(val_per_class) for c in classes)
+    return Dataset("made-up", names, train, val, (), lambda item: Image.new("RGB", (8, 8)))
+
+
+def draw_images(folder: Path, *names: str) -> None:
+    """Small pictures, each of another colour, at `names` below `folder`."""
+    for number, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (12, 10), (number * 37 % 256, number * 91 % 256, 90)).save(path, "PNG")

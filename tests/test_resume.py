@@ -1,0 +1,199 @@
+"""A run that was stopped goes on, and ends with the bits that it would have had; a damaged state is refused with its reason."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from clip.prompt import load_prompt
+from main_sharpzo import main
+from trainers import TRAINERS
+from trainers.objective import Objective
+from utils.interrupt import Interrupted
+from utils.progress import ANSWERS, PREVIOUS, STATE, Progress
+from utils.run import lock
+
+FLAGS = [
+    "--shots",
+    "2",
+    "--popsize",
+    "4",
+    "--intrinsic_dim",
+    "16",
+    "--total_steps",
+    "9",
+    "--change_point",
+    "4",
+    "--eval_every",
+    "2",
+]
+FLAGS += ["--prune_interval", "2", "--save_every", "1", "--no-cache"]
+trainers = pytest.mark.parametrize("trainer", [name for name, info in TRAINERS.items() if info.build])
+
+
+def outcome(folder: Path) -> tuple[str, dict, dict]:
+    """What must not depend on interruptions: the log without its times, the prompt's tensors as bytes, the result."""
+    metrics = re.sub(r'"seconds": [\d.e-]+', "", (folder / "metrics.jsonl").read_text())
+    tensors = {name: tensor.numpy().tobytes() for name, tensor in load_prompt(folder / "prompt.safetensors")[0].items()}
+    result = json.loads((folder / "result.json").read_text())
+    return metrics, tensors, {key: value for key, value in result.items() if key != "seconds"}
+
+
+def folder_of(output: Path, trainer: str) -> Path:
+    return output / "digits" / trainer / "Mini" / "2shots" / "seed1"
+
+
+def stop_in_call(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException) -> None:
+    """Makes the `number`-th question that the optimiser asks from here on raise `error`."""
+    asked = 0
+    answer = Progress.answer
+
+    def counting(self, size, compute):
+        nonlocal asked
+        if not self.repeating:
+            asked += 1
+            if asked == number:
+                raise error
+        return answer(self, size, compute)
+
+    monkeypatch.setattr(Progress, "answer", counting)
+
+
+@trainers
+def test_run_stopped_twice_ends_as_the_unbroken_one(trainer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = [*FLAGS, "--prompt_trainer", trainer]
+    assert main([*flags, "--output_dir", str(tmp_path / "whole")]) == 0
+    broken = [*flags, "--output_dir", str(tmp_path / "broken")]
+    for number in (5, 2):
+        with monkeypatch.context() as patch:
+            stop_in_call(patch, number, Interrupted("test"))
+            assert main(broken) == 3
+        assert (folder_of(tmp_path / "broken", trainer) / STATE).exists()
+    assert main(broken) == 0
+    whole, resumed = (folder_of(tmp_path / name, trainer) for name in ("whole", "broken"))
+    assert outcome(resumed) == outcome(whole)
+    assert {path.name for path in resumed.iterdir()} == {path.name for path in whole.iterdir()}
+
+
+def test_run_goes_on_from_where_it_was_and_does_not_compute_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = [*FLAGS, "--prompt_trainer", "zo-pruned", "--output_dir", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        stop_in_call(patch, 12, Interrupted("test"))
+        assert main(flags) == 3
+    asked: list[int] = []
+    losses = Objective._losses
+
+    def counted(self, W, images, dtype):
+        asked.append(len(W))
+        return losses(self, W, images, dtype)
+
+    monkeypatch.setattr(Objective, "_losses", counted)
+    assert main(flags) == 0
+    log = (folder_of(tmp_path, "zo-pruned") / "log.txt").read_text()
+    step = int(re.search(r"going on from step (\d+)", log).group(1))
+    assert step >= 4
+    # 2d + S queries a step of stage 1, none of which is asked again
+    assert sum(asked) < 4 * (2 * 16 + 4)
+
+
+@pytest.mark.parametrize("damage", ["torn state", "changed state", "changed answers", "lost answers", "changed log", "foreign"])
+def test_damaged_state_is_refused_with_its_reason_and_the_previous_one_used(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    flags = [*FLAGS, "--prompt_trainer", "zo-pruned"]
+    assert main([*flags, "--output_dir", str(tmp_path / "whole")]) == 0
+    with monkeypatch.context() as patch:
+        stop_in_call(patch, 8, Interrupted("test"))
+        assert main([*flags, "--output_dir", str(tmp_path / "broken")]) == 3
+    folder = folder_of(tmp_path / "broken", "zo-pruned")
+    state, answers, log = folder / STATE, folder / ANSWERS, folder / "metrics.jsonl"
+    kept = json.loads(state.read_text())["mark"]["step"]
+    if damage == "torn state":
+        state.write_text(state.read_text()[:-20])
+    elif damage == "changed state":
+        state.write_text(state.read_text().replace(f'"step": {kept}', f'"step": {kept + 1}'))
+    elif damage == "changed answers":
+        answers.write_bytes(answers.read_bytes()[:-1] + b"\x01")
+    elif damage == "lost answers":
+        answers.write_bytes(answers.read_bytes()[:-8])
+    elif damage == "changed log":
+        log.write_text(log.read_text()[:-2] + "}}")
+    else:
+        state.write_text('{"step": 3}')
+    capsys.readouterr()
+    assert main([*flags, "--output_dir", str(tmp_path / "broken")]) == 0
+    out = capsys.readouterr().out
+    assert f"warning: {state}: not used: " in out
+    assert f"going on from step {kept - 1}" in out
+    assert outcome(folder) == outcome(folder_of(tmp_path / "whole", "zo-pruned"))
+
+
+def test_with_both_states_damaged_the_run_starts_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    flags = [*FLAGS, "--prompt_trainer", "zo", "--output_dir", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        stop_in_call(patch, 8, Interrupted("test"))
+        assert main(flags) == 3
+    folder = folder_of(tmp_path, "zo")
+    for name in (STATE, PREVIOUS):
+        (folder / name).write_bytes(b"\x80\x04garbage")
+    assert main(flags) == 0
+    assert "starting over" in capsys.readouterr().out
+
+
+def test_interrupted_run_with_another_setting_is_refused_naming_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    flags = [*FLAGS, "--output_dir", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        stop_in_call(patch, 3, Interrupted("test"))
+        assert main(flags) == 3
+    assert main([*flags, "--sigma", "0.3"]) == 2
+    assert "sigma" in capsys.readouterr().err
+    # settings that change no result are no part of what a run is
+    assert main([*flags, "--save_every", "3", "--max_seconds", "600"]) == 0
+
+
+def test_second_process_in_a_run_folder_is_refused_until_the_first_is_gone(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    import subprocess
+    import sys
+    import time
+
+    folder = folder_of(tmp_path, "zo-pruned")
+    folder.mkdir(parents=True)
+    code = f"import sys, time; from pathlib import Path; from utils.run import lock; held = lock(Path({str(folder)!r})); "
+    holder = subprocess.Popen([sys.executable, "-c", code + "print('held', flush=True); time.sleep(60)"], stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout.readline() == b"held\n"
+        assert main([*FLAGS, "--output_dir", str(tmp_path)]) == 1
+        assert "another process is at work" in capsys.readouterr().err
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    time.sleep(0.1)
+    assert main([*FLAGS, "--output_dir", str(tmp_path)]) == 0
+    lock(folder).close()
+
+
+def test_run_out_of_time_stops_between_steps_with_status_three(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    flags = ["--shots", "2", "--no-cache", "--output_dir", str(tmp_path)]
+    assert main([*flags, "--max_seconds", "2"]) == 3
+    assert "--max_seconds" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from utils.errors import RunError
+
+    flags = [*FLAGS, "--output_dir", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        stop_in_call(patch, 6, RunError("loss nan at query 99"))
+        assert main(flags) == 1
+    assert capsys.readouterr().err == "error: loss nan at query 99\n"
+    assert json.loads((folder_of(tmp_path, "zo-pruned") / STATE).read_text())["mark"]["step"] == 2

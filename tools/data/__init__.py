@@ -1,0 +1,1 @@
+"""What lies below --root_path, what is missing, and where it comes from."""

@@ -1,0 +1,123 @@
+"""DATASET.md, written from the tables of datasets and sources, so that neither can drift from the other."""
+
+from __future__ import annotations
+
+from datasets import DATASETS, DatasetInfo
+from datasets.sources import COOP_GUIDE, SOURCES, Piece, Source
+
+INTRODUCTION = f"""# Datasets
+
+Written by `python -m tools.data document` from `datasets/__init__.py` and `datasets/sources.py`; edit those.
+
+`--root_path DATA` names a folder in [CoOp's layout]({COOP_GUIDE}): one folder a dataset, with its images and, for most, CoOp's
+split file (JSON: `train`, `val` and `test` lists of [relative path, label, class name]). What is not at `DATA/FOLDER` is looked
+for at `DATA/datasets/FOLDER`, where the released code has it.
+
+```sh
+python -m tools.data check --root_path DATA              # what is there, what is missing or damaged, and where it comes from
+python -m tools.data download eurosat --root_path DATA   # fetches what has a scriptable source; overwrites nothing
+python -m tools.data fewshot --config configs/eurosat.yaml --root_path DATA --shots 16 --seed 1 > list.json
+```
+
+No download could be tried where this was written. Terms of use are as far as we know them: check them before you publish.
+
+## What a run uses
+
+- **Few-shot lists** follow CoOp's rule (Python's `random`, seeded with `--seed`; classes in order of first appearance; `--shots`
+  training and min(shots, 4) validation images a class) and equal its lists item for item. A run writes the list that it used as
+  `split.json`, and `--split_file FILE` uses such a list instead of a draw. A class with fewer images than shots is an error,
+  unless `--short_classes take-all`.
+- **`--subsample_classes base`** keeps the first half of the classes (rounded up), `new` the rest, renumbered from 0. The lists
+  are drawn on all classes first and then cut, as CoOp does.
+- **Images** are opened by their content and converted to RGB, whatever they are called. Training features come from the
+  deterministic CLIP transform; `--augment_views n` takes n random crops and flips of each training image instead (n = 1 with
+  seed 1 is what the released code does, with other random numbers). Validation and test images are never augmented.
+- **Features** are computed once and kept in `--cache_dir` (by default `~/.cache/sharpzo`), under a hash of the weights, the
+  transform, each file's path, size and time, the batch size, the number of threads, the device and the versions of the packages
+  that compute them; a cached result has the bits of a computed one. The folder may be deleted at any time; `--no-cache` does
+  without.
+- **What is wrong is an error** of one line that names the file and the item, with exit status 2, before anything is written: a
+  missing, empty or damaged image, a malformed split item, a path that leaves the image folder, a label with two names, a class
+  without images, class folders that are missing. No split is ever made up.
+
+| key | classes | train | val | test | zero-shot template |
+|---|---|---|---|---|---|
+"""
+
+BUNDLED = """
+## digits: bundled
+
+scikit-learn's `load_digits`: 1 797 real handwritten digits, 8 × 8, classes "zero" … "nine". Split by a fixed rule: the j-th
+image of its class, in scikit-learn's order, is a training image where j mod 10 is 0 to 4, a validation image where it is 5 or
+6, a test image where it is 7 to 9.
+"""
+
+OWN = """
+## folder: your own images
+
+`--root_path` is the image folder itself; `configs/folder.yaml` is the configuration to copy. Either the parts are there:
+
+```
+MY_IMAGES/
+    train/CLASS/*.jpg
+    val/CLASS/*.jpg      (may be left out: validation shots are then unused training images)
+    test/CLASS/*.jpg
+    classnames.txt       (optional)
+```
+
+or each class lies directly below the folder, and is split 50/20/30 by a fixed rule: its files are ordered by the SHA-256 of
+"CLASS/FILE". The split depends on nothing but the names, so that every seed shares one test set.
+
+```
+MY_IMAGES/
+    CLASS/*.jpg
+    classnames.txt       (optional)
+```
+
+Labels are the sorted class folders. Names are the folders' (an underscore becomes a space in prompts), or those of
+`classnames.txt`: a line for each class, `FOLDER NAME TO DISPLAY`. Files without an image suffix and hidden ones are passed over.
+The zero-shot template is the YAML's.
+"""
+
+
+def document() -> str:
+    """The whole file."""
+    sized = {name: info for name, info in DATASETS.items() if info.sizes}
+    rows = [_size_row(name, info) for name, info in sized.items()]
+    sections = [_section(name, SOURCES[name]) for name in SOURCES]
+    return INTRODUCTION + "\n".join(rows) + "\n" + BUNDLED + "".join(sections) + OWN
+
+
+def _size_row(name: str, info: DatasetInfo) -> str:
+    numbers = [f"{size:,}".replace(",", " ") if size else "–" for size in info.sizes]
+    return f"| {name} | {' | '.join(numbers)} | `{info.template}` |"
+
+
+def _section(name: str, source: Source) -> str:
+    info = DATASETS[name]
+    tree = [f"DATA/{info.folder}/"]
+    tree += [f"    {piece.path}{_or(piece)}" for piece in source.pieces]
+    tree += [f"    {extra}    (not needed)" for extra in source.annotations]
+    alias = f" Key `{info.alias}` is accepted too." if info.alias else ""
+    evaluated = " For evaluation only." if info.evaluation_only else ""
+    lines = ["", f"## {name}: {source.title}", "", "```", *tree, "```", ""]
+    lines += [f"Split: {source.split}.{evaluated}{alias} Terms: {source.terms}.", "", "| what | source | how |", "|---|---|---|"]
+    lines += [f"| {piece.path} | {_source(piece)} | {_how(name, piece)} |" for piece in source.pieces]
+    lines += ["", *source.notes] if source.notes else []
+    return "\n".join(lines) + "\n"
+
+
+def _or(piece: Piece) -> str:
+    return f"    (or {piece.other_path}, as in the released code)" if piece.other_path else ""
+
+
+def _source(piece: Piece) -> str:
+    return f"<{piece.page}>" if piece.download is None else f"<{piece.page}>; file <{piece.download.url}>"
+
+
+def _how(name: str, piece: Piece) -> str:
+    note = f"; {piece.note}" if piece.note else ""
+    if piece.download is None:
+        return f"by hand{note}"
+    kind = piece.download.checksum.partition(":")[0]
+    return f"`tools.data download {name}`" + (f", {kind} checked" if kind else "") + note

@@ -1,0 +1,84 @@
+"""A saved prompt, used again: on the images it was made for, on other classes, or on another dataset."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from clip.prompt import load_prompt, placeholder_words
+from clip.text import TextFeatures
+from trainers import TRAINERS
+from trainers.objective import ImageSet, top1
+from utils.errors import UserError
+from utils.settings import Config
+
+if TYPE_CHECKING:
+    from trainers.problem import Task
+
+# settings of the run that saved the prompt which are the evaluating run's own
+OF_THIS_RUN = ("load_prompt", "dataset", "root_path", "template", "batch_size", "memory_limit", "engine", "precision", "device")
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Class scores (n, K) of image inputs (n, …), the test images in that form, and how many to score together."""
+
+    scores: Callable[[Tensor], Tensor]
+    images: ImageSet
+    images_a_pass: int
+
+
+def read_saved(config: Config) -> tuple[Config, dict[str, Tensor], dict[str, Any]]:
+    """The settings under which `--load_prompt` is evaluated, its tensors, and what it says of itself.
+
+    Settings that make the prompt come from the run that saved it, shots and seed among them; where `--run_name` is not given,
+    the run is named after that trainer and dataset. Raises UserError for a file that no run wrote.
+    """
+    path = Path(config.load_prompt)
+    tensors, about = load_prompt(path)
+    try:
+        trainer, source, digest = about["prompt_trainer"], about["dataset"], about["weights_sha256"]
+        shots, seed, _ = int(about["shots"]), int(about["seed"]), dict(about["settings"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: does not say how it was made ({error}); only a run's own prompt.safetensors does") from error
+    if trainer not in TRAINERS or not isinstance(digest, str):
+        raise UserError(f"{path}: was made by {trainer!r}, which is no trainer here")
+    run_name = config.run_name or f"{trainer}-from-{source}"
+    evaluated = dataclasses.replace(config, shots=shots, seed=seed, run_name=run_name)
+    return evaluated, tensors, about
+
+
+def saved_accuracy(config: Config, task: Task, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> float:
+    """Top-1 test accuracy, in [0, 1], of the saved prompt on this run's classes and images."""
+    from trainers.loop import registered
+
+    if about["weights_sha256"] != task.backbone.fingerprint():
+        raise UserError(f"{config.load_prompt}: was made for other weights than {task.backbone.name} has here")
+    settings = about["settings"] | {key: getattr(config, key) for key in OF_THIS_RUN}
+    made = Config(**{key: value for key, value in settings.items() if key in Config.__dataclass_fields__})
+    try:
+        scorer = registered(TRAINERS[about["prompt_trainer"]].restore)(made, task, tensors)
+    except (KeyError, RuntimeError) as error:
+        raise UserError(f"{config.load_prompt}: its tensors do not fit these classes or this backbone: {error}") from error
+    with torch.inference_mode():
+        return top1(scorer.scores, scorer.images, scorer.images_a_pass)
+
+
+def text_prompt(config: Config, task: Task, tensors: Mapping[str, Tensor]) -> Scorer:
+    """The context at its words' places before this dataset's names. One context a class needs the same number of classes."""
+    context, classes = tensors["context"], len(task.dataset.classnames)
+    if context.ndim == 3 and len(context) != classes:
+        raise UserError(f"{config.load_prompt}: holds contexts of {len(context)} classes; there are {classes} here")
+    words = config.ctx_init or placeholder_words(context.shape[-2])
+    position = config.class_token_position
+    text = TextFeatures(task.backbone, task.dataset.classnames, words, config.memory_limit << 20, config.engine, position)
+    with torch.inference_mode():
+        features = text(context[None])[0]
+    scale = task.backbone.logit_scale
+    return Scorer(lambda images: scale * (images @ features.T).double(), task.test_images, 4096)

@@ -1,0 +1,183 @@
+"""How far a run has got, on disk: everything that its optimiser was told, so that the same command can tell it again.
+
+An optimiser is a function of its settings and of the answers it gets; so the answers are its whole state, pycma's included. They
+are added to answers.bin, as the log's lines are to metrics.jsonl. state.json says how much of both belongs to the last step that
+was kept, and state.previous.json of the time before; what lies behind is what an interrupted step left, and is cut off.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.errors import RunError
+from utils.files import write_bytes, write_json
+
+ANSWERS, METRICS, STATE, PREVIOUS = "answers.bin", "metrics.jsonl", "state.json", "state.previous.json"
+EXTRAS = ("extras.0.safetensors", "extras.1.safetensors")
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Mark:
+    """The end of a step. `files`: how many bytes of each file belong to it, and their SHA-256; seconds and costs by then."""
+
+    step: int
+    files: dict[str, tuple[int, str]]
+    seconds: float = 0.0
+    costs: dict[str, int] = field(default_factory=dict)
+
+
+class GrowingFile:
+    """A file that is only added to. Opened with `kept` bytes, it loses what lies behind them."""
+
+    def __init__(self, path: Path, kept: int):
+        path.touch()
+        self._file = path.open("r+b")
+        self._digest = hashlib.sha256(self._file.read(kept))
+        self._file.truncate(kept)
+        self._file.seek(kept)
+        self.bytes = kept
+
+    def add(self, content: bytes) -> None:
+        self._file.write(content)
+        self._file.flush()
+        self._digest.update(content)
+        self.bytes += len(content)
+
+    def so_far(self) -> tuple[int, str]:
+        return self.bytes, self._digest.hexdigest()
+
+    def sync(self) -> None:
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Progress:
+    """Repeats the answers that are kept, if any, then records new ones; `mark` ends a step, `save` puts the last one on disk."""
+
+    def __init__(self, folder: Path, kept: Mark | None = None):
+        """`kept`: from `find_kept`."""
+        self.folder, self.kept = folder, kept
+        sizes = {name: kept.files[name][0] if kept else 0 for name in (ANSWERS, METRICS)}
+        self._answers, self._metrics = (GrowingFile(folder / name, sizes[name]) for name in (ANSWERS, METRICS))
+        self._stored = np.fromfile(folder / ANSWERS, dtype="<f8")
+        self._cursor = 0
+        self._pending: list[np.ndarray] = []
+        self._mark, self._extras, self._saved = kept, {}, kept
+
+    @property
+    def step(self) -> int:
+        """The step up to which answers are repeated."""
+        return self.kept.step if self.kept else 0
+
+    @property
+    def repeating(self) -> bool:
+        return self._cursor < len(self._stored)
+
+    def answer(self, size: int, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        """`size` numbers: the kept ones while there are any, then those that `compute` gives. Raises RunError out of step."""
+        if self.repeating:
+            values = self._stored[self._cursor : self._cursor + size]
+            self._cursor += size
+            if len(values) != size:
+                raise RunError(f"{self.folder / ANSWERS}: its answers do not fit this run's questions; --overwrite starts anew")
+            return values.copy()
+        values = np.ascontiguousarray(compute(), dtype="<f8")
+        self._pending.append(values)
+        return values
+
+    def record(self, entry: Mapping[str, Any]) -> None:
+        """Adds a line to metrics.jsonl."""
+        self._metrics.add((json.dumps(entry, allow_nan=False) + "\n").encode())
+
+    def mark(self, step: int, seconds: float, costs: dict[str, int], extras: Mapping[str, np.ndarray]) -> None:
+        """Notes that `step` is complete. `extras`: what the answers do not hold (craft's adapter); copies."""
+        if self._pending:
+            self._answers.add(b"".join(values.tobytes() for values in self._pending))
+            self._pending.clear()
+        files = {ANSWERS: self._answers.so_far(), METRICS: self._metrics.so_far()}
+        self._mark, self._extras = Mark(step, files, seconds, costs), extras
+
+    def save(self) -> None:
+        """Puts the last complete step on disk; what was there before becomes the previous state."""
+        if self._mark is None or self._mark == self._saved:
+            return
+        self._answers.sync()
+        self._metrics.sync()
+        mark = asdict(self._mark)
+        if self._extras:
+            from safetensors.numpy import save
+
+            # in turn, so that the previous state's own file is still there
+            name = EXTRAS[0] if self._saved is None or EXTRAS[0] not in self._saved.files else EXTRAS[1]
+            content = save(dict(self._extras))
+            write_bytes(self.folder / name, content)
+            mark["files"] |= {name: (len(content), hashlib.sha256(content).hexdigest())}
+            self._mark = Mark(**mark)
+        if (self.folder / STATE).exists():
+            (self.folder / STATE).replace(self.folder / PREVIOUS)
+        write_json(self.folder / STATE, {"format": FORMAT, "mark": mark, "sha256": _digest_of(mark)})
+        self._saved = self._mark
+
+    def extras(self) -> dict[str, np.ndarray]:
+        """What `mark` was given as extras at the kept step."""
+        from safetensors.numpy import load_file
+
+        names = [name for name in EXTRAS if self.kept and name in self.kept.files]
+        return load_file(self.folder / names[0]) if names else {}
+
+    def close(self) -> None:
+        self._answers.close()
+        self._metrics.close()
+
+    def discard(self) -> None:
+        """Removes all but the log's lines, of a run that is finished."""
+        self.close()
+        for name in (ANSWERS, STATE, PREVIOUS, *EXTRAS):
+            (self.folder / name).unlink(missing_ok=True)
+
+
+def find_kept(folder: Path) -> tuple[Mark | None, list[str]]:
+    """The newest sound mark in a run folder, or None; and a line for each that is not sound, saying why."""
+    refused = []
+    for name in (STATE, PREVIOUS):
+        path = folder / name
+        if not path.exists():
+            continue
+        try:
+            return _read(path), refused
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            refused.append(f"{path}: not used: {error or type(error).__name__}")
+    return None, refused
+
+
+def _read(path: Path) -> Mark:
+    """Raises ValueError and its like for a state that is torn, foreign, or whose files are not those it speaks of."""
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise ValueError("it is no state of this version")
+    if _digest_of(document["mark"]) != document["sha256"]:
+        raise ValueError("its checksum does not fit")
+    mark = Mark(**document["mark"])
+    if set(mark.files) - {ANSWERS, METRICS, *EXTRAS}:
+        raise ValueError("it speaks of files that no run writes")
+    for name, (size, expected) in mark.files.items():
+        with (path.parent / name).open("rb") as file:
+            content = file.read(size)
+        if len(content) != size or hashlib.sha256(content).hexdigest() != expected:
+            raise ValueError(f"{name} is not what it speaks of")
+    return mark
+
+
+def _digest_of(mark: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(mark, sort_keys=True).encode()).hexdigest()
