@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 import logging
 import math
+import os
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,8 @@ from datasets.roots import check_dataset
 from trainers import TRAINERS
 from utils.config import check_paths, load_config
 from utils.errors import RunError, UserError
-from utils.interrupt import interruptible
+from utils.interrupt import Stop, interruptible
+from utils.memory import memory_told
 from utils.settings import Config, prompt_settings
 
 if TYPE_CHECKING:
@@ -41,37 +43,49 @@ ABOUT_PROMPT = ("dataset", "backbone", "checkpoint", "prompt_trainer", "ctx_init
 
 
 def main(argv: list[str] | None = None) -> int:
+    status, message = run_command(sys.argv[1:] if argv is None else argv)
+    if message:
+        # of a terminal that is gone there is nobody left to tell
+        with contextlib.suppress(OSError):
+            print(message, file=sys.stderr)
+    return status
+
+
+def run_command(argv: list[str]) -> tuple[int, str]:
+    """The exit status, and the line that says why it is not 0."""
+    config = None
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # a class name that the terminal's encoding lacks must not end the run
+            stream.reconfigure(errors="backslashreplace")
     try:
-        config = load_config(sys.argv[1:] if argv is None else argv, TRAINERS, DATASETS, epilog=__doc__)
+        config = load_config(argv, TRAINERS, DATASETS, epilog=__doc__)
         check_paths(config)
         check_dataset(config.dataset, config.root_path, trains=bool(TRAINERS[config.prompt_trainer].build))
-        with interruptible(), cpu_threads(config.threads):
-            run(config, deadline=time.monotonic() + config.max_seconds if config.max_seconds else math.inf)
+        with interruptible(config.max_seconds or math.inf) as stop, arithmetic(config):
+            run(config, stop)
     except (UserError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
+        return 2 if isinstance(error, UserError) else 1, f"error: {error}"
     except OSError as error:
-        print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
-        return 1
-    except MemoryError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        again = f"; once that is mended, {again_command(config)}" if config else ""
+        return 1, f"error: {error.filename or 'output'}: {error.strerror or error}{again}"
     except KeyboardInterrupt as reason:
-        print(f"interrupted ({reason or 'SIGINT'}): the same command goes on from where it was", file=sys.stderr)
-        return 3
-    return 0
+        return 3, f"interrupted ({str(reason) or 'SIGINT'}): {again_command(config)}"
+    return 0, ""
 
 
-def run(config: Config, deadline: float = math.inf) -> None:
-    """One run: data → CLIP → features → prompt → objective → trainer → report. Heavy imports wait until settings are good.
+def again_command(config: Config | None) -> str:
+    without = " without --overwrite" if config and config.overwrite else ""
+    return f"the same command{without} goes on from where it was"
 
-    `deadline`, of time.monotonic: when to stop, to be gone on with.
-    """
+
+def run(config: Config, stop: Stop) -> None:
+    """One run: data → CLIP → features → prompt → objective → trainer → report. Heavy imports wait until settings are good."""
     import torch
 
     from datasets.fewshot import write_split
     from trainers.loop import build_optimizer, build_problem
-    from utils.run import Run, find_earlier_run, refuse_locked, run_path
+    from utils.run import Run, find_earlier_run, refuse_locked, run_path, tidy
 
     # open_clip reports through the root logger; what matters of it reaches the user as our own errors
     logging.basicConfig(level=logging.CRITICAL)
@@ -91,17 +105,21 @@ def run(config: Config, deadline: float = math.inf) -> None:
     path = run_path(config)
     earlier = find_earlier_run(path, config)
     if earlier == "finished":
+        # of a run that was killed while it tidied up
+        tidy(path)
         print(f"{path}: finished already; --overwrite runs it again")
         return
     refuse_locked(path)
 
     trains = bool(TRAINERS[config.prompt_trainer].build)
-    task = prepare(config, device)
+    with memory_told("--batch_size", config.batch_size, device):
+        task = prepare(config, device)
     accuracy = 100 * saved_accuracy(config, task, *saved) if saved else task.zero_shot_accuracy
     # before anything is written, so that what cannot work leaves no folder
-    problem = build_problem(config, task) if trains else None
-    optimizer = build_optimizer(config, problem) if trains else None
-    with Run(path, config, device_name(device)) as folder:
+    with memory_told("--intrinsic_dim", config.intrinsic_dim, device):
+        problem = build_problem(config, task) if trains else None
+        optimizer = build_optimizer(config, problem) if trains else None
+    with memory_told("--memory_limit", config.memory_limit, device), Run(path, config, device_name(device)) as folder:
         for warning in [*task.warnings, *(problem.warnings if problem else ())]:
             folder.say(f"warning: {warning}")
         of = f"{config.template!r} and {len(ENSEMBLE)} more" if config.ensemble else f"{config.template!r}"
@@ -114,7 +132,7 @@ def run(config: Config, deadline: float = math.inf) -> None:
             about = {key: getattr(config, key) for key in ABOUT_PROMPT}
             about |= {"classnames": task.dataset.classnames, "weights_sha256": task.backbone.fingerprint()}
             about |= {"settings": prompt_settings(config)}
-            result |= tune(config, problem, optimizer, about, folder, deadline)
+            result |= tune(config, problem, optimizer, about, folder, stop)
         else:
             nothing = dict.fromkeys(("queries", "forwards", "tower_images", "evaluations"), 0)
             result |= {"test_accuracy": accuracy, "seconds": 0.0} | nothing
@@ -164,7 +182,7 @@ def prepare(config: Config, device: torch.device) -> Task:
 
 
 def tune(
-    config: Config, problem: Problem, optimizer: Optimizer, about: dict[str, Any], folder: Run, deadline: float
+    config: Config, problem: Problem, optimizer: Optimizer, about: dict[str, Any], folder: Run, stop: Stop
 ) -> dict[str, Any]:
     """Runs the optimiser and saves the prompt; returns what result.json says of it. Accuracies in percent.
 
@@ -180,7 +198,7 @@ def tune(
         figures = {"train_loss": objective.loss_at(w, problem.train), "val_accuracy": 100 * objective.accuracy(w, problem.val)}
         return figures | ({"test_accuracy": 100 * objective.accuracy(w, problem.test)} if config.eval_test else {})
 
-    w = optimise(config, optimizer, problem, evaluate, folder.progress.record, folder.progress, deadline)
+    w = optimise(config, optimizer, problem, evaluate, folder.progress.record, folder.progress, stop)
     if config.save_model:
         save_prompt(folder.path / "prompt.safetensors", objective.model.tensors(w), about)
     last = json.loads((folder.path / METRICS).read_text().splitlines()[-1])
@@ -222,17 +240,33 @@ def device_name(device: torch.device) -> str:
 
 
 @contextlib.contextmanager
-def cpu_threads(threads: int) -> Iterator[None]:
-    """Makes torch use `threads` CPU threads (0: its own choice), and what it used before afterwards."""
+def arithmetic(config: Config) -> Iterator[None]:
+    """Makes torch compute as `--threads` and `--deterministic` ask, and as before afterwards."""
     import torch
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(config.threads or threads)
+    if config.deterministic:
+        # cuBLAS reads it when it first starts
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(config.deterministic or deterministic)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
+
+
+def leave(status: int) -> None:
+    """Ends the process with `status`, also where nobody takes what is still to be written out."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = status or 1
+    sys.exit(status)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -47,7 +48,10 @@ def read_state_dict(path: Path, trust: bool = False) -> dict[str, torch.Tensor]:
             return _unwrap(load_file(path), path)
         if is_torchscript(path):
             return _read_torchscript(path, trust)
-        return _unwrap(torch.load(path, map_location="cpu", weights_only=True), path)
+        with warnings.catch_warnings():
+            # of a pickle that torch did not write; what comes of it is told here
+            warnings.simplefilter("ignore", UserWarning)
+            return _unwrap(torch.load(path, map_location="cpu", weights_only=True), path)
     except UserError:
         raise
     # the loaders raise half a dozen types for a damaged or foreign file; all mean the same to the user

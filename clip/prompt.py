@@ -135,10 +135,12 @@ def load_prompt(path: Path) -> tuple[dict[str, Tensor], dict]:
     """The tensors and metadata that `save_prompt` wrote. Raises UserError for a file that is something else."""
     from safetensors import SafetensorError, safe_open
 
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
     try:
         with safe_open(path, "pt") as file:
             metadata = json.loads(file.metadata()["sharpzo"])
             names = {"w", *file.keys()}
             return {name: file.get_tensor(name) for name in sorted(names)}, metadata
-    except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, TypeError, KeyError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a prompt that SharpZO saved: {error}") from error

@@ -49,11 +49,12 @@ class FeatureCache:
     def read(self, key: str, images: int) -> Tensor | None:
         """Features (images, D) float32 on the CPU, or None where there is no entry or a damaged one."""
         path = self._path(key)
+        # what is there and no file, as a pipe, would be waited for
+        if not path.is_file():
+            return None
         try:
             with safe_open(path, "pt") as file:
                 about, features = file.metadata() or {}, file.get_tensor("features")
-        except (FileNotFoundError, NotADirectoryError):
-            return None
         except (SafetensorError, OSError, ValueError) as error:
             reason = str(error)
         else:
@@ -74,9 +75,10 @@ class FeatureCache:
             save_file({"features": features}, temporary, {"key": key, "sha256": _checksum(features)})
             temporary.replace(path)
         except (SafetensorError, OSError) as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
             self.warn(f"--cache_dir: {self.folder}: features cannot be kept there: {error}")
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.safetensors"

@@ -14,7 +14,7 @@ from PIL import Image
 from datasets import DATASETS, PARTS
 from datasets.images import open_image, stamp
 from datasets.roots import dataset_folder
-from utils.errors import UserError
+from utils.errors import UserError, is_unicode
 
 
 class Item(NamedTuple):
@@ -125,6 +125,8 @@ def read_part(entries: object, where: str) -> tuple[Item, ...]:
         path, label, name = entry
         if not isinstance(path, str) or type(label) is not int or label < 0 or not isinstance(name, str) or not name.strip():
             raise UserError(f"{here}: {str(entry)[:80]}: expected [text, whole number from 0, text]")
+        if not is_unicode(path + name):
+            raise UserError(f"{here}: {str(entry)[:80]!r}: half a surrogate pair is no text")
         pure = PurePosixPath(path)
         if pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path or not pure.parts:
             raise UserError(f"{here}: {path!r} must be a path below the image folder")

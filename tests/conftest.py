@@ -9,16 +9,27 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from hypothesis import settings
 from open_clip.model import CLIP
 from torch import Tensor
 
 from clip.backbone import Backbone
+from main_sharpzo import main
+from tests.runs import FLAGS, Broken, folder_of, outcome
 
+MINI: list[Backbone] = []
 CLASSNAMES = ("red square", "blue_circle", "a small dog", "river")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--run-slow", action="store_true", help="also run tests marked slow")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """How many inputs tests/test_fuzz.py tries: the same few each time, or many new ones."""
+    settings.register_profile("ordinary", max_examples=40, derandomize=True, database=None)
+    settings.register_profile("slow", max_examples=1000, print_blob=True)
+    settings.load_profile("slow" if config.getoption("--run-slow") else "ordinary")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -64,6 +75,36 @@ def make_tiny_backbone(seed: int = 0, vision: dict[str, int] | None = None, **te
 @pytest.fixture(scope="session")
 def tiny_backbone() -> Backbone:
     return make_tiny_backbone()
+
+
+@pytest.fixture
+def one_mini(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs share one Mini, so that each need not build it."""
+    from clip import backbone
+
+    if not MINI:
+        MINI.append(backbone.load_backbone("Mini", torch.device("cpu")))
+    load = backbone.load_backbone
+    monkeypatch.setattr(
+        backbone,
+        "load_backbone",
+        lambda name, device, checkpoint=None, trust=False: (
+            MINI[0] if name == "Mini" and checkpoint is None else load(name, device, checkpoint, trust)
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple:
+    """What an unbroken run of tests.runs.FLAGS ends with."""
+    root = tmp_path_factory.mktemp("whole")
+    assert main([*FLAGS, "--output_dir", str(root)]) == 0
+    return outcome(folder_of(root, "zo-pruned"))
+
+
+@pytest.fixture
+def broken(tmp_path: Path, capsys: pytest.CaptureFixture) -> Broken:
+    return Broken(tmp_path / "outputs", capsys)
 
 
 class Quadratic:

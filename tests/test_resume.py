@@ -9,58 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from clip.prompt import load_prompt
 from main_sharpzo import main
+from tests.runs import FLAGS, folder_of, outcome, stop_in_call
 from trainers import TRAINERS
 from trainers.objective import Objective
 from utils.interrupt import Interrupted
-from utils.progress import ANSWERS, PREVIOUS, STATE, Progress
+from utils.progress import ANSWERS, PREVIOUS, STATE
 from utils.run import lock
 
-FLAGS = [
-    "--shots",
-    "2",
-    "--popsize",
-    "4",
-    "--intrinsic_dim",
-    "16",
-    "--total_steps",
-    "9",
-    "--change_point",
-    "4",
-    "--eval_every",
-    "2",
-]
-FLAGS += ["--prune_interval", "2", "--save_every", "1", "--no-cache"]
 trainers = pytest.mark.parametrize("trainer", [name for name, info in TRAINERS.items() if info.build])
-
-
-def outcome(folder: Path) -> tuple[str, dict, dict]:
-    """What must not depend on interruptions: the log without its times, the prompt's tensors as bytes, the result."""
-    metrics = re.sub(r'"seconds": [\d.e-]+', "", (folder / "metrics.jsonl").read_text())
-    tensors = {name: tensor.numpy().tobytes() for name, tensor in load_prompt(folder / "prompt.safetensors")[0].items()}
-    result = json.loads((folder / "result.json").read_text())
-    return metrics, tensors, {key: value for key, value in result.items() if key != "seconds"}
-
-
-def folder_of(output: Path, trainer: str) -> Path:
-    return output / "digits" / trainer / "Mini" / "2shots" / "seed1"
-
-
-def stop_in_call(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException) -> None:
-    """Makes the `number`-th question that the optimiser asks from here on raise `error`."""
-    asked = 0
-    answer = Progress.answer
-
-    def counting(self, size, compute):
-        nonlocal asked
-        if not self.repeating:
-            asked += 1
-            if asked == number:
-                raise error
-        return answer(self, size, compute)
-
-    monkeypatch.setattr(Progress, "answer", counting)
 
 
 @trainers
@@ -195,5 +152,5 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_step(
     with monkeypatch.context() as patch:
         stop_in_call(patch, 6, RunError("loss nan at query 99"))
         assert main(flags) == 1
-    assert capsys.readouterr().err == "error: loss nan at query 99\n"
+    assert capsys.readouterr().err == "error: loss nan at query 99; in step 3\n"
     assert json.loads((folder_of(tmp_path, "zo-pruned") / STATE).read_text())["mark"]["step"] == 2

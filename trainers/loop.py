@@ -15,8 +15,9 @@ from tqdm import tqdm
 from trainers import TRAINERS, moves_a_matrix, registered
 from trainers.problem import Problem, Task
 from trainers.sharpzo import Optimizer
+from utils.errors import RunError
 from utils.files import is_terminal
-from utils.interrupt import Interrupted
+from utils.interrupt import Stop
 from utils.progress import Progress
 from utils.settings import Config
 
@@ -40,16 +41,16 @@ def optimise(
     evaluate: Callable[[Tensor], dict[str, float]],
     record: Callable[[dict[str, Any]], None],
     progress: Progress | None = None,
-    deadline: float = math.inf,
+    stop: Stop | None = None,
 ) -> Tensor:
     """Runs the problem's steps, or until the next one would exceed `--max_queries`; returns the last estimate w (d,).
 
     `record` gets one dict a step (and one for step 0); every `--eval_every` steps and at the end, `evaluate(w)` adds to it.
     `progress`: steps that it has kept are repeated from their answers, without a record; new ones are kept every `--save_every`
-    steps, and whatever ends the loop. Raises Interrupted before a step that would pass the `deadline` (of time.monotonic).
+    steps, and whatever ends the loop. Raises Interrupted before a step that `stop` forbids.
     """
-    started = time.perf_counter()
-    objective, steps, kept = problem.objective, problem.steps, progress.step if progress else 0
+    started, stop = time.perf_counter(), stop or Stop()
+    objective, steps, kept = problem.objective, problem.steps, progress.kept if progress else None
     budget = config.max_queries or math.inf
     planned = min(optimizer.plan(steps), budget)
     if progress:
@@ -57,39 +58,63 @@ def optimise(
 
     def note(step: int, figures: dict[str, float], with_evaluation: bool) -> None:
         nonlocal started
+        wild = [f"{name} {value}" for name, value in figures.items() if isinstance(value, float) and not math.isfinite(value)]
+        if wild:
+            raise RunError(f"{', '.join(wild)}: the step sizes are too large (--zo_lr, --sigma) or too small to divide by")
         now = time.perf_counter()
         seconds = now - started
         entry = {"step": step, "stage": optimizer.stage, "seconds": round(seconds, 3)} | objective.costs()
         record(entry | figures | (evaluate(optimizer.estimate) if with_evaluation else {}))
         if progress:
             progress.mark(step, seconds, objective.costs() | {"evaluations": objective.evaluations}, objective.extras())
+            if step and step % config.save_every == 0:
+                progress.save()
         # evaluating and writing is for the reader of the log, and no time of the method's
         started += time.perf_counter() - now
 
+    def go_on() -> None:
+        nonlocal started
+        if progress.repeating:
+            raise RunError(f"{progress.folder}: more answers are kept than its steps ask for; --overwrite starts anew")
+        try:
+            objective.restore(kept.costs, progress.extras())
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise RunError(f"{progress.folder}: what is kept does not fit this run ({error}); --overwrite starts anew") from error
+        started = time.perf_counter() - kept.seconds
+
     if not kept:
         note(0, {}, with_evaluation=True)
+    elif not kept.step:
+        go_on()
     with tqdm(total=planned, unit="query", smoothing=0.05, disable=not is_terminal()) as bar, kept_at_the_end(progress):
         step, duration = 0, 0.0
         while step < steps and objective.queries + optimizer.plan(1) <= budget:
-            if time.monotonic() + duration > deadline:
-                raise Interrupted("--max_seconds")
+            stop.check(duration)
             step += 1
             stage, before, begun = optimizer.stage, objective.queries, time.monotonic()
-            figures = optimizer.step(objective)
+            with in_step(step):
+                figures = optimizer.step(objective)
             bar.update(objective.queries - before)
-            if step <= kept:
-                if step == kept:
-                    objective.restore(progress.kept.costs, progress.extras())
-                    started = time.perf_counter() - progress.kept.seconds
+            if kept and step <= kept.step:
+                if step == kept.step:
+                    go_on()
                 continue
             last = step == steps or objective.queries + optimizer.plan(1) > budget
             due = config.eval_every and step % config.eval_every == 0
-            note(step, {"stage": stage} | figures, with_evaluation=bool(due or last))
+            with in_step(step):
+                note(step, {"stage": stage} | figures, with_evaluation=bool(due or last))
             bar.set_postfix(stage=stage, step=step, loss=f"{figures['loss']:.4f}", refresh=False)
-            if progress and step % config.save_every == 0:
-                progress.save()
             duration = time.monotonic() - begun
     return optimizer.estimate
+
+
+@contextlib.contextmanager
+def in_step(step: int) -> Iterator[None]:
+    """A RunError of the block says in which step it was."""
+    try:
+        yield
+    except RunError as error:
+        raise RunError(f"{error}; in step {step}") from error
 
 
 @contextlib.contextmanager

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from clip.prompt import load_prompt, placeholder_words
 from clip.text import TextFeatures
+from datasets import DATASETS
 from trainers import TRAINERS
 from trainers.objective import ImageSet, top1
+from utils.config import checked_settings
 from utils.errors import UserError
 from utils.settings import Config
 
@@ -33,6 +35,8 @@ OF_THIS_RUN = (
     "engine",
     "precision",
     "device",
+    "checkpoint",
+    "trust_checkpoint",
 )
 
 
@@ -55,14 +59,18 @@ def read_saved(config: Config) -> tuple[Config, dict[str, Tensor], dict[str, Any
     tensors, about = load_prompt(path)
     try:
         trainer, source, digest = about["prompt_trainer"], about["dataset"], about["weights_sha256"]
-        shots, seed, _ = int(about["shots"]), int(about["seed"]), dict(about["settings"])
+        given = dict(about["settings"]) | {key: about[key] for key in ("shots", "seed")}
+        # what the file says is as little to be trusted as any other configuration
+        settings = checked_settings(given, str(path))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: does not say how it was made ({error}); only a run's own prompt.safetensors does") from error
-    if trainer not in TRAINERS or not isinstance(digest, str):
+    if not isinstance(trainer, str) or trainer not in TRAINERS or not isinstance(digest, str):
         raise UserError(f"{path}: was made by {trainer!r}, which is no trainer here")
+    if source not in DATASETS:
+        raise UserError(f"{path}: was made on {source!r}, which is no dataset here")
     run_name = config.run_name or f"{trainer}-from-{source}"
-    evaluated = dataclasses.replace(config, shots=shots, seed=seed, run_name=run_name)
-    return evaluated, tensors, about
+    evaluated = dataclasses.replace(config, shots=settings["shots"], seed=settings["seed"], run_name=run_name)
+    return evaluated, tensors, about | {"settings": settings}
 
 
 def saved_accuracy(config: Config, task: Task, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> float:
@@ -72,7 +80,7 @@ def saved_accuracy(config: Config, task: Task, tensors: Mapping[str, Tensor], ab
     if about["weights_sha256"] != task.backbone.fingerprint():
         raise UserError(f"{config.load_prompt}: was made for other weights than {task.backbone.name} has here")
     settings = about["settings"] | {key: getattr(config, key) for key in OF_THIS_RUN}
-    made = Config(**{key: value for key, value in settings.items() if key in Config.__dataclass_fields__})
+    made = Config(**settings)
     try:
         scorer = registered(TRAINERS[about["prompt_trainer"]].restore)(made, task, tensors)
     except (KeyError, RuntimeError) as error:

@@ -10,17 +10,21 @@ import argparse
 import dataclasses
 import difflib
 import math
+import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import yaml
 
-from utils.errors import UserError
+from utils.errors import UserError, is_unicode, shortened
 from utils.settings import DEPARTURES, Config, departures
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+# more than any run counts, and small enough for whatever takes it
+LARGEST = 10**12
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 
@@ -186,6 +190,11 @@ def _scalar(node: yaml.Node, where: str) -> Any:
         raise UserError(f"{where}: {node.value!r} does not fit its tag {node.tag}") from error
 
 
+def checked_settings(given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Those of `given` that are settings, each of its field's type and within its limits. Raises UserError."""
+    return {key: _coerce(key, value, f"{where}: {key}") for key, value in given.items() if key in FIELDS}
+
+
 def _coerce(key: str, raw: Any, where: str) -> Any:
     """`raw`, from YAML or a flag, as the type that the field wants and within its limits."""
     if key not in FIELDS:
@@ -200,7 +209,7 @@ def _coerce(key: str, raw: Any, where: str) -> Any:
     if value is None:
         wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
         words = "".join(f" or {word!r}" for word in meta.get("words", ()))
-        raise UserError(f"{where}: {raw!r} is not {wanted}{words}")
+        raise UserError(f"{where}: {shortened(repr(raw))} is not {wanted}{words}")
     if "choices" in meta and value not in meta["choices"]:
         raise UserError(f"{where}: {value!r} is not one of {', '.join(meta['choices'])}")
     tests = {
@@ -209,9 +218,10 @@ def _coerce(key: str, raw: Any, where: str) -> Any:
         "above": (lambda v, m: v > m, "more than"),
         "below": (lambda v, m: v < m, "less than"),
     }
+    limits = ({"high": LARGEST} if kind is int else {}) | dict(meta)
     for limit, (holds, words) in tests.items():
-        if limit in meta and not holds(value, meta[limit]):
-            raise UserError(f"{where}: {value} is out of range: it must be {words} {meta[limit]}")
+        if limit in limits and not holds(value, limits[limit]):
+            raise UserError(f"{where}: {shortened(repr(value))} is out of range: it must be {words} {limits[limit]}")
     return value
 
 
@@ -220,7 +230,7 @@ def _as_kind(raw: Any, kind: type) -> Any:
     if kind is bool:
         return raw if isinstance(raw, bool) else None
     if kind is str:
-        return raw if isinstance(raw, str) and "\0" not in raw else None
+        return raw if isinstance(raw, str) and "\0" not in raw and is_unicode(raw) else None
     if isinstance(raw, bool) or not isinstance(raw, int | float | str):
         return None
     try:
@@ -237,14 +247,17 @@ def _find_config(given: str | None, aliases: Mapping[str, str]) -> Path:
         return REPOSITORY / FIELDS["config"].default
     path = Path(given)
     # a shipped config is found from any working directory, and under its dataset's other name
-    for candidate in (path, REPOSITORY / path, REPOSITORY / path.with_stem(aliases.get(path.stem, path.stem))):
-        if candidate.is_file():
-            return candidate
+    try:
+        for candidate in (path, REPOSITORY / path, REPOSITORY / path.with_stem(aliases.get(path.stem, path.stem))):
+            if candidate.is_file():
+                return candidate
+    except (OSError, ValueError) as error:
+        raise UserError(f"--config: {shortened(repr(given))}: cannot be a file ({error})") from error
     raise UserError(f"--config: {path}: no such file")
 
 
 def _nearest(word: str, names: Any) -> str:
-    close = difflib.get_close_matches(str(word), list(names), n=1)
+    close = difflib.get_close_matches(str(word)[:80], list(names), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
@@ -314,10 +327,27 @@ def check_paths(config: Config) -> None:
     """What can be told of the given paths before anything heavy is imported. Raises UserError."""
     for key in ("checkpoint", "split_file", "load_prompt"):
         path = getattr(config, key)
-        if path is not None and not Path(path).is_file():
+        if path is not None and not _can_be(Path.is_file, key, path):
             raise UserError(f"--{key}: {path}: no such file")
-    if config.cache_dir is not None and Path(config.cache_dir).exists() and not Path(config.cache_dir).is_dir():
-        raise UserError(f"--cache_dir: {config.cache_dir}: exists and is no folder")
+    if config.root_path is not None:
+        _can_be(Path.is_dir, "root_path", config.root_path)
+    cache = config.cache_dir
+    if cache is not None and _can_be(Path.exists, "cache_dir", cache) and not Path(cache).is_dir():
+        raise UserError(f"--cache_dir: {cache}: exists and is no folder")
+    _can_be(Path.exists, "output_dir", config.output_dir)
+    existing = next(
+        folder for folder in (Path(config.output_dir).absolute(), *Path(config.output_dir).absolute().parents) if folder.exists()
+    )
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"--output_dir: {config.output_dir}: {existing} cannot be written")
+
+
+def _can_be(test: Callable[[Path], bool], key: str, path: str) -> bool:
+    """test(path). Raises UserError for what no path can be, as a name that is too long."""
+    try:
+        return test(Path(path))
+    except OSError as error:
+        raise UserError(f"--{key}: {shortened(path)}: {error.strerror or error}") from error
 
 
 def _check_fidelity(config: Config, refuse: Any) -> None:

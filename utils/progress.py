@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from utils.errors import RunError
-from utils.files import write_bytes, write_json
+from utils.files import naming, write_all, write_bytes, write_json
 
 ANSWERS, METRICS, STATE, PREVIOUS = "answers.bin", "metrics.jsonl", "state.json", "state.previous.json"
 EXTRAS = ("extras.0.safetensors", "extras.1.safetensors")
@@ -34,21 +34,29 @@ class Mark:
     seconds: float = 0.0
     costs: dict[str, int] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Raises ValueError where a mark that was read is none."""
+        counts = [self.step, *(size for size, _ in self.files.values()), *self.costs.values()]
+        if not all(type(count) is int and 0 <= count < 1 << 62 for count in counts) or not self.seconds >= 0:
+            raise ValueError("its numbers are none that a run counts")
+        if not {ANSWERS, METRICS} <= set(self.files) <= {ANSWERS, METRICS, *EXTRAS}:
+            raise ValueError("it does not speak of a run's files")
+
 
 class GrowingFile:
     """A file that is only added to. Opened with `kept` bytes, it loses what lies behind them."""
 
     def __init__(self, path: Path, kept: int):
+        self.path = path
         path.touch()
-        self._file = path.open("r+b")
+        self._file = path.open("r+b", buffering=0)
         self._digest = hashlib.sha256(self._file.read(kept))
         self._file.truncate(kept)
         self._file.seek(kept)
         self.bytes = kept
 
     def add(self, content: bytes) -> None:
-        self._file.write(content)
-        self._file.flush()
+        write_all(self._file, content, self.path)
         self._digest.update(content)
         self.bytes += len(content)
 
@@ -56,7 +64,8 @@ class GrowingFile:
         return self.bytes, self._digest.hexdigest()
 
     def sync(self) -> None:
-        os.fsync(self._file.fileno())
+        with naming(self.path):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()
@@ -65,20 +74,15 @@ class GrowingFile:
 class Progress:
     """Repeats the answers that are kept, if any, then records new ones; `mark` ends a step, `save` puts the last one on disk."""
 
-    def __init__(self, folder: Path, kept: Mark | None = None):
-        """`kept`: from `find_kept`."""
-        self.folder, self.kept = folder, kept
+    def __init__(self, folder: Path, owner: str, kept: Mark | None = None):
+        """`owner`: a hash of the settings that the answers are of. `kept`: from `find_kept`."""
+        self.folder, self.owner, self.kept = folder, owner, kept
         sizes = {name: kept.files[name][0] if kept else 0 for name in (ANSWERS, METRICS)}
         self._answers, self._metrics = (GrowingFile(folder / name, sizes[name]) for name in (ANSWERS, METRICS))
         self._stored = np.fromfile(folder / ANSWERS, dtype="<f8")
         self._cursor = 0
         self._pending: list[np.ndarray] = []
         self._mark, self._extras, self._saved = kept, {}, kept
-
-    @property
-    def step(self) -> int:
-        """The step up to which answers are repeated."""
-        return self.kept.step if self.kept else 0
 
     @property
     def repeating(self) -> bool:
@@ -124,30 +128,36 @@ class Progress:
             write_bytes(self.folder / name, content)
             mark["files"] |= {name: (len(content), hashlib.sha256(content).hexdigest())}
             self._mark = Mark(**mark)
-        if (self.folder / STATE).exists():
-            (self.folder / STATE).replace(self.folder / PREVIOUS)
-        write_json(self.folder / STATE, {"format": FORMAT, "mark": mark, "sha256": _digest_of(mark)})
+        state = {"format": FORMAT, "owner": self.owner, "mark": mark}
+        write_json(self.folder / STATE, state | {"sha256": _digest_of(state)}, previous=self.folder / PREVIOUS)
         self._saved = self._mark
 
     def extras(self) -> dict[str, np.ndarray]:
         """What `mark` was given as extras at the kept step."""
+        from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
         names = [name for name in EXTRAS if self.kept and name in self.kept.files]
-        return load_file(self.folder / names[0]) if names else {}
+        try:
+            return load_file(self.folder / names[0]) if names else {}
+        except SafetensorError as error:
+            raise RunError(f"{self.folder / names[0]}: not what a run keeps ({error}); --overwrite starts anew") from None
 
     def close(self) -> None:
         self._answers.close()
         self._metrics.close()
 
-    def discard(self) -> None:
-        """Removes all but the log's lines, of a run that is finished."""
-        self.close()
-        for name in (ANSWERS, STATE, PREVIOUS, *EXTRAS):
-            (self.folder / name).unlink(missing_ok=True)
+
+def discard(folder: Path) -> None:
+    """Removes what only an unfinished run needs."""
+    for name in (ANSWERS, STATE, PREVIOUS, *EXTRAS):
+        for path in (folder / name, folder / f"{name}.tmp"):
+            # a folder that may not be written is no error where there is nothing to remove
+            if path.exists():
+                path.unlink(missing_ok=True)
 
 
-def find_kept(folder: Path) -> tuple[Mark | None, list[str]]:
+def find_kept(folder: Path, owner: str) -> tuple[Mark | None, list[str]]:
     """The newest sound mark in a run folder, or None; and a line for each that is not sound, saying why."""
     refused = []
     for name in (STATE, PREVIOUS):
@@ -155,29 +165,31 @@ def find_kept(folder: Path) -> tuple[Mark | None, list[str]]:
         if not path.exists():
             continue
         try:
-            return _read(path), refused
+            return _read(path, owner), refused
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             refused.append(f"{path}: not used: {error or type(error).__name__}")
     return None, refused
 
 
-def _read(path: Path) -> Mark:
+def _read(path: Path, owner: str) -> Mark:
     """Raises ValueError and its like for a state that is torn, foreign, or whose files are not those it speaks of."""
     document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise ValueError("it is no state of this version")
-    if _digest_of(document["mark"]) != document["sha256"]:
+    if _digest_of({key: value for key, value in document.items() if key != "sha256"}) != document["sha256"]:
         raise ValueError("its checksum does not fit")
+    if document["owner"] != owner:
+        raise ValueError("it is of a run with other settings")
     mark = Mark(**document["mark"])
-    if set(mark.files) - {ANSWERS, METRICS, *EXTRAS}:
-        raise ValueError("it speaks of files that no run writes")
     for name, (size, expected) in mark.files.items():
         with (path.parent / name).open("rb") as file:
-            content = file.read(size)
+            content = file.read(size) if size <= os.fstat(file.fileno()).st_size else b""
         if len(content) != size or hashlib.sha256(content).hexdigest() != expected:
             raise ValueError(f"{name} is not what it speaks of")
+        if name == ANSWERS and not np.isfinite(np.frombuffer(content, "<f8")).all():
+            raise ValueError(f"{name} holds what no loss can be")
     return mark
 
 
-def _digest_of(mark: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(mark, sort_keys=True).encode()).hexdigest()
+def _digest_of(document: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

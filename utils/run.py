@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
+import hashlib
+import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,10 +20,10 @@ from typing import Any, TextIO
 import yaml
 from tqdm import tqdm
 
-from utils.config import REPOSITORY
-from utils.errors import RunError, UserError
-from utils.files import write_json, write_text
-from utils.progress import ANSWERS, EXTRAS, METRICS, PREVIOUS, STATE, Progress, find_kept
+from utils.config import REPOSITORY, read_yaml
+from utils.errors import RunError, UserError, shortened
+from utils.files import naming, write_all, write_json, write_text
+from utils.progress import ANSWERS, EXTRAS, METRICS, PREVIOUS, STATE, Mark, Progress, discard, find_kept
 from utils.settings import NOT_IDENTITY, Config
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "cma", "numpy", "scikit-learn", "pillow", "safetensors")
@@ -46,33 +50,57 @@ def find_earlier_run(path: Path, config: Config) -> str:
     Raises UserError, unless `--overwrite` is given, where it holds a run of another configuration (naming the keys), and
     in any case where it holds something that no run wrote.
     """
-    if not path.exists() or (path.is_dir() and all(entry.name == LOCK for entry in path.iterdir())):
-        return "nothing"
-    if not path.is_dir() or path.is_symlink():
-        raise UserError(f"{path}: exists and is no folder of its own; choose another --output_dir or --run_name")
-    # a run that was killed while it made or removed its folder
-    complete = (path / "config.yaml").exists()
-    if not complete and all(entry.name.removesuffix(".tmp") in OWN_FILES for entry in path.iterdir()):
-        return "unfinished"
-    if not (path / "config.yaml").is_file():
-        raise UserError(f"{path}: exists and is no run folder (it has no config.yaml); choose another --output_dir or --run_name")
     try:
-        earlier = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        earlier, reason = None, error
-    else:
-        reason = "it is no mapping"
+        entries = list(path.iterdir()) if path.is_dir() else []
+        there = path.exists()
+    except OSError as error:
+        raise UserError(f"--output_dir: {path}: cannot be read: {error.strerror or error}") from error
+    if there and (not path.is_dir() or path.is_symlink()):
+        raise UserError(f"{path}: exists and is no folder of its own; choose another --output_dir or --run_name")
+    own = [entry for entry in entries if is_own(entry)]
+    for entry in own:
+        # what a run writes through a link would land elsewhere, and a pipe would be waited for
+        if entry.is_symlink() or not entry.is_file():
+            raise UserError(f"{entry}: no plain file; remove it, or choose another --output_dir or --run_name")
+    if all(entry.name == LOCK for entry in entries):
+        return "nothing"
+    complete = (path / "config.yaml").exists()
+    if not complete and len(own) < len(entries):
+        raise UserError(f"{path}: exists and is no run folder (it has no config.yaml); choose another --output_dir or --run_name")
     if config.overwrite:
         return "nothing"
-    if not isinstance(earlier, dict):
-        raise UserError(f"{path / 'config.yaml'}: cannot be read ({reason}); add --overwrite to replace the run")
-    ours = identity(config.as_dict())
-    theirs = identity(earlier)
+    # without: a run that was killed while it made or removed its folder
+    return _compare(path, config) if complete else "unfinished"
+
+
+def is_own(entry: Path) -> bool:
+    """Whether a run writes a file of this name."""
+    return entry.name.removesuffix(".tmp") in OWN_FILES
+
+
+def _compare(path: Path, config: Config) -> str:
+    try:
+        earlier = {key: entry.value for key, entry in read_yaml(path / "config.yaml").items()}
+    except UserError as error:
+        raise UserError(f"{error}; add --overwrite to replace the run") from error
+    ours, theirs = identity(config.as_dict()), identity(earlier)
     different = [key for key in ours | theirs if ours.get(key) != theirs.get(key)]
     if different:
-        keys = ", ".join(f"{key} ({theirs.get(key)!r} there, {ours.get(key)!r} now)" for key in different)
-        raise UserError(f"{path}: holds a run with other settings: {keys}; use --run_name NAME, or --overwrite to replace it")
-    return "finished" if (path / "result.json").is_file() else "unfinished"
+        keys = ", ".join(f"{key} ({_shown(theirs, key)} there, {_shown(ours, key)} now)" for key in different[:8])
+        more = f" and {len(different) - 8} more" if len(different) > 8 else ""
+        raise UserError(
+            f"{path}: holds a run with other settings: {keys}{more}; use --run_name NAME, or --overwrite to replace it"
+        )
+    return "finished" if (path / "result.json").exists() else "unfinished"
+
+
+def _shown(settings: Mapping[str, Any], key: str) -> str:
+    return shortened(repr(settings.get(key)))
+
+
+def fingerprint(config: Config) -> str:
+    """SHA-256 of the settings that decide what a run computes: whose the kept answers are."""
+    return hashlib.sha256(json.dumps(identity(config.as_dict()), sort_keys=True).encode()).hexdigest()
 
 
 def identity(settings: dict[str, Any]) -> dict[str, Any]:
@@ -118,7 +146,7 @@ class Run:
     """The files of a run in progress, behind a lock that dies with the process.
 
     `say` prints a line and keeps it in log.txt. `progress` holds metrics.jsonl, and goes on from what an interrupted run of this
-    very configuration kept; `progress.step` is 0 where there is no such run.
+    very configuration kept, if there is one.
     """
 
     def __init__(self, path: Path, config: Config, device: str):
@@ -129,46 +157,80 @@ class Run:
         self.path = path
         # without the name of the YAML that it came from, the file is itself a YAML that --config takes
         settings = {key: value for key, value in config.as_dict().items() if key != "config"}
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            self._lock = lock(path)
-            earlier = find_earlier_run(path, config)
-            if earlier == "finished":
-                raise RunError(f"{path}: another process has finished this run")
-            kept, self._refused = find_kept(path) if earlier == "unfinished" else (None, [])
+        self._files = contextlib.ExitStack()
+        with self._files:
+            earlier, kept, refused = self._take_over(config)
             if kept is None:
-                _empty(path)
-                write_text(path / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-                write_json(path / "env.json", environment() | {"device": device})
-            self._log: TextIO = (path / "log.txt").open("a", encoding="utf-8")
-            self.progress = Progress(path, kept)
+                self._make(settings, device, everything=config.overwrite)
+            try:
+                self._log = self._files.enter_context((path / "log.txt").open("ab", buffering=0))
+                self.progress = Progress(path, fingerprint(config), kept)
+            except OSError as error:
+                raise _unwritable(path, error) from error
+            self._files.callback(self.progress.close)
+            for line in refused:
+                self.say(f"warning: {line}")
+            if kept:
+                self.say(f"{path}: an earlier run was interrupted; going on from step {kept.step}")
+            elif earlier == "unfinished":
+                self.say(f"{path}: an earlier run did not finish; starting over")
+            # all went well: they are closed when the run ends
+            self._files = self._files.pop_all()
+
+    def _take_over(self, config: Config) -> tuple[str, Mark | None, list[str]]:
+        """Locks the folder. What `find_earlier_run` says of it, and what `find_kept` does."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._files.enter_context(lock(self.path))
         except OSError as error:
-            raise UserError(f"--output_dir: {path}: cannot be written: {error.strerror or error}") from error
-        for line in self._refused:
-            self.say(f"warning: {line}")
-        if kept:
-            self.say(f"{path}: an earlier run was interrupted; going on from step {kept.step}")
-        elif earlier == "unfinished":
-            self.say(f"{path}: an earlier run did not finish; starting over")
+            raise _unwritable(self.path, error) from error
+        earlier = find_earlier_run(self.path, config)
+        if earlier == "finished":
+            raise RunError(f"{self.path}: another process has finished this run")
+        kept, refused = find_kept(self.path, fingerprint(config)) if earlier == "unfinished" else (None, [])
+        if kept and refused:
+            # so that it does not become the previous state
+            (self.path / STATE).unlink(missing_ok=True)
+        return earlier, kept, refused
+
+    def _make(self, settings: dict[str, Any], device: str, everything: bool) -> None:
+        """A folder that holds nothing that a run wrote but the settings; none where that cannot be written."""
+        try:
+            _empty(self.path, everything)
+            write_text(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+            write_json(self.path / "env.json", environment() | {"device": device})
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                _empty(self.path)
+                (self.path / LOCK).unlink()
+                self.path.rmdir()
+            raise _unwritable(self.path, error) from error
 
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._log.close()
-        self.progress.close()
-        self._lock.close()
+    def __exit__(self, *reason: object) -> None:
+        self._files.__exit__(*reason)
 
     def say(self, text: str) -> None:
-        tqdm.write(text)
-        self._log.write(text + "\n")
-        self._log.flush()
+        # without a standard output there is nothing to print to
+        if sys.stdout is not None:
+            with naming("standard output"):
+                tqdm.write(text)
+                sys.stdout.flush()
+        write_all(self._log, f"{text}\n".encode(errors="backslashreplace"), self.path / "log.txt")
 
     def finish(self, result: dict[str, Any]) -> None:
         """Writes result.json, which is what a finished run is known by, and removes what only an unfinished one needs."""
         write_json(self.path / "result.json", result)
-        self.progress.discard()
-        (self.path / LOCK).unlink(missing_ok=True)
+        tidy(self.path)
+
+
+def tidy(path: Path) -> None:
+    """Removes what only an unfinished run needs from the folder of a finished one."""
+    discard(path)
+    if (path / LOCK).exists():
+        (path / LOCK).unlink(missing_ok=True)
 
 
 def lock(path: Path) -> TextIO:
@@ -179,9 +241,12 @@ def lock(path: Path) -> TextIO:
     file = (path / LOCK).open("a")
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # a lock file that its owner has removed meanwhile keeps nobody out
+        if not os.path.samestat(os.fstat(file.fileno()), (path / LOCK).stat()):
+            raise FileNotFoundError
     except OSError as error:
         file.close()
-        if error.errno in (errno.EACCES, errno.EAGAIN):
+        if isinstance(error, FileNotFoundError) or error.errno in (errno.EACCES, errno.EAGAIN):
             raise RunError(f"{path}: another process is at work on this run") from None
         raise
     return file
@@ -193,9 +258,16 @@ def refuse_locked(path: Path) -> None:
         lock(path).close()
 
 
-def _empty(path: Path) -> None:
-    for entry in path.iterdir():
+def _empty(path: Path, everything: bool = False) -> None:
+    """Removes what runs wrote, or everything; first what says that a run is finished, so that half never passes for a whole."""
+    for entry in sorted(path.iterdir(), key=lambda entry: entry.name != "result.json"):
+        if entry.name == LOCK or not (everything or is_own(entry)):
+            continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
-        elif entry.name != LOCK:
+        else:
             entry.unlink()
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(f"--output_dir: {path}: cannot be written: {error.strerror or error}")

@@ -24,10 +24,15 @@ class Config:
     run_name: str = option("", "run", "adds a folder level, for variants of a setting")
     seed: int = option(1, "run", "seed of every random draw", low=0)
     device: str = option("auto", "run", "auto, cpu, cuda, cuda:1 …")
-    threads: int = option(0, "run", "CPU threads; 0: torch's own choice. Another number gives other last digits", low=0)
+    threads: int = option(
+        0, "run", "CPU threads; 0: torch's own choice. Another number gives other last digits", low=0, high=1024
+    )
     overwrite: bool = option(False, "run", "delete a run that is already in the run folder")
     save_every: int = option(10, "run", "steps between the states that an interrupted run goes on from", low=1)
     max_seconds: int = option(0, "run", "stop, to be gone on with, before a step that would end later; 0: no limit", low=0)
+    deterministic: bool = option(
+        False, "run", "only kernels that repeat to the bit, slower; matters on a GPU, as those of the CPU all do"
+    )
     save_model: bool = option(True, "run", "write prompt.safetensors")
 
     backbone: str = option("ViT-B/16", "model", "Mini, RN50, RN101, ViT-B/32, ViT-B/16, or an open_clip NAME or NAME@TAG")
