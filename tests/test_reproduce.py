@@ -118,6 +118,22 @@ def test_table_shows_what_is_finished_and_says_what_is_not(tmp_path: Path, capsy
     assert line == "| zo-pruned | " + "73.50 ± 6.35 (n 2) | " * 4 + "– |"
 
 
+def test_papers_figures_stand_beside_ours_and_table_2_averages_the_shifts_alone(tmp_path: Path) -> None:
+    paper_maker = Maker(PAPER, str(tmp_path / "runs"), "/data", seeds=(1,))
+    for entry in PLANS["table2"](paper_maker):
+        if entry.row == "RN50, zo-pruned":
+            # ImageNet's own 72 points; 62 on each shift
+            finish(entry.job, shift=0.0 if entry.phase == 0 else -10.0)
+    argv = ["table2", "--no-run", "--seeds", "1", "--root_path", "/data"]
+    where = ["--output_dir", str(tmp_path / "runs"), "--output", str(tmp_path / "made")]
+    assert reproduce.main([*argv, *where]) == 0
+    lines = (tmp_path / "made/table2.md").read_text().splitlines()
+    assert "| RN50, zo-pruned | 72.00 (n 1); 63.30 | 62.00 (n 1); 54.80 |" in "\n".join(lines)
+    assert next(line for line in lines if line.startswith("| RN50, zo-pruned")).endswith("| 62.00; 43.30 |")
+    # a row that was not run still shows the paper's
+    assert next(line for line in lines if line.startswith("| RN50, coop")).startswith("| RN50, coop | –; 63.30 |")
+
+
 def test_table_in_latex(tmp_path: Path) -> None:
     finish(maker(tmp_path).job("digits", "zo-pruned", 1))
     assert call(tmp_path, "table7", "--no-run", "--format", "latex") == 0

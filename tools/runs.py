@@ -72,7 +72,6 @@ class FinishedRun:
     @property
     def variant(self) -> str:
         """The folder level that --run_name added, or ""."""
-        # OUTPUT_DIR/dataset/trainer/backbone[/run_name]/16shots/seed1; config.yaml says it too, unless the folder was moved
         return str(self.config.get("run_name") or "")
 
     @cached_property

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tools.costs import Benchmark
@@ -41,10 +41,10 @@ def make_table(name: str, found: Results, maker: Maker, output: Path) -> list[Ta
     by_backbone = results.papers_by_backbone(name) if papers and name in ("table1", "table2") else None
     by_method = results.papers_by_method(name) if papers and name in ("table4", "table6", "table7") else None
     if name == "table1":
-        return [results.accuracy_table(found, "Table 1: test accuracy (%), 16 shots", by_backbone, averaged=True)]
+        return [results.accuracy_table(found, "Table 1: test accuracy (%), 16 shots", by_backbone, averaged=maker.suite.datasets)]
     if name == "table2":
-        table = results.accuracy_table(found, "Table 2: trained on ImageNet, tested under shift (%)", by_backbone)
-        return [table]
+        title = "Table 2: trained on ImageNet, tested under shift (%)"
+        return [results.accuracy_table(found, title, by_backbone, averaged=maker.suite.shifts)]
     if name == "table3":
         return [results.times_table(found)]
     if name == "table4":
@@ -113,7 +113,7 @@ def draw_surface(jobs: Sequence[tuple[str, Job]], path: Path) -> list[Path]:
     return [figures.draw_surfaces(found, path), text]
 
 
-PICTURES: dict[str, Callable] = dict.fromkeys(("fig1", "fig2", "fig3", "fig4", "shots", "queries", "time"), draw)
+PICTURES = ("fig1", "fig2", "fig3", "fig4", "shots", "queries", "time")
 ARTEFACTS = (*PLANS, *PLAN_OF)
 
 

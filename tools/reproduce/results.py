@@ -14,7 +14,7 @@ from trainers import TRAINERS
 from utils.errors import UserError
 
 INTERVAL = "Mean ± 95 % t-interval over n seeds. –: not run."
-PAPERS = INTERVAL.replace(" –", " Behind the semicolon: the paper's figure. –")
+PAPERS = f"{INTERVAL} Behind the semicolon: the paper's figure."
 
 
 @dataclass
@@ -59,20 +59,17 @@ Paper = Callable[[str, str], float | None]
 
 
 def accuracy_table(
-    results: Results, title: str, papers: Paper | None = None, head: str = "method", averaged: bool = False
+    results: Results, title: str, papers: Paper | None = None, head: str = "method", averaged: Sequence[str] = ()
 ) -> Table:
-    """Rows × columns of test accuracy. `averaged`: a last column, of rows that are complete."""
+    """Rows × columns of test accuracy. `averaged`: the columns whose mean is a last column, of rows that have them all."""
     table = Table(title, [head, *results.columns, *(["average"] if averaged else [])], notes=[PAPERS if papers else INTERVAL])
     for row in results.rows:
-        samples = [results.sample(row, column) for column in results.columns]
-        texts = [
-            cell(figures, papers(row, column) if papers else None)
-            for figures, column in zip(samples, results.columns, strict=True)
-        ]
+        samples = {column: results.sample(row, column) for column in results.columns}
+        texts = [cell(figures, papers(row, column) if papers else None) for column, figures in samples.items()]
         if averaged:
-            complete = all(samples)
-            texts.append(cell_average(samples, papers(row, "average") if papers else None) if complete else "–")
-        if any(samples) or (papers and any(papers(row, column) is not None for column in results.columns)):
+            means = [samples[column] for column in averaged]
+            texts.append(cell_average(means, papers(row, "average") if papers else None) if all(means) else "–")
+        if any(samples.values()) or (papers and any(papers(row, column) is not None for column in results.columns)):
             table.rows.append([row, *texts])
     return table
 
@@ -82,8 +79,8 @@ def cell(figures: Sample | None, theirs: float | None) -> str:
     return ours if theirs is None else f"{ours}; {theirs:.2f}"
 
 
-def cell_average(samples: Sequence[Sample | None], theirs: float | None) -> str:
-    mean = sum(figures.mean for figures in samples if figures) / len(samples)
+def cell_average(samples: Sequence[Sample], theirs: float | None) -> str:
+    mean = sum(figures.mean for figures in samples) / len(samples)
     return f"{mean:.2f}" if theirs is None else f"{mean:.2f}; {theirs:.2f}"
 
 
