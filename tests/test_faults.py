@@ -109,7 +109,7 @@ def fail_with(number: int) -> Callable[..., None]:
     return fail
 
 
-@pytest.mark.parametrize(("limit", "name"), [(300, "split.json"), (1300, ANSWERS), (30_000, "prompt.safetensors")])
+@pytest.mark.parametrize(("limit", "name"), [(300, "split.json"), (1300, "metrics.jsonl"), (30_000, "prompt.safetensors")])
 def test_disk_that_fills_up_names_the_file_and_the_run_goes_on_once_there_is_room(
     limit: int, name: str, whole: tuple, broken: Broken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
