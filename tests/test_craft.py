@@ -42,7 +42,7 @@ def make_objective(consistency: float = 0.3, fresh: bool = False) -> CraftObject
     adapter = Adapter(K, 6, torch.Generator().manual_seed(1))
     own = MiniBatches(12, 5, torch.Generator().manual_seed(2), lambda which, n: IMAGES[which], fresh, drop_last=False)
     config = Config(consistency=consistency, lr=1e-2)
-    return CraftObjective(LinearScores(), FullBatch(IMAGES), adapter, own, config)
+    return CraftObjective(LinearScores(), FullBatch(IMAGES, 12), adapter, own, config)
 
 
 def points(B: int) -> torch.Tensor:

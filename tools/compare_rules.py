@@ -165,10 +165,12 @@ def markdown(table: str) -> str:
         accuracies = [float(row["test_accuracy"]) for row in rows[name]]
         spread = f" ± {statistics.stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
         settings = ", ".join(rows[name][0]["settings"].split()) or "as `configs/digits.yaml`"
+        measured = [float(row["cpu_seconds"]) for row in rows[name] if row["cpu_seconds"]]
+        seconds = f"{statistics.mean(measured):.0f}" if measured else "–"
         queries = f"{mean(name, 'queries'):,.0f}".replace(",", " ")
         lines.append(
             f"| `{name}` | {settings} | {mean(name, 'test_accuracy'):.1f}{spread} | {len(accuracies)} | "
-            f"{mean(name, 'val_accuracy'):.1f} | {mean(name, 'train_loss'):.3f} | {queries} | {mean(name, 'cpu_seconds'):.0f} |"
+            f"{mean(name, 'val_accuracy'):.1f} | {mean(name, 'train_loss'):.3f} | {queries} | {seconds} |"
         )
     return "\n".join(lines)
 

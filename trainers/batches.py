@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from datasets.augment import RandomView
-from trainers.objective import Images
+from trainers.objective import Images, ImageSet
 from utils.parallel import map_ahead
 from utils.seeds import torch_generator
 from utils.settings import Config
@@ -26,17 +26,14 @@ CROP_SCALE = 0.08
 
 @dataclass(frozen=True)
 class FullBatch:
-    """Every call sees all images; their features were computed once."""
+    """Every call sees all images. `encoded`: how many passed the image tower for it, once; none, where they are pictures."""
 
-    images: Images
+    images: ImageSet
+    encoded: int
     an_epoch: int = 1
 
-    def __call__(self) -> Images:
+    def __call__(self) -> ImageSet:
         return self.images
-
-    @property
-    def encoded(self) -> int:
-        return len(self.images)
 
 
 @dataclass

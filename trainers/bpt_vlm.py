@@ -18,6 +18,7 @@ from clip.deep_text import DeepText
 from clip.prompt import initial_context, placeholder_words, text_tower
 from clip.text import TextFeatures
 from clip.visual_prompt import PromptedVision
+from trainers.batches import FullBatch
 from trainers.bbt import NaiveCMAES, naive_cmaes
 from trainers.cmaes import CMAES
 from trainers.gradients import Loss
@@ -146,7 +147,7 @@ def problem(config: Config, task: Task) -> Problem:
     prompt = draw_projections(config, p0, vision.width, scales)
     classes, width = len(task.dataset.classnames), task.test_images.inputs.shape[1]
     model = PromptedTowers(prompt, encode, vision, backbone.logit_scale, classes, width, limit)
-    objective = Objective(model, AllPictures(train), config.precision, config.batch_size)
+    objective = Objective(model, FullBatch(train, encoded=0), config.precision, config.batch_size)
     zeros = torch.zeros(prompt.d, dtype=torch.float64)
     return Problem(objective, zeros, train, val, test, steps=config.total_steps, warnings=text.warnings)
 
@@ -172,17 +173,6 @@ def restore(config: Config, task: Task, tensors: Mapping[str, Tensor]) -> Scorer
 def _in_first_layer(text: TextFeatures, contexts: Tensor, dtype: torch.dtype) -> Tensor:
     """Features of contexts (B, 1, n_ctx, width)."""
     return text(contexts[:, 0], dtype)
-
-
-@dataclass(frozen=True)
-class AllPictures:
-    """Every call sees all pictures; none passes the image tower but with a prompt."""
-
-    pictures: Pictures
-    encoded: int = 0
-
-    def __call__(self) -> Pictures:
-        return self.pictures
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def text_problem(
     batches: MiniBatches | FullBatch | None = None,
 ) -> Problem:
     """A problem whose prompt is on the text side. `batches`: what a call is scored on; default: all training images."""
-    batches = batches or FullBatch(task.train_images)
+    batches = batches or FullBatch(task.train_images, len(task.train_images))
     model = TextPrompt(
         contexts,
         text,

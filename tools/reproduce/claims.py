@@ -1,0 +1,98 @@
+"""The paper's claims, each judged by paired differences over seeds, with a 95 % t-interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from tools.reproduce.results import Results, stage1_end
+from tools.reproduce.suites import OURS, PAPERS_RATIOS, PAPERS_RHOS, Maker
+from tools.tables import Sample, Table, difference
+
+SHARP, NAIVE = "fig3, sharpness-aware CMA-ES", "fig3, naive CMA-ES"
+
+
+def verdict(figures: Sample | None) -> str:
+    """Of a difference that should be above 0."""
+    if figures is None:
+        return "too few runs"
+    if figures.mean - figures.half > 0:
+        return "holds"
+    return "fails" if figures.mean + figures.half < 0 else "not shown"
+
+
+def text(figures: Sample | None) -> str:
+    if figures is None:
+        return "–"
+    return f"{figures.mean:+.2f} ± {figures.half:.2f} (n {figures.n})".replace("-", "−")
+
+
+def claims_table(results: Results, maker: Maker) -> Table:
+    """A line a claim: the difference in points of test accuracy between what should be higher and what should be lower."""
+    table = Table("The paper's claims on this suite", ["claim", "on", "difference, points", "verdict"])
+    for claim, where, figures in (*above_baselines(results, maker), *ablations(results, maker)):
+        table.rows.append([claim, where, text(figures), verdict(figures)])
+    table.rows += [[claim, where, told, "lower" if held else "not lower"] for claim, where, told, held in spreads(results, maker)]
+    table.notes.append(
+        "Paired by seed (the same images), mean ± 95 % t-interval. holds: the whole interval is above 0; fails: it is below 0; "
+        "not shown: it holds 0. No correction for the number of claims. Of spreads (population standard deviation, points) only "
+        "which is lower is said."
+    )
+    return table
+
+
+Judged = tuple[str, str, Sample | None]
+
+
+def above_baselines(results: Results, maker: Maker) -> Iterator[Judged]:
+    for backbone in maker.suite.backbones:
+        ours = f"table1, {backbone}, {OURS}"
+        for row in [row for row in results.rows if row.startswith(f"table1, {backbone}, ") and row != ours]:
+            other = row.removeprefix(f"table1, {backbone}, ")
+            for dataset in maker.suite.datasets:
+                yield f"SharpZO above {other}", f"{dataset}, {backbone}", results.paired(dataset, ours, row)
+
+
+def ablations(results: Results, maker: Maker) -> Iterator[Judged]:
+    dataset = maker.suite.ablation
+    yield "sharpness-aware above naive CMA-ES, at the end of stage 1", dataset, at_stage1(results, dataset, stage1_end)
+    yield "sharpness-aware above naive CMA-ES, after stage 2", dataset, results.paired(dataset, SHARP, NAIVE)
+    yield "Z-pruning above magnitude", dataset, results.paired(dataset, "fig4, Z-pruning", "fig4, magnitude")
+    yield "magnitude above dense", dataset, results.paired(dataset, "fig4, magnitude", "fig4, dense")
+    yield "Z-pruning above dense", dataset, results.paired(dataset, "fig4, Z-pruning", "fig4, dense")
+    for ratio in PAPERS_RATIOS:
+        yield f"Z-pruning above magnitude at ratio {ratio}", dataset, results.paired(ratio, "table6, zscore", "table6, magnitude")
+    for ratio in PAPERS_RATIOS:
+        if ratio != "0.5":
+            figures = results.paired("0.5", "table6, zscore", "table6, zscore", ratio)
+            yield f"ratio 0.5 above {ratio}", dataset, figures
+    for rho in PAPERS_RHOS:
+        if rho != "0.1":
+            yield f"ρ 0.1 above {rho}", dataset, results.paired("0.1", f"table7, {OURS}", f"table7, {OURS}", rho)
+
+
+def at_stage1(results: Results, dataset: str, figure: Callable) -> Sample | None:
+    sharp, naive = ({run.result["seed"]: figure(run) for run in results.cells.get((row, dataset), ())} for row in (SHARP, NAIVE))
+    seeds = sorted(sharp.keys() & naive.keys())
+    return difference([sharp[s] for s in seeds], [naive[s] for s in seeds]) if len(seeds) > 1 else None
+
+
+def spreads(results: Results, maker: Maker) -> Iterator[tuple[str, str, str, bool]]:
+    """Smaller population standard deviation across seeds than each of the baselines'."""
+    for backbone in maker.suite.backbones:
+        ours = f"table1, {backbone}, {OURS}"
+        for dataset in maker.suite.datasets:
+            mine = results.sample(ours, dataset)
+            yield from _spreads(
+                results, mine, dataset, [r for r in results.rows if r.startswith(f"table1, {backbone}, ") and r != ours]
+            )
+    sharp = results.sample(SHARP, maker.suite.ablation)
+    yield from _spreads(results, sharp, maker.suite.ablation, [NAIVE])
+
+
+def _spreads(results: Results, mine: Sample | None, dataset: str, rows: Sequence[str]) -> Iterator[tuple[str, str, str, bool]]:
+    for row in rows:
+        other = results.sample(row, dataset)
+        if mine and other and min(mine.n, other.n) > 1:
+            name = row.partition(", ")[2].rpartition("/")[2]
+            told = f"{mine.std:.2f} against {other.std:.2f} (n {mine.n}, {other.n})"
+            yield f"smaller spread across seeds than {name}", dataset, told, mine.std < other.std

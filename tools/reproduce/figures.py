@@ -1,0 +1,143 @@
+"""The paper's curves, readable in black and white: a line style and a marker each, bands of one standard deviation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tools.reproduce.results import Results
+from tools.runs import FinishedRun
+from utils.errors import UserError
+
+STYLES = (
+    ("-", "o", "0.0"),
+    ("--", "s", "0.35"),
+    (":", "^", "0.1"),
+    ("-.", "D", "0.5"),
+    ((0, (5, 1)), "v", "0.25"),
+    ((0, (1, 1)), "x", "0.6"),
+)
+MARKERS = 8
+SIZE = (6.4, 3.8)
+
+
+def start(**options: Any) -> tuple[Any, Any]:
+    """A figure and its axes, drawn without a display. Raises UserError where matplotlib is missing."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise UserError("figures need matplotlib; pip install matplotlib") from None
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(layout="constrained", **({"figsize": SIZE} | options))
+
+
+def finish(figure: Any, path: Path) -> Path:
+    import matplotlib.pyplot as plt
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    return path
+
+
+def band(runs: Sequence[FinishedRun], x: str, y: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean and population standard deviation of `y` over runs, at the values of `x` that all of them cover."""
+    curves = [run.curve(x, y) for run in runs]
+    first, last = max(xs[0] for xs, _ in curves), min(xs[-1] for xs, _ in curves)
+    every = np.unique(np.concatenate([xs for xs, _ in curves]))
+    at = every[(every >= first) & (every <= last)]
+    values = np.array([np.interp(at, xs, ys) for xs, ys in curves])
+    return at, values.mean(0), values.std(0)
+
+
+def draw_curves(results: Results, column: str, path: Path, title: str, x: str = "queries", change: bool = True) -> Path:
+    """Test accuracy of each row against queries (or seconds), zero-shot as a star at 0."""
+    figure, axes = start()
+    labels = [row for row in results.rows if (row, column) in results.cells]
+    if not labels:
+        raise UserError(f"{path.name}: none of its runs is finished")
+    shown, longest = 0, 0.0
+    for row in labels:
+        runs = results.cells[row, column]
+        if runs[0].result["queries"] == 0:
+            continue
+        style, marker, grey = STYLES[shown % len(STYLES)]
+        shown += 1
+        at, mean, std = band(runs, x, "test_accuracy")
+        at = at / (1000 if x == "queries" else 1)
+        longest = max(longest, float(at[-1]))
+        options = {"linestyle": style, "color": grey, "marker": marker, "markevery": max(1, len(at) // MARKERS), "markersize": 4}
+        axes.plot(at, mean, label=f"{row} (n {len(runs)})", linewidth=1.2, **options)
+        axes.fill_between(at, mean - std, mean + std, color=grey, alpha=0.15, linewidth=0)
+        switch = stage2_start(runs[0], x)
+        if change and switch is not None:
+            axes.plot(
+                switch / (1000 if x == "queries" else 1),
+                np.interp(switch / (1000 if x == "queries" else 1), at, mean),
+                "|",
+                color=grey,
+                markersize=14,
+            )
+    zero = results.cells[labels[0], column][0].result["zero_shot_accuracy"]
+    axes.plot(0, zero, "*", markersize=13, color="black", clip_on=False, zorder=3, label="zero-shot")
+    axes.set_xlim(left=0)
+    axes.set_xlabel(
+        "queries (thousand forward passes over the training set)" if x == "queries" else "time (s), evaluations aside"
+    )
+    axes.set_ylabel("test accuracy (%)")
+    axes.set_title(title, fontsize="medium")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small", title="mean ± one standard deviation; | : change point", title_fontsize="x-small")
+    return finish(figure, path)
+
+
+def stage2_start(run: FinishedRun, x: str) -> float | None:
+    """Where stage 2 begins, None in a run of one stage."""
+    stages = {entry["stage"] for entry in run.metrics}
+    return max(entry[x] for entry in run.metrics if entry["stage"] == 1) if stages == {1, 2} else None
+
+
+def draw_shots(results: Results, datasets: Sequence[str], shots: Sequence[int], zero_shot: str, path: Path) -> Path:
+    """CoOp's figure: test accuracy against labelled images a class, one panel a dataset, zero-shot as a star at 0."""
+    figure, panels = start(ncols=len(datasets), figsize=(3.4 * len(datasets), 3.2), squeeze=False)
+    for axes, dataset in zip(panels[0], datasets, strict=True):
+        for (style, marker, grey), row in zip(STYLES, [row for row in results.rows if row != zero_shot], strict=False):
+            points = [(count, figures) for count in shots if (figures := results.sample(row, f"{dataset}, {count}"))]
+            if points:
+                heights = [figures.mean for _, figures in points]
+                errors = [0.0 if figures.n == 1 else figures.half for _, figures in points]
+                options = {"linestyle": style, "marker": marker, "color": grey, "capsize": 2, "markersize": 4}
+                axes.errorbar([count for count, _ in points], heights, errors, label=row, linewidth=1.2, **options)
+        figures = results.sample(zero_shot, f"{dataset}, {shots[-1]}")
+        if figures:
+            axes.plot(0, figures.mean, "*", markersize=13, color="black", clip_on=False, label=zero_shot)
+        axes.set_title(dataset, fontsize="medium")
+        axes.set_xticks([0, *shots])
+        axes.set_xlabel("labelled training images a class")
+        axes.grid(alpha=0.3)
+    panels[0][0].set_ylabel("test accuracy (%), 95 % t-interval")
+    panels[0][0].legend(fontsize="x-small")
+    return finish(figure, path)
+
+
+def draw_surfaces(surfaces: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
+    """Fig. 2b: loss around each point along the same two directions, with the same levels; both as contour lines on grey."""
+    figure, panels = start(ncols=len(surfaces), figsize=(3.9 * len(surfaces), 3.6), squeeze=False)
+    losses = np.concatenate([surface["losses"].ravel() for surface in surfaces.values()])
+    levels = np.linspace(losses.min(), losses.max(), 15)
+    for axes, (name, surface) in zip(panels[0], surfaces.items(), strict=True):
+        at = surface["at"]
+        filled = axes.contourf(at, at, surface["losses"], levels, cmap="Greys")
+        lines = axes.contour(at, at, surface["losses"], levels[::2], colors="black", linewidths=0.6)
+        axes.clabel(lines, fontsize=6, fmt="%.2f")
+        axes.plot(0, 0, "+", color="black", markersize=10)
+        axes.set_title(f"{name}\nloss at the centre {surface['centre']:.3f}", fontsize="small")
+        axes.set_xlabel("along direction 1 (‖Δw‖₂)")
+    panels[0][0].set_ylabel("along direction 2 (‖Δw‖₂)")
+    figure.colorbar(filled, ax=panels[0].tolist(), label="training loss (cross-entropy)")
+    return finish(figure, path)

@@ -1,0 +1,58 @@
+"""Peak memory of a run, measured in a process of its own.
+
+    python -m tools.reproduce.memory OUTPUT.json FLAGS-OF-MAIN …
+
+On a GPU: the most that CUDA's allocator held. On a CPU: the process's largest resident set, Python and libraries included. The
+run is a short one, in a folder that is thrown away: what a step holds, the first steps of each stage hold.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import main_sharpzo
+from tools.runs import Job
+from utils.config import REPOSITORY
+from utils.errors import RunError
+from utils.files import write_json
+
+# two steps of each stage; features not from the cache, so that the image tower's share is seen as in a first run
+SHORT = ("--total_steps", "4", "--change_point", "2", "--max_queries", "0", "--overwrite", "--no-cache", "--run_name", "memory")
+
+
+def measure(job: Job, output: Path) -> dict[str, Any]:
+    """{"mib", "of"} of a job, from OUTPUT where it was measured before. Raises RunError where the run fails."""
+    if not output.is_file():
+        command = [sys.executable, "-m", "tools.reproduce.memory", str(output.absolute()), *job.flags]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+        if done.returncode:
+            lines = done.stderr.strip().splitlines()
+            raise RunError(f"measuring memory of {' '.join(job.flags)}: {lines[-1] if lines else done.returncode}")
+    return json.loads(output.read_text(encoding="utf-8"))
+
+
+def main() -> int:
+    output, *flags = sys.argv[1:]
+    with tempfile.TemporaryDirectory() as folder:
+        status = main_sharpzo.main([*flags, *SHORT, "--output_dir", folder])
+    if status:
+        return status
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        peak, of = torch.cuda.max_memory_allocated() / 2**20, f"CUDA allocator, {torch.cuda.get_device_name()}"
+    else:
+        peak, of = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "process, CPU"
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    write_json(Path(output), {"mib": peak, "of": of})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""Which runs each table and figure needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from tools.costs import cost
+from tools.reproduce.suites import OURS, PAPERS_RATIOS, PAPERS_RHOS, SHOTS, Entry, Maker, prompt_of
+from trainers import TRAINERS
+from utils.errors import UserError
+from utils.settings import DEPARTURES
+
+NAIVE = {"variant": "naive", "smoothness_estimator": "none"}
+
+
+def table1(maker: Maker) -> Iterator[Entry]:
+    """Accuracy of all methods on all datasets."""
+    for backbone in maker.suite.backbones:
+        for dataset in maker.suite.datasets:
+            for method in maker.methods():
+                yield from maker.repeats(f"{backbone}, {method}", dataset, dataset, method, backbone=backbone)
+            budget = cost(maker.job(dataset, OURS, backbone=backbone).config) if maker.suite.same_queries else None
+            for method in maker.suite.same_queries if budget else ():
+                own = {
+                    "backbone": backbone,
+                    "variant": "same-queries",
+                    "max_queries": budget.queries,
+                    "total_steps": budget.queries,
+                }
+                yield from maker.repeats(f"{backbone}, {method}, same queries", dataset, dataset, method, **own)
+
+
+def table2(maker: Maker) -> Iterator[Entry]:
+    """Trained on ImageNet, tested under distribution shift."""
+    if not maker.suite.shifts:
+        raise UserError(f"table2: the {maker.suite.name} suite has no image set with shifted test sets; use --suite paper")
+    for backbone in maker.suite.backbones:
+        for method in (*maker.methods(), "coop"):
+            row = f"{backbone}, {method}"
+            trained = list(maker.repeats(row, "imagenet", "imagenet", method, backbone=backbone))
+            yield from trained
+            for shift in maker.suite.shifts:
+                if not TRAINERS[method].build:
+                    yield from maker.repeats(row, shift, shift, method, backbone=backbone)
+                    continue
+                yield from (evaluation(maker, entry, shift) for entry in trained)
+
+
+def evaluation(maker: Maker, trained: Entry, dataset: str, **settings: str) -> Entry:
+    """The prompt that `trained` leaves, on another dataset or on other classes of its own."""
+    made = trained.job.config
+    variant = f"{made.prompt_trainer}-from-{made.dataset}"
+    where = {"seed": made.seed, "backbone": made.backbone, "shots": made.shots}
+    job = maker.job(dataset, "saved", variant=variant, load_prompt=prompt_of(trained.job), **where, **settings)
+    return Entry(trained.row, dataset, job, phase=1)
+
+
+def table3(maker: Maker) -> Iterator[Entry]:
+    """Time to a common accuracy."""
+    for dataset in maker.suite.timed:
+        for method in maker.methods():
+            if TRAINERS[method].build:
+                yield from maker.repeats(method, dataset, dataset, method)
+
+
+def table4(maker: Maker) -> Iterator[Entry]:
+    """Accuracy against CraFT; memory is measured apart."""
+    for dataset in maker.suite.timed:
+        for method in ("craft", OURS):
+            yield from maker.repeats(method, dataset, dataset, method)
+
+
+def table5(maker: Maker) -> Iterator[Entry]:
+    """One dataset by backbone."""
+    if maker.suite.table5 is None:
+        raise UserError(f"table5: the {maker.suite.name} suite has one backbone; use --suite paper")
+    dataset, backbones = maker.suite.table5
+    for backbone in backbones:
+        for method in maker.methods():
+            yield from maker.repeats(method, backbone, dataset, method, backbone=backbone)
+
+
+def table6(maker: Maker) -> Iterator[Entry]:
+    """Pruning metric × ratio."""
+    default = str(maker.setting("prune_ratio"))
+    for pruning in ("magnitude", "zscore"):
+        for ratio in PAPERS_RATIOS:
+            row, dataset = pruning, maker.suite.ablation
+            if (pruning, ratio) == ("zscore", default):
+                yield from maker.repeats(row, ratio, dataset, OURS)
+            else:
+                variant = f"{pruning}-{ratio}"
+                yield from maker.repeats(row, ratio, dataset, OURS, variant=variant, pruning=pruning, prune_ratio=ratio)
+
+
+def table7(maker: Maker) -> Iterator[Entry]:
+    """ρ."""
+    default = str(maker.setting("rho"))
+    for rho in PAPERS_RHOS:
+        own = {} if rho == default else {"variant": f"rho-{rho}", "rho": rho}
+        yield from maker.repeats(OURS, rho, maker.suite.ablation, OURS, **own)
+
+
+def fig1(maker: Maker) -> Iterator[Entry]:
+    """Training curves of all methods."""
+    for method in maker.methods():
+        yield from maker.repeats(method, maker.suite.ablation, maker.suite.ablation, method)
+
+
+def fig2(maker: Maker) -> Iterator[Entry]:
+    """Stage 1 alone, naive and sharpness-aware, of the first seed: what the loss surface is drawn around."""
+    dataset, steps = maker.suite.ablation, maker.setting("change_point")
+    seed = (maker.seeds or maker.suite.seeds)[0]
+    for row, settings in (
+        ("naive CMA-ES", {"variant": "stage1-naive", "smoothness_estimator": "none"}),
+        ("sharpness-aware CMA-ES", {"variant": "stage1"}),
+    ):
+        yield Entry(row, dataset, maker.job(dataset, "cma-es", seed, total_steps=steps, **settings))
+
+
+def fig3(maker: Maker) -> Iterator[Entry]:
+    """Naive and sharpness-aware CMA-ES, both followed by the same stage 2."""
+    dataset = maker.suite.ablation
+    yield from maker.repeats("sharpness-aware CMA-ES", dataset, dataset, OURS)
+    yield from maker.repeats("naive CMA-ES", dataset, dataset, OURS, **NAIVE)
+
+
+def fig4(maker: Maker) -> Iterator[Entry]:
+    """Stage 2 dense, pruned by magnitude, pruned by Z-score."""
+    dataset, ratio = maker.suite.ablation, maker.setting("prune_ratio")
+    yield from maker.repeats("dense", dataset, dataset, "zo")
+    yield from maker.repeats("magnitude", dataset, dataset, OURS, variant=f"magnitude-{ratio}", pruning="magnitude")
+    yield from maker.repeats("Z-pruning", dataset, dataset, OURS)
+
+
+def shots(maker: Maker) -> Iterator[Entry]:
+    """Accuracy by the number of training images a class."""
+    for dataset in maker.suite.datasets:
+        for method in maker.methods():
+            for count in SHOTS if TRAINERS[method].build else (16,):
+                yield from maker.repeats(method, f"{dataset}, {count}", dataset, method, shots=count)
+
+
+def base2new(maker: Maker) -> Iterator[Entry]:
+    """Trained on the first half of the classes, tested on both halves."""
+    for dataset in maker.suite.datasets:
+        for method in maker.methods():
+            if not TRAINERS[method].build:
+                for half in ("base", "new"):
+                    yield from maker.repeats(method, f"{dataset}, {half}", dataset, method, variant=half, subsample_classes=half)
+                continue
+            for entry in maker.repeats(method, f"{dataset}, base", dataset, method, variant="base", subsample_classes="base"):
+                yield entry
+                yield evaluation(maker, entry, dataset, subsample_classes="new")._replace(column=f"{dataset}, new")
+
+
+def cross(maker: Maker) -> Iterator[Entry]:
+    """Trained on the first dataset of the suite, tested on all others."""
+    source, *others = maker.suite.datasets
+    for method in maker.methods():
+        trained = list(maker.repeats(method, source, source, method))
+        yield from trained
+        for dataset in others:
+            if TRAINERS[method].build:
+                yield from (evaluation(maker, entry, dataset) for entry in trained)
+            else:
+                yield from maker.repeats(method, dataset, dataset, method)
+
+
+def fidelity(maker: Maker) -> Iterator[Entry]:
+    """The released code's departures, one at a time, then all that it ran with together; dense ones beside the dense default."""
+    dataset = maker.suite.ablation
+    yield from maker.repeats("none (the paper's reading)", dataset, dataset, OURS)
+    yield from maker.repeats("dense stage 2", dataset, dataset, "zo")
+    for name in DEPARTURES:
+        # rows of the w matrix come from the buffer, and only exist in the dense mode
+        chosen, method = (f"gradient-buffer,{name}", "zo") if name == "matrix-w" else (name, OURS)
+        label = "gradient-buffer and matrix-w, dense" if name == "matrix-w" else name
+        yield from maker.repeats(label, dataset, dataset, method, variant=f"fidelity-{name}", fidelity=chosen)
+    yield from maker.repeats("one random view of each image", dataset, dataset, OURS, variant="one-view", augment_views=1)
+    yield from maker.repeats("no box on w", dataset, dataset, OURS, variant="no-bound", bound=0)
+    yield from maker.repeats("released, dense", dataset, dataset, "zo", variant="released", fidelity="released")
+
+
+def claims(maker: Maker) -> Iterator[Entry]:
+    """Everything that the paper's claims are judged by."""
+    for name in ("table1", "table6", "table7", "fig3", "fig4"):
+        yield from (entry._replace(row=f"{name}, {entry.row}") for entry in PLANS[name](maker))
+
+
+PLANS: dict[str, Callable[[Maker], Iterator[Entry]]] = {
+    plan.__name__: plan
+    for plan in (
+        *(table1, table2, table3, table4, table5, table6, table7, fig1, fig2, fig3, fig4),
+        *(shots, base2new, cross, fidelity, claims),
+    )
+}

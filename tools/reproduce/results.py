@@ -1,0 +1,178 @@
+"""Finished runs by their place in a table, and the tables made of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from tools.reproduce import paper
+from tools.reproduce.suites import Entry
+from tools.runs import FinishedRun, read_run
+from tools.tables import Sample, Table, difference, sample, show
+from trainers import TRAINERS
+from utils.errors import UserError
+
+INTERVAL = "Mean ± 95 % t-interval over n seeds. –: not run."
+PAPERS = INTERVAL.replace(" –", " Behind the semicolon: the paper's figure. –")
+
+
+@dataclass
+class Results:
+    """Runs of a plan that are finished, in seed order, by (row, column); `rows` and `columns` in the plan's order."""
+
+    cells: Mapping[tuple[str, str], list[FinishedRun]]
+    rows: Sequence[str]
+    columns: Sequence[str]
+
+    @classmethod
+    def read(cls, entries: Iterable[Entry]) -> Results:
+        cells: dict[tuple[str, str], list[FinishedRun]] = defaultdict(list)
+        entries = list(entries)
+        for entry in entries:
+            if entry.job.state == "finished":
+                cells[entry.row, entry.column].append(read_run(entry.job.path))
+        for runs in cells.values():
+            runs.sort(key=lambda run: run.result["seed"])
+        order = [list(dict.fromkeys(getattr(entry, axis) for entry in entries)) for axis in ("row", "column")]
+        return cls(cells, *order)
+
+    def accuracies(self, row: str, column: str) -> dict[int, float]:
+        """Test accuracy in percent by seed."""
+        return {run.result["seed"]: run.result["test_accuracy"] for run in self.cells.get((row, column), ())}
+
+    def sample(self, row: str, column: str) -> Sample | None:
+        values = self.accuracies(row, column)
+        return sample(list(values.values())) if values else None
+
+    def paired(self, column: str, a: str, b: str, b_column: str = "") -> Sample | None:
+        """a − b over the seeds that both have; against what trains nothing, over those of a. None with fewer than two."""
+        first, second = self.accuracies(a, column), self.accuracies(b, b_column or column)
+        rivals = self.cells.get((b, b_column or column), ())
+        if any(not TRAINERS[run.result["trainer"]].build for run in rivals):
+            second = dict.fromkeys(first, next(iter(second.values())))
+        seeds = sorted(first.keys() & second.keys())
+        return difference([first[s] for s in seeds], [second[s] for s in seeds]) if len(seeds) > 1 else None
+
+
+Paper = Callable[[str, str], float | None]
+
+
+def accuracy_table(
+    results: Results, title: str, papers: Paper | None = None, head: str = "method", averaged: bool = False
+) -> Table:
+    """Rows × columns of test accuracy. `averaged`: a last column, of rows that are complete."""
+    table = Table(title, [head, *results.columns, *(["average"] if averaged else [])], notes=[PAPERS if papers else INTERVAL])
+    for row in results.rows:
+        samples = [results.sample(row, column) for column in results.columns]
+        texts = [
+            cell(figures, papers(row, column) if papers else None)
+            for figures, column in zip(samples, results.columns, strict=True)
+        ]
+        if averaged:
+            complete = all(samples)
+            texts.append(cell_average(samples, papers(row, "average") if papers else None) if complete else "–")
+        if any(samples) or (papers and any(papers(row, column) is not None for column in results.columns)):
+            table.rows.append([row, *texts])
+    return table
+
+
+def cell(figures: Sample | None, theirs: float | None) -> str:
+    ours = "–" if figures is None else show(figures)
+    return ours if theirs is None else f"{ours}; {theirs:.2f}"
+
+
+def cell_average(samples: Sequence[Sample | None], theirs: float | None) -> str:
+    mean = sum(figures.mean for figures in samples if figures) / len(samples)
+    return f"{mean:.2f}" if theirs is None else f"{mean:.2f}; {theirs:.2f}"
+
+
+def papers_by_backbone(table: str) -> Paper:
+    """The paper's figures for rows "BACKBONE, METHOD"."""
+
+    def find(row: str, column: str) -> float | None:
+        backbone, _, method = row.partition(", ")
+        return paper.value(table, method, column, backbone)
+
+    return find
+
+
+def papers_by_method(table: str) -> Paper:
+    return lambda row, column: paper.value(table, row, column)
+
+
+def times_table(results: Results) -> Table:
+    """Table 3: seconds and queries to the highest test accuracy that every run of every method reaches, by dataset."""
+    table = Table("Time to a common test accuracy", ["method", *results.columns])
+    levels = {column: common_level(results, column) for column in results.columns}
+    for row in results.rows:
+        texts = []
+        for column in results.columns:
+            runs = results.cells.get((row, column))
+            if not runs:
+                texts.append("–")
+                continue
+            reached = [first_reaching(run, levels[column]) for run in runs]
+            seconds, queries = (sample([figures[i] for figures in reached]) for i in (0, 1))
+            stages = stage_seconds(runs)
+            texts.append(f"{show(seconds, digits=1)} s; {queries.mean:.0f} queries; whole run: {stages}")
+        table.rows.append([row, *texts])
+    told = ", ".join(f"{column} {level:.2f} %" for column, level in levels.items() if level is not None)
+    table.notes += [
+        f"The common accuracy is the highest that all runs here reach at a logged step: {told}. "
+        "The paper's thresholds are unpublished.",
+        "Seconds are of the method's own steps, without evaluations and image features. " + INTERVAL,
+    ]
+    return table
+
+
+def common_level(results: Results, column: str) -> float | None:
+    best = [max(run.curve("queries", "test_accuracy")[1]) for row in results.rows for run in results.cells.get((row, column), ())]
+    return min(best) if best else None
+
+
+def first_reaching(run: FinishedRun, level: float) -> tuple[float, float]:
+    """Seconds and queries at the first logged step with at least that test accuracy."""
+    for entry in run.metrics:
+        if entry.get("test_accuracy", -1.0) >= level:
+            return entry["seconds"], entry["queries"]
+    raise UserError(f"{run.path}: never reaches {level:.2f} %")
+
+
+def stage_seconds(runs: Sequence[FinishedRun]) -> str:
+    """Mean seconds of each stage over whole runs: "stage 1 12 s, stage 2 40 s"."""
+    parts = []
+    ends = [
+        {stage: max(e["seconds"] for e in run.metrics if e["stage"] == stage) for stage in {e["stage"] for e in run.metrics}}
+        for run in runs
+    ]
+    before = [0.0] * len(runs)
+    for stage in sorted({stage for end in ends for stage in end}):
+        spent = [end.get(stage, start) - start for end, start in zip(ends, before, strict=True)]
+        before = [end.get(stage, start) for end, start in zip(ends, before, strict=True)]
+        parts.append(f"stage {stage} {sum(spent) / len(spent):.1f} s")
+    return ", ".join(parts)
+
+
+def harmonic(results: Results, datasets: Sequence[str]) -> Table:
+    """Base-to-new: accuracy on the classes trained on, on the others, and their harmonic mean, by seed."""
+    table = Table(
+        "Base-to-new generalisation, test accuracy (%)", ["method", *(f"{d}: base, new, H" for d in datasets)], notes=[INTERVAL]
+    )
+    for row in results.rows:
+        texts = []
+        for dataset in datasets:
+            base, new = (results.accuracies(row, f"{dataset}, {half}") for half in ("base", "new"))
+            seeds = sorted(base.keys() & new.keys())
+            if not seeds:
+                texts.append("–")
+                continue
+            H = [2 * base[s] * new[s] / (base[s] + new[s]) if base[s] + new[s] else 0.0 for s in seeds]
+            texts.append("; ".join(show(sample(values)) for values in ([base[s] for s in seeds], [new[s] for s in seeds], H)))
+        table.rows.append([row, *texts])
+    return table
+
+
+def stage1_end(run: FinishedRun) -> float:
+    """Test accuracy at the last logged step of stage 1."""
+    return [entry["test_accuracy"] for entry in run.metrics if entry["stage"] == 1 and "test_accuracy" in entry][-1]

@@ -1,0 +1,132 @@
+"""The two suites, the paper's and the laptop's, and the commands of their runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from datasets import DATASETS
+from tools.runs import Job, flags_of
+from trainers import TRAINERS
+from utils.config import REPOSITORY, read_yaml
+from utils.settings import Config
+
+OURS = "zo-pruned"
+PAPERS_RATIOS = ("0.1", "0.3", "0.5", "0.7", "0.9")
+PAPERS_RHOS = ("0.001", "0.01", "0.05", "0.1", "0.5")
+SHOTS = (1, 2, 4, 8, 16)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What a suite's tables and figures run on.
+
+    `ablation`: the dataset of tables 6 and 7 and of the figures. `timed`: those of tables 3 and 4. `logged`: those whose runs
+    log test accuracy as they go, for curves and for table 3 (it decides nothing). `table5`: its dataset and backbones.
+    `same_queries`: methods that are also run with as many queries as SharpZO has.
+    """
+
+    name: str
+    datasets: tuple[str, ...]
+    backbones: tuple[str, ...]
+    seeds: tuple[int, ...]
+    methods: tuple[str, ...]
+    ablation: str
+    timed: tuple[str, ...]
+    logged: frozenset[str]
+    shifts: tuple[str, ...] = ()
+    table5: tuple[str, tuple[str, ...]] | None = None
+    same_queries: tuple[str, ...] = ()
+
+    @property
+    def backbone(self) -> str:
+        """The one of tables 3, 4, 6, 7 and of the figures."""
+        return self.backbones[-1]
+
+
+PAPER = Suite(
+    name="paper",
+    datasets=(
+        *("imagenet", "oxford_pets", "oxford_flowers", "fgvc_aircraft", "dtd", "eurosat"),
+        *("stanford_cars", "food101", "sun397", "caltech101", "ucf101"),
+    ),
+    backbones=("RN50", "ViT-B/16"),
+    seeds=(1, 2, 3),
+    methods=("zero-shot", "bbt", "blackvip", "zip", "zip-20k", OURS),
+    ablation="eurosat",
+    timed=("imagenet", "oxford_pets", "dtd", "eurosat"),
+    logged=frozenset({"imagenet", "oxford_pets", "dtd", "eurosat"}),
+    shifts=("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"),
+    table5=("imagenet", ("RN50", "RN101", "ViT-B/16", "ViT-B/32")),
+)
+MINI = Suite(
+    name="mini",
+    datasets=("digits", "openmoji", "textile"),
+    backbones=("Mini",),
+    seeds=(1, 2, 3, 4, 5),
+    methods=("zero-shot", "bbt", "blackvip", "mezo", "zip", OURS),
+    ablation="digits",
+    timed=("digits", "openmoji", "textile"),
+    same_queries=("bbt", "zip"),
+    logged=frozenset({"digits", "openmoji", "textile"}),
+)
+SUITES = {suite.name: suite for suite in (PAPER, MINI)}
+
+
+class Entry(NamedTuple):
+    """A run and the place it has: a row and a column of a table, or a line (and panel) of a figure.
+
+    `phase`: runs of a later phase read what those of an earlier one wrote.
+    """
+
+    row: str
+    column: str
+    job: Job
+    phase: int = 0
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes a suite's commands. The same run has the same folder in every table that shows it."""
+
+    suite: Suite
+    output_dir: str
+    root_path: str | None = None
+    seeds: tuple[int, ...] = ()
+
+    def job(
+        self, dataset: str, method: str, seed: int = 1, backbone: str = "", shots: int = 16, variant: str = "", **settings: Any
+    ) -> Job:
+        """One run. `variant`: the --run_name of a run whose `settings` differ from the configuration of its dataset."""
+        own: dict[str, Any] = {
+            "config": f"configs/{dataset}.yaml",
+            "root_path": self.root_path if DATASETS[dataset].folder else None,
+            "output_dir": self.output_dir,
+            "backbone": backbone or self.suite.backbone,
+            "prompt_trainer": method,
+            "shots": shots,
+            "seed": seed,
+            "run_name": variant or None,
+            "eval_test": True if dataset in self.suite.logged and method != "saved" else None,
+        }
+        return Job(flags_of(own | settings))
+
+    def repeats(self, row: str, column: str, dataset: str, method: str, **settings: Any) -> Iterator[Entry]:
+        """An entry a seed; one for what trains nothing."""
+        seeds = self.seeds or self.suite.seeds
+        for seed in seeds if TRAINERS[method].build else seeds[:1]:
+            yield Entry(row, column, self.job(dataset, method, seed, **settings))
+
+    def methods(self) -> list[str]:
+        return [method for method in self.suite.methods if method in TRAINERS]
+
+    def setting(self, key: str, dataset: str = "") -> Any:
+        """A value of the dataset's YAML (default: the ablation's), or its default."""
+        document = read_yaml(REPOSITORY / "configs" / f"{dataset or self.suite.ablation}.yaml")
+        return document[key].value if key in document else Config.__dataclass_fields__[key].default
+
+
+def prompt_of(job: Job) -> str:
+    """Where a training run leaves its prompt."""
+    return str(job.path / "prompt.safetensors")

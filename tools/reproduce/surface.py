@@ -1,0 +1,65 @@
+"""Fig. 2b: the training loss around the point where stage 1 ended, on a grid along two fixed directions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from clip.prompt import load_prompt
+from main_sharpzo import DEFAULT_MEMORY_LIMIT, pick_device, prepare
+from tools.reproduce.suites import prompt_of
+from tools.runs import Job
+from trainers.loop import build_problem
+from utils.seeds import torch_generator
+
+# of the grid, in ‖w − w*‖₂; the paper does not say its own
+RADIUS = 3.0
+SIDE = 31
+# distances at which the rise of the loss is averaged over directions
+DISTANCES = (0.1, 0.5, 1.0, 3.0)
+DIRECTIONS = 64
+
+
+def directions(d: int, count: int, name: str) -> torch.Tensor:
+    """Orthonormal random directions (count, d), count ≤ d; the same for every point."""
+    normal = torch.randn(d, count, generator=torch_generator(0, name), dtype=torch.float64)
+    return torch.linalg.qr(normal)[0].T
+
+
+def surfaces(jobs: Sequence[tuple[str, Job]], radius: float = RADIUS, side: int = SIDE) -> dict[str, dict[str, Any]]:
+    """For each named run, whose settings but for the optimiser are one: the losses (side, side), the centre's, and the mean rise.
+
+    All are scored on the objective of the first run: the same images and the same A, since the seed is the same.
+    """
+    config = jobs[0][1].config
+    device = pick_device(config.device)
+    config = resolved(config, device)
+    objective = build_problem(config, prepare(config, device)).objective
+    found = {}
+    for name, job in jobs:
+        w = load_prompt(prompt_of(job))[0]["w"]
+        at = np.linspace(-radius, radius, side)
+        e = directions(len(w), 2, "surface directions")
+        grid = [w + x * e[0] + y * e[1] for y in at for x in at]
+        losses = objective(torch.stack(grid)).numpy().reshape(side, side)
+        centre = float(objective(w[None])[0])
+        u = directions(len(w), min(DIRECTIONS, len(w)), "sharpness directions")
+        rises = {r: float(objective(torch.cat([w + r * u, w - r * u])).mean()) - centre for r in DISTANCES}
+        found[name] = {"at": at, "losses": losses, "centre": centre, "rises": rises}
+    return found
+
+
+def resolved(config: Any, device: torch.device) -> Any:
+    """Settings that main works out itself."""
+    import dataclasses
+
+    from datasets import DATASETS
+
+    return dataclasses.replace(
+        config,
+        template=config.template or DATASETS[config.dataset].template,
+        memory_limit=config.memory_limit or DEFAULT_MEMORY_LIMIT[device.type],
+    )

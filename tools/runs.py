@@ -1,0 +1,124 @@
+"""Runs as the tools see them: a command line and the folder it fills, and what finished folders hold."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from datasets import DATASETS
+from trainers import TRAINERS
+from utils.config import REPOSITORY, load_config
+from utils.errors import UserError
+from utils.progress import METRICS
+from utils.run import run_path
+from utils.settings import Config
+
+MAIN = REPOSITORY / "main_sharpzo.py"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of main_sharpzo.py by its flags, which are checked when `config` is first asked for (UserError)."""
+
+    flags: tuple[str, ...]
+
+    @cached_property
+    def config(self) -> Config:
+        return load_config(list(self.flags), TRAINERS, DATASETS)
+
+    @cached_property
+    def path(self) -> Path:
+        return run_path(self.config)
+
+    @property
+    def state(self) -> str:
+        """ "finished", "interrupted" (begun, to be gone on with) or "missing"."""
+        if (self.path / "result.json").is_file():
+            return "finished"
+        return "interrupted" if (self.path / "config.yaml").is_file() else "missing"
+
+    @property
+    def command(self) -> list[str]:
+        return [sys.executable, str(MAIN), *self.flags]
+
+
+def flags_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Settings as flags of main_sharpzo.py; true and false become --KEY and --no-KEY, None is left out."""
+    flags: list[str] = []
+    for key, value in settings.items():
+        if isinstance(value, bool):
+            flags.append(f"--{key}" if value else f"--no-{key}")
+        elif value is not None:
+            flags += [f"--{key}", str(value)]
+    return tuple(flags)
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run folder: its resolved settings, result.json, and env.json."""
+
+    path: Path
+    config: dict[str, Any]
+    result: dict[str, Any]
+    environment: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def variant(self) -> str:
+        """The folder level that --run_name added, or ""."""
+        # OUTPUT_DIR/dataset/trainer/backbone[/run_name]/16shots/seed1; config.yaml says it too, unless the folder was moved
+        return str(self.config.get("run_name") or "")
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """One dict a step, as the run logged them."""
+        return [json.loads(line) for line in (self.path / METRICS).read_text(encoding="utf-8").splitlines()]
+
+    def curve(self, x: str, y: str) -> tuple[list[float], list[float]]:
+        """Values of `y` against `x`, over the steps that logged both. Raises UserError where none did."""
+        pairs = [(entry[x], entry[y]) for entry in self.metrics if x in entry and y in entry]
+        if not pairs:
+            raise UserError(f"{self.path / METRICS}: no step logged {y}; run it with --eval_test")
+        return [a for a, _ in pairs], [b for _, b in pairs]
+
+
+def read_run(path: Path) -> FinishedRun:
+    """The finished run in a folder. Raises UserError where its files cannot be read."""
+    try:
+        result = json.loads((path / "result.json").read_text(encoding="utf-8"))
+        config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+        env = path / "env.json"
+        environment = json.loads(env.read_text(encoding="utf-8")) if env.is_file() else {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not a finished run: {error}") from error
+    if not isinstance(result, dict) or not isinstance(config, dict) or not isinstance(environment, dict):
+        raise UserError(f"{path}: not a finished run: config.yaml, result.json and env.json must hold mappings")
+    return FinishedRun(path, config, result, environment)
+
+
+def find_runs(roots: Sequence[Path]) -> tuple[list[FinishedRun], list[Path]]:
+    """Finished runs below `roots`, by path, and the folders of unfinished ones. Raises UserError for a root that is not there."""
+    finished, unfinished = [], []
+    for folder in _run_folders(roots):
+        if (folder / "result.json").is_file():
+            finished.append(read_run(folder))
+        else:
+            unfinished.append(folder)
+    return finished, unfinished
+
+
+def _run_folders(roots: Sequence[Path]) -> Iterator[Path]:
+    seen = set()
+    for root in roots:
+        if not root.is_dir():
+            raise UserError(f"{root}: no such folder")
+        for path in sorted(root.rglob("config.yaml")):
+            if path.parent not in seen:
+                seen.add(path.parent)
+                yield path.parent
