@@ -92,6 +92,17 @@ def test_missing_seeds_unfinished_runs_and_disagreements_are_named(tmp_path: Pat
     assert text.count("different settings: ") == 1
 
 
+def test_setting_that_an_older_version_lacked_counts_as_its_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in (1, 2):
+        path = write_run(tmp_path, 80.0, seed=seed) / "config.yaml"
+    settings = yaml.safe_load(path.read_text())
+    assert settings.pop("spsa_o") == 1.0 and settings.pop("rank") == 5
+    path.write_text(yaml.safe_dump(settings))
+    assert "different settings" not in summary(capsys, tmp_path)
+    path.write_text(yaml.safe_dump(settings | {"rank": 6}))
+    assert "rank: 5 in seed [1]; 6 in seed [2]" in summary(capsys, tmp_path)
+
+
 def test_csv_has_a_row_a_run_with_every_setting_and_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path / "a", 80.0)
     write_run(tmp_path / "b", 81.0, seed=2)

@@ -172,10 +172,14 @@ def trains(method: str) -> bool:
 
 
 def disagreements(cells: dict[Cell, list[FinishedRun]]) -> list[str]:
-    """Cells whose runs differ in a setting other than the seed, naming it and its values."""
+    """Cells whose runs differ in a setting other than the seed, naming it and its values.
+
+    A run of a version that did not have a setting yet counts as one with its default.
+    """
     lines = []
+    defaults = identity({key: field.default for key, field in FIELDS.items()})
     for cell, runs in cells.items():
-        settings = [identity(run.config) for run in runs]
+        settings = [defaults | identity(run.config) for run in runs]
         for key in dict.fromkeys(key for one in settings for key in one):
             values: dict[str, list[int]] = defaultdict(list)
             for run, one in zip(runs, settings, strict=True):

@@ -139,5 +139,5 @@ def draw_surfaces(surfaces: Mapping[str, Mapping[str, Any]], path: Path) -> Path
         axes.set_title(f"{name}\nloss at the centre {surface['centre']:.3f}", fontsize="small")
         axes.set_xlabel("along direction 1 (‖Δw‖₂)")
     panels[0][0].set_ylabel("along direction 2 (‖Δw‖₂)")
-    figure.colorbar(filled, ax=panels[0].tolist(), label="training loss (cross-entropy)")
+    figure.colorbar(filled, ax=panels[0].tolist(), label="training loss (cross-entropy)", format="%.3f")
     return finish(figure, path)

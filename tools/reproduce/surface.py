@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ def surfaces(jobs: Sequence[tuple[str, Job]], radius: float = RADIUS, side: int 
     objective = build_problem(config, prepare(config, device)).objective
     found = {}
     for name, job in jobs:
-        w = load_prompt(prompt_of(job))[0]["w"]
+        w = load_prompt(Path(prompt_of(job)))[0]["w"]
         at = np.linspace(-radius, radius, side)
         e = directions(len(w), 2, "surface directions")
         grid = [w + x * e[0] + y * e[1] for y in at for x in at]
