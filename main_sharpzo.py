@@ -17,6 +17,7 @@ import logging
 import math
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,6 +90,8 @@ def run(config: Config, stop: Stop) -> None:
 
     # open_clip reports through the root logger; what matters of it reaches the user as our own errors
     logging.basicConfig(level=logging.CRITICAL)
+    # as do Pillow's remarks on a damaged picture
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     device = pick_device(config.device)
     config = dataclasses.replace(
         config,
@@ -164,12 +167,12 @@ def prepare(config: Config, device: torch.device) -> Task:
     check_images(dataset, [*dataset.test, *train, *val])
     backbone = load_backbone(config.backbone, device, config.checkpoint, config.trust_checkpoint)
 
-    warnings: list[str] = []
-    cache = FeatureCache(Path(config.cache_dir or default_folder()), warnings.append) if config.cache else None
+    remarks: list[str] = []
+    cache = FeatureCache(Path(config.cache_dir or default_folder()), remarks.append) if config.cache else None
     features = FeatureReader(dataset, backbone, config.batch_size, cache)
     test_images = Images(*features(dataset.test, "test images"))
     templates = (*ENSEMBLE, config.template) if config.ensemble else (config.template,)
-    zero_shot, text_warnings = ensemble_features(backbone, dataset.classnames, templates)
+    zero_shot, of_text = ensemble_features(backbone, dataset.classnames, templates)
     zero_shot_accuracy = 100 * top1(lambda features: features @ zero_shot.T, test_images, ZERO_SHOT_IMAGES_A_PASS)
     train_images = val_images = None
     if trains:
@@ -177,8 +180,8 @@ def prepare(config: Config, device: torch.device) -> Task:
         views = [RandomView(config.seed, view, backbone.image_size, scale) for view in range(config.augment_views)]
         train_images = Images(*features.of_views(train, "train images", views))
         val_images = Images(*features(val, "val images"))
-    warnings += text_warnings
-    return Task(dataset, train, val, backbone, train_images, val_images, test_images, zero_shot_accuracy, warnings)
+    remarks += of_text
+    return Task(dataset, train, val, backbone, train_images, val_images, test_images, zero_shot_accuracy, remarks)
 
 
 def tune(

@@ -19,11 +19,12 @@ import torch
 import yaml
 from PIL import Image
 
-from clip.prompt import load_prompt
+from clip.prompt import load_prompt, save_prompt
 from datasets.cache import FeatureCache
 from datasets.folder import read_folder
 from datasets.images import open_image
 from main_sharpzo import main
+from tests.conftest import MINI
 from tests.helpers import draw_images, refusal
 from tests.runs import FLAGS, folder_of, stop_in_call
 from utils.errors import UserError
@@ -321,3 +322,37 @@ def test_entry_of_the_cache_that_is_a_pipe_is_not_waited_for(tmp_path: Path, fed
 
 def test_refusals_are_user_errors_that_name_no_internals() -> None:
     assert str(UserError("a\nb\t c")) == "a b c"
+
+
+FORGED_PROMPTS: dict[str, dict] = {
+    "dataset that leads out": {"dataset": "../../../../../outside"},
+    "trainer that leads out": {"prompt_trainer": "../../x"},
+    "trainer of another kind": {"prompt_trainer": ["zo"]},
+    "shots in words": {"shots": "many"},
+    "seed beyond all": {"seed": 10**40},
+    "settings of another kind": {"settings": ["n_ctx"]},
+    "setting of another kind": {"settings": {"ctx_init": ["a"]}},
+    "setting out of range": {"settings": {"n_ctx": -4}},
+    "setting that is no choice": {"settings": {"class_token_position": "below"}},
+}
+
+
+def written_prompt(path: Path, forged: dict) -> None:
+    """A prompt for Mini, all zeros, whose header says what a run's would but for `forged`."""
+    about = {"prompt_trainer": "zo", "dataset": "digits", "weights_sha256": MINI[0].fingerprint()}
+    about |= {"shots": 2, "seed": 1, "settings": {}} | forged
+    save_prompt(path, {"w": torch.zeros(4), "context": torch.zeros(4, 128, dtype=torch.float64)}, about)
+
+
+def test_prompt_that_tells_the_truth_is_used(tmp_path: Path, fed: Callable) -> None:
+    written_prompt(tmp_path / "prompt.safetensors", {})
+    assert fed("--load_prompt", str(tmp_path / "prompt.safetensors"))[0] == 0
+
+
+@pytest.mark.parametrize("forgery", FORGED_PROMPTS)
+def test_prompt_that_lies_about_how_it_was_made(forgery: str, tmp_path: Path, fed: Callable) -> None:
+    path = tmp_path / "prompt.safetensors"
+    written_prompt(path, FORGED_PROMPTS[forgery])
+    status, error = fed("--load_prompt", str(path))
+    assert (status, str(path) in error) == (2, True)
+    assert {entry.name for entry in tmp_path.iterdir()} == {path.name}

@@ -137,6 +137,21 @@ def test_second_process_in_a_run_folder_is_refused_until_the_first_is_gone(tmp_p
     lock(folder).close()
 
 
+def test_run_that_goes_on_with_other_versions_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    flags = [*FLAGS, "--output_dir", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        stop_in_call(patch, 8, Interrupted("test"))
+        assert main(flags) == 3
+    environment = folder_of(tmp_path, "zo-pruned") / "env.json"
+    document = json.loads(environment.read_text())
+    document["packages"]["torch"] = "1.0"
+    environment.write_text(json.dumps(document))
+    assert main(flags) == 0
+    assert "warning: it was begun with torch 1.0; from here on, last digits may be other ones" in capsys.readouterr().out
+
+
 def test_run_out_of_time_stops_between_steps_with_status_three(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     flags = ["--shots", "2", "--no-cache", "--output_dir", str(tmp_path)]
     assert main([*flags, "--max_seconds", "2"]) == 3

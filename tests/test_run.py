@@ -408,6 +408,10 @@ def test_every_trainer_runs_and_counts_its_queries(trainer: str, call: Call) -> 
     queries = {"zo-pruned": 12 + 10, "zo": 12 + 2, "cma-es": 12 + 12, "fo": 2, "zero-shot": 0}
     queries |= {"bbt": 2 * 4, "zip": 2 * 10, "zip-20k": 2 * 10, "coop": 2, "craft": 2 * (4 + 1)}
     queries |= {"blackvip": 2 * 10, "bpt-vlm": 2 * 4}
+    # 2q at q = 1, 2d or polytope vertices, 5, 16 tangents, m + n points
+    queries |= dict.fromkeys(("mezo", "sparse-mezo", "zo-sign", "zo-momentum", "zo-adam", "lozo"), 2 * 2)
+    queries |= {"cge": 2 * 8, "polystep": 2 * 8, "zo-conservative": 2 * 5, "forward-gradient": 2 * 16, "rank-sgd": 2 * (16 + 5)}
+    queries |= {"sep-cma": 2 * 4, "spsa": 2 * 10}
     assert (run.result["trainer"], run.result["queries"]) == (trainer, queries[trainer])
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -58,10 +59,9 @@ def find_earlier_run(path: Path, config: Config) -> str:
     if there and (not path.is_dir() or path.is_symlink()):
         raise UserError(f"{path}: exists and is no folder of its own; choose another --output_dir or --run_name")
     own = [entry for entry in entries if is_own(entry)]
-    for entry in own:
-        # what a run writes through a link would land elsewhere, and a pipe would be waited for
-        if entry.is_symlink() or not entry.is_file():
-            raise UserError(f"{entry}: no plain file; remove it, or choose another --output_dir or --run_name")
+    odd = next((entry for entry in own if _is_odd(entry)), None)
+    if odd:
+        raise UserError(f"{odd}: no plain file; remove it, or choose another --output_dir or --run_name")
     if all(entry.name == LOCK for entry in entries):
         return "nothing"
     complete = (path / "config.yaml").exists()
@@ -76,6 +76,15 @@ def find_earlier_run(path: Path, config: Config) -> str:
 def is_own(entry: Path) -> bool:
     """Whether a run writes a file of this name."""
     return entry.name.removesuffix(".tmp") in OWN_FILES
+
+
+def _is_odd(entry: Path) -> bool:
+    """What a run writes through a link would land elsewhere, and a pipe would be waited for."""
+    try:
+        return not stat.S_ISREG(entry.lstat().st_mode)
+    except FileNotFoundError:
+        # another process at work here has just removed or renamed it
+        return False
 
 
 def _compare(path: Path, config: Config) -> str:
@@ -110,20 +119,33 @@ def identity(settings: dict[str, Any]) -> dict[str, Any]:
 
 def environment() -> dict[str, Any]:
     """Versions, commit and machine, for env.json."""
+    return {
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "python": platform.python_version(),
+        "packages": package_versions(),
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "machine": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
+    }
+
+
+def package_versions() -> dict[str, str | None]:
     versions = {}
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = None
-    return {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "python": platform.python_version(),
-        "packages": versions,
-        "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "machine": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
-    }
+    return versions
+
+
+def changed_versions(path: Path) -> list[str]:
+    """The packages that are not what the run at `path` was begun with, as far as its env.json can be read."""
+    try:
+        begun = dict(json.loads((path / "env.json").read_text(encoding="utf-8"))["packages"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return []
+    return [f"{name} {shortened(str(begun.get(name)))}" for name, now in package_versions().items() if begun.get(name) != now]
 
 
 def _git(*arguments: str) -> str | None:
@@ -172,6 +194,8 @@ class Run:
                 self.say(f"warning: {line}")
             if kept:
                 self.say(f"{path}: an earlier run was interrupted; going on from step {kept.step}")
+                if changed := changed_versions(path):
+                    self.say(f"warning: it was begun with {', '.join(changed)}; from here on, last digits may be other ones")
             elif earlier == "unfinished":
                 self.say(f"{path}: an earlier run did not finish; starting over")
             # all went well: they are closed when the run ends
