@@ -1,11 +1,13 @@
 """The two exceptions that main tells in one line, and what it takes to keep it one."""
 
+LONGEST_WORD = 400
+
 
 class OneLineError(Exception):
-    """Its text is one line, whatever it quotes."""
+    """Its text is one line, and one that can be read, whatever it quotes: a word of over 400 letters loses its end."""
 
     def __str__(self) -> str:
-        return " ".join(super().__str__().split())
+        return " ".join(word if len(word) <= LONGEST_WORD else shortened(word) for word in super().__str__().split())
 
 
 class UserError(OneLineError):
