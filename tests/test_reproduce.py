@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tools.costs import cost
 from tools.reproduce import __main__ as reproduce
 from tools.reproduce.claims import verdict
-from tools.reproduce.plans import PLANS, evaluation
+from tools.reproduce.plans import OUR_BUDGET, OWN_BUDGET, PLANS, SMALL_BUDGET, evaluation
 from tools.reproduce.results import Results, harmonic, times_table
-from tools.reproduce.suites import MINI, PAPER, PAPERS_RATIOS, PAPERS_RHOS, Entry, Maker
+from tools.reproduce.suites import MINI, PAPER, PAPERS_RATIOS, PAPERS_RHOS, Entry, Maker, Suite
 from tools.runs import Job
 from tools.tables import Sample
+from trainers import TRAINERS
 from utils.config import FIELDS
 from utils.errors import UserError
 
@@ -45,6 +47,7 @@ def finish(job: Job, shift: float = 0.0) -> None:
     result = {key: getattr(config, key) for key in ("dataset", "backbone", "shots", "seed")} | {"trainer": config.prompt_trainer}
     trained = config.prompt_trainer != "zero-shot"
     result |= {"zero_shot_accuracy": 40.0, "test_accuracy": 72.0 + shift if trained else 40.0, "queries": 1600 if trained else 0}
+    result |= {"tower_images": 160, "seconds": 16.0}
     (job.path / "result.json").write_text(json.dumps(result))
 
 
@@ -56,7 +59,7 @@ def call(tmp_path: Path, *argv: str) -> int:
 @pytest.mark.parametrize("name", sorted(PLANS))
 def test_every_run_of_a_plan_is_a_valid_command(name: str, tmp_path: Path) -> None:
     for suite in (PAPER, MINI):
-        if name in ("table2", "table5") and suite is MINI:
+        if (name, suite) in (("table2", MINI), ("table5", MINI), ("baselines", PAPER)):
             continue
         entries = list(PLANS[name](Maker(suite, str(tmp_path), "/data")))
         assert entries
@@ -90,12 +93,34 @@ def test_runs_that_several_artefacts_show_are_run_once(tmp_path: Path) -> None:
 
 
 def test_rival_with_the_same_queries_has_as_many(tmp_path: Path) -> None:
-    from tools.costs import cost
-
     same = {e.column: e for e in PLANS["table1"](maker(tmp_path)) if e.row == "Mini, bbt, same queries"}
     for dataset, entry in same.items():
         ours = cost(maker(tmp_path).job(dataset, "zo-pruned").config).queries
         assert ours - 40 < cost(entry.job.config).queries <= ours
+
+
+def test_methods_are_compared_at_their_own_budgets_at_a_small_one_and_at_ours(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    entries = list(PLANS["baselines"](maker(tmp_path, seeds=(1, 2))))
+    methods = {name for name, info in TRAINERS.items() if not info.rule} - {"saved", "fo", "zo", "cma-es"} | {"mezo"}
+    assert {entry.row for entry in entries if entry.column == OWN_BUDGET} == methods
+    assert {entry.row for entry in entries if entry.column == SMALL_BUDGET} == methods - {"zero-shot", "zip-20k"}
+    for entry in entries:
+        planned = cost(entry.job.config)
+        if entry.column == SMALL_BUDGET:
+            # a step of SharpZO's stage 1 costs hundreds
+            assert 4_500 < planned.queries <= 5_000, entry.row
+        elif entry.column == OUR_BUDGET:
+            assert 34_740 - 41 < planned.queries <= 34_740, entry.row
+        finish(entry.job, float(entry.job.config.seed) + 5 * (entry.row == "bbt"))
+    assert call(tmp_path, "baselines", "--no-run", "--seeds", "1", "2") == 0
+    text = (tmp_path / "made/baselines.md").read_text()
+    assert text.count("### All methods") == 3
+    # 73 and 74, five more of bbt, which therefore stands first
+    first, second = [line for line in text.split("own budget")[1].splitlines() if line.startswith("|")][2:4]
+    assert first == "| bbt | 78.50 ± 6.35 (n 2) | 78.00 | 79.00 | 1 600 | 160 | 16 |"
+    assert " 73.50 ± 6.35 (n 2) | 73.00 | 74.00 |" in second
+    assert (tmp_path / "made/baselines.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_dry_run_lists_missing_runs_and_makes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,10 +234,12 @@ def test_verdict_needs_the_whole_interval(mean: float, half: float, expected: st
     assert verdict(Sample(3, mean, half, 1.0)) == expected
 
 
-@pytest.mark.parametrize("name", ["table2", "table5"])
-def test_artefact_that_the_mini_suite_cannot_have_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--suite paper"):
-        list(PLANS[name](maker(tmp_path)))
+@pytest.mark.parametrize(
+    ("name", "suite", "other"), [("table2", MINI, PAPER), ("table5", MINI, PAPER), ("baselines", PAPER, MINI)]
+)
+def test_artefact_that_a_suite_cannot_have_is_refused(name: str, suite: Suite, other: Suite, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"--suite {other.name}"):
+        list(PLANS[name](Maker(suite, str(tmp_path))))
 
 
 def test_unknown_artefact_and_nothing_finished_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

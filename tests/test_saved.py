@@ -13,7 +13,6 @@ from main_sharpzo import main
 from trainers import TRAINERS
 
 FLAGS = ["--shots", "2", "--total_steps", "2", "--change_point", "1", "--popsize", "4", "--intrinsic_dim", "16"]
-trainers = pytest.mark.parametrize("trainer", [name for name, info in TRAINERS.items() if info.build])
 
 
 def result(output: Path, *parts: str) -> dict:
@@ -25,9 +24,16 @@ def train(output: Path, trainer: str, *flags: str) -> Path:
     return output / "digits" / trainer / "Mini" / "2shots" / "seed3" / "prompt.safetensors"
 
 
-@trainers
-def test_accuracy_is_that_of_the_run_that_saved_it(trainer: str, tmp_path: Path) -> None:
-    path = train(tmp_path, trainer)
+@pytest.mark.parametrize(
+    ("trainer", "flags"),
+    [
+        *((name, []) for name, info in TRAINERS.items() if info.build),
+        ("bpt-vlm", ["--deep"]),
+        ("coop", ["--csc", "--class_token_position", "middle"]),
+    ],
+)
+def test_accuracy_is_that_of_the_run_that_saved_it(trainer: str, flags: list[str], tmp_path: Path) -> None:
+    path = train(tmp_path, trainer, *flags)
     assert main(["--load_prompt", str(path), "--output_dir", str(tmp_path)]) == 0
     again = result(tmp_path, "saved", "Mini", f"{trainer}-from-digits")
     assert again["test_accuracy"] == result(tmp_path, trainer, "Mini")["test_accuracy"]

@@ -3,13 +3,14 @@
     python -m tools.sweep --datasets openmoji --methods bbt --seeds 1 --grid sigma=0.2,0.4,1.0
     python -m tools.validate outputs/openmoji/bbt/Mini
 
-A run's own log has min(shots, 4) validation images a class, too few to tell settings of a small set apart. For prompts of text
-tokens. One line a run name: the mean over its seeds, highest first.
+A run's own log has min(shots, 4) validation images a class, too few to tell settings of a small set apart. One line a run name:
+the mean over its seeds, highest first.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -18,47 +19,48 @@ import torch
 
 from clip.backbone import load_backbone
 from clip.prompt import load_prompt
-from clip.text import TextFeatures
 from datasets.features import FeatureReader
 from datasets.split import load_dataset
 from tools.runs import FinishedRun, find_runs
 from tools.tables import sample, show
+from trainers import TRAINERS
+from trainers.loop import registered
 from trainers.objective import Images, top1
-from utils.config import Parser
+from trainers.problem import Task
+from utils.config import Parser, checked_settings
 from utils.errors import UserError
+from utils.settings import Config
 
 
 class Validator:
     """Validation accuracy of runs; backbones, datasets and features are loaded once."""
 
     def __init__(self) -> None:
-        self._images: dict[tuple, tuple] = {}
+        self._tasks: dict[tuple, Task] = {}
 
     def accuracy(self, run: FinishedRun) -> float:
-        """In percent. Raises UserError for a run without a text prompt."""
-        config = run.config
+        """In percent. Raises UserError for a run whose prompt does not belong to its dataset's classes."""
         tensors, about = load_prompt(run.path / "prompt.safetensors")
-        if "context" not in tensors:
-            raise UserError(f"{run.path}: its prompt has no context of text tokens")
-        backbone, images, names = self._of(config["dataset"], config["root_path"], config["backbone"], config["checkpoint"])
-        if list(names) != list(about["classnames"]):
+        config = Config(**checked_settings(run.config, str(run.path / "config.yaml")))
+        task = self._task(config)
+        if list(task.dataset.classnames) != list(about["classnames"]):
             raise UserError(f"{run.path}: was made for other classes than the dataset has")
-        context = tensors["context"]
-        words = config["ctx_init"] or " ".join(["x"] * context.shape[-2])
-        features = TextFeatures(backbone, names, words, config["memory_limit"] << 20, position=config["class_token_position"])
+        scorer = registered(TRAINERS[config.prompt_trainer].restore)(config, task, tensors)
         with torch.inference_mode():
-            text = features(context[None])[0]
-            return 100 * top1(lambda inputs: inputs @ text.T, images, 4096)
+            return 100 * top1(scorer.scores, scorer.images, scorer.images_a_pass)
 
-    def _of(self, dataset: str, root: str | None, name: str, checkpoint: str | None) -> tuple:
-        key = dataset, root, name, checkpoint
-        if key not in self._images:
-            backbone = load_backbone(name, torch.device("cpu"), checkpoint)
-            data = load_dataset(dataset, root, ("train", "val"))
+    def _task(self, config: Config) -> Task:
+        """What a saved prompt is scored on, with the validation images in the place of the test images."""
+        key = config.dataset, config.root_path, config.backbone, config.checkpoint
+        if key not in self._tasks:
+            backbone = load_backbone(config.backbone, torch.device("cpu"), config.checkpoint)
+            data = load_dataset(config.dataset, config.root_path, ("train", "val"))
             if not data.val:
-                raise UserError(f"{dataset}: has no validation images of its own")
-            self._images[key] = backbone, Images(*FeatureReader(data, backbone, 256)(data.val, "val images")), data.classnames
-        return self._images[key]
+                raise UserError(f"{config.dataset}: has no validation images of its own")
+            images = Images(*FeatureReader(data, backbone, config.batch_size)(data.val, "val images"))
+            judged = dataclasses.replace(data, test=data.val)
+            self._tasks[key] = Task(judged, [], [], backbone, None, None, images, 0.0, [])
+        return self._tasks[key]
 
 
 def main(argv: list[str] | None = None) -> int:

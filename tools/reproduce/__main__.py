@@ -5,8 +5,9 @@
     python -m tools.reproduce table6 --root_path DATA --devices cuda:0 cuda:1 --dry-run
     python -m tools.reproduce table1 --suite mini --no-run          # of what is finished
 
-Artefacts: table1 to table7, fig1 to fig4; beyond the paper shots (curves with zero-shot at 0), queries and time (accuracy against
-them), base2new, cross; fidelity (what each of the released code's departures does), claims (which of the paper's hold).
+Artefacts: table1 to table7, fig1 to fig4; beyond the paper baselines (all methods at equal queries and at their own), shots
+(curves with zero-shot at 0), queries and time (accuracy against them), base2new, cross; fidelity (what each of the released
+code's departures does), claims (which of the paper's hold).
 Exit status: 0 made, 1 runs failed, 2 something given cannot work, 3 interrupted: the same command goes on.
 """
 
@@ -20,7 +21,7 @@ from pathlib import Path
 from tools.costs import Benchmark
 from tools.reproduce import paper, results
 from tools.reproduce.claims import claims_table
-from tools.reproduce.plans import PLANS
+from tools.reproduce.plans import OWN_BUDGET, PLANS
 from tools.reproduce.results import Results
 from tools.reproduce.suites import OURS, SHOTS, SUITES, Entry, Maker
 from tools.runs import Job
@@ -33,6 +34,15 @@ from utils.files import write_text
 PLAN_OF = {"queries": "fig1", "time": "fig1"}
 
 
+def make_baselines(found: Results, maker: Maker, output: Path) -> list[Table]:
+    """All methods by budget, and the curves of their own budgets."""
+    from tools.reproduce import figures
+
+    title = f"all methods at their own budgets, {maker.suite.ablation}, {maker.suite.backbone}, 16 shots"
+    print(figures.draw_curves(found, OWN_BUDGET, output / "baselines.png", title, logarithmic=True))
+    return list(results.budgets_tables(found))
+
+
 def make_table(name: str, found: Results, maker: Maker, output: Path) -> list[Table]:
     """The tables of one artefact. The paper's figures stand beside ours where the suite is the paper's."""
     papers = maker.suite.name == "paper"
@@ -40,6 +50,8 @@ def make_table(name: str, found: Results, maker: Maker, output: Path) -> list[Ta
     where = f"{maker.suite.ablation}, {backbone}, 16 shots"
     by_backbone = results.papers_by_backbone(name) if papers and name in ("table1", "table2") else None
     by_method = results.papers_by_method(name) if papers and name in ("table4", "table6", "table7") else None
+    if name == "baselines":
+        return make_baselines(found, maker, output)
     if name == "table1":
         return [results.accuracy_table(found, "Table 1: test accuracy (%), 16 shots", by_backbone, averaged=maker.suite.datasets)]
     if name == "table2":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ STYLES = (
     ("-.", "D", "0.5"),
     ((0, (5, 1)), "v", "0.25"),
     ((0, (1, 1)), "x", "0.6"),
+    ("-", "^", "0.6"),
+    ("--", "o", "0.0"),
+    ("-.", "s", "0.2"),
+    (":", "D", "0.45"),
 )
 MARKERS = 8
 SIZE = (6.4, 3.8)
@@ -55,39 +60,35 @@ def band(runs: Sequence[FinishedRun], x: str, y: str) -> tuple[np.ndarray, np.nd
     return at, values.mean(0), values.std(0)
 
 
-def draw_curves(results: Results, column: str, path: Path, title: str, x: str = "queries", change: bool = True) -> Path:
-    """Test accuracy of each row against queries (or seconds), zero-shot as a star at 0."""
-    figure, axes = start()
+def draw_curves(results: Results, column: str, path: Path, title: str, x: str = "queries", logarithmic: bool = False) -> Path:
+    """Test accuracy of each row against queries (or seconds). Zero-shot is a star at 0, on a `logarithmic` axis a line."""
+    figure, axes = start(**({"figsize": (7.2, 4.6)} if logarithmic else {}))
     labels = [row for row in results.rows if (row, column) in results.cells]
     if not labels:
         raise UserError(f"{path.name}: none of its runs is finished")
-    shown, longest = 0, 0.0
-    for row in labels:
+    unit = 1000 if x == "queries" and not logarithmic else 1
+    trained = [row for row in labels if results.cells[row, column][0].result["queries"]]
+    for row, (style, marker, grey) in zip(trained, itertools.cycle(STYLES)):
         runs = results.cells[row, column]
-        if runs[0].result["queries"] == 0:
-            continue
-        style, marker, grey = STYLES[shown % len(STYLES)]
-        shown += 1
         at, mean, std = band(runs, x, "test_accuracy")
-        at = at / (1000 if x == "queries" else 1)
-        longest = max(longest, float(at[-1]))
-        options = {"linestyle": style, "color": grey, "marker": marker, "markevery": max(1, len(at) // MARKERS), "markersize": 4}
+        at = at / unit
+        # of a logarithmic axis most points would crowd the right end
+        every = 0.12 if logarithmic else max(1, len(at) // MARKERS)
+        options = {"linestyle": style, "color": grey, "marker": marker, "markevery": every, "markersize": 4}
         axes.plot(at, mean, label=f"{row} (n {len(runs)})", linewidth=1.2, **options)
         axes.fill_between(at, mean - std, mean + std, color=grey, alpha=0.15, linewidth=0)
         switch = stage2_start(runs[0], x)
-        if change and switch is not None:
-            axes.plot(
-                switch / (1000 if x == "queries" else 1),
-                np.interp(switch / (1000 if x == "queries" else 1), at, mean),
-                "|",
-                color=grey,
-                markersize=14,
-            )
+        if switch is not None:
+            axes.plot(switch / unit, np.interp(switch / unit, at, mean), "|", color=grey, markersize=14)
     zero = results.cells[labels[0], column][0].result["zero_shot_accuracy"]
-    axes.plot(0, zero, "*", markersize=13, color="black", clip_on=False, zorder=3, label="zero-shot")
-    axes.set_xlim(left=0)
+    if logarithmic:
+        axes.axhline(zero, color="black", linewidth=0.8, label="zero-shot")
+        axes.set_xscale("log")
+    else:
+        axes.plot(0, zero, "*", markersize=13, color="black", clip_on=False, zorder=3, label="zero-shot")
+        axes.set_xlim(left=0)
     axes.set_xlabel(
-        "queries (thousand forward passes over the training set)" if x == "queries" else "time (s), evaluations aside"
+        f"queries{' (thousand)' if unit > 1 else ''}: loss evaluations" if x == "queries" else "time (s), evaluations aside"
     )
     axes.set_ylabel("test accuracy (%)")
     axes.set_title(title, fontsize="medium")

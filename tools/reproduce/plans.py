@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from tools.costs import cost
 from tools.reproduce.suites import OURS, PAPERS_RATIOS, PAPERS_RHOS, SHOTS, Entry, Maker, prompt_of
@@ -11,6 +11,10 @@ from utils.errors import UserError
 from utils.settings import DEPARTURES
 
 NAIVE = {"variant": "naive", "smoothness_estimator": "none"}
+OWN_BUDGET, SMALL_BUDGET, OUR_BUDGET = "its own budget", "a small budget", "SharpZO's budget"
+# prompts on the pictures pass them through the image tower at every query, so SharpZO's budget would take them an hour a run
+TEXT_SIDE = ("bbt", "zip", "coop", "craft", "mezo", OURS)
+PICTURE_SIDE = ("blackvip", "bpt-vlm")
 
 
 def table1(maker: Maker) -> Iterator[Entry]:
@@ -19,15 +23,30 @@ def table1(maker: Maker) -> Iterator[Entry]:
         for dataset in maker.suite.datasets:
             for method in maker.methods():
                 yield from maker.repeats(f"{backbone}, {method}", dataset, dataset, method, backbone=backbone)
-            budget = cost(maker.job(dataset, OURS, backbone=backbone).config) if maker.suite.same_queries else None
-            for method in maker.suite.same_queries if budget else ():
-                own = {
-                    "backbone": backbone,
-                    "variant": "same-queries",
-                    "max_queries": budget.queries,
-                    "total_steps": budget.queries,
-                }
-                yield from maker.repeats(f"{backbone}, {method}, same queries", dataset, dataset, method, **own)
+            for method in maker.suite.same_queries:
+                yield from maker.with_our_queries(f"{backbone}, {method}, same queries", dataset, dataset, method, backbone)
+
+
+def baselines(maker: Maker) -> Iterator[Entry]:
+    """Every method at its own budget, all at one small budget, and at SharpZO's where a run of it is short."""
+    if not maker.suite.small_budget:
+        raise UserError(f"baselines: the {maker.suite.name} suite has no settings for equal budgets; use --suite mini")
+    dataset = maker.suite.ablation
+    yield from maker.repeats("zero-shot", OWN_BUDGET, dataset, "zero-shot")
+    yield from maker.repeats("zip-20k", OWN_BUDGET, dataset, "zip-20k")
+    for method in (*TEXT_SIDE, *PICTURE_SIDE):
+        own = list(maker.repeats(method, OWN_BUDGET, dataset, method))
+        yield from own
+        yield from or_own(own, maker.repeats(method, SMALL_BUDGET, dataset, method, config=maker.suite.small_budget))
+        if method in TEXT_SIDE:
+            yield from or_own(own, maker.with_our_queries(method, OUR_BUDGET, dataset, method))
+
+
+def or_own(own: Sequence[Entry], others: Iterator[Entry]) -> Iterator[Entry]:
+    """`others`, or in their places the runs at the method's own budget, where that is as many queries."""
+    for mine, other in zip(own, others, strict=True):
+        same = cost(mine.job.config).queries == cost(other.job.config).queries
+        yield mine._replace(column=other.column) if same else other
 
 
 def table2(maker: Maker) -> Iterator[Entry]:
@@ -191,7 +210,7 @@ def claims(maker: Maker) -> Iterator[Entry]:
 PLANS: dict[str, Callable[[Maker], Iterator[Entry]]] = {
     plan.__name__: plan
     for plan in (
-        *(table1, table2, table3, table4, table5, table6, table7, fig1, fig2, fig3, fig4),
+        *(baselines, table1, table2, table3, table4, table5, table6, table7, fig1, fig2, fig3, fig4),
         *(shots, base2new, cross, fidelity, claims),
     )
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tools.reproduce import paper
@@ -96,6 +96,30 @@ def papers_by_backbone(table: str) -> Paper:
 
 def papers_by_method(table: str) -> Paper:
     return lambda row, column: paper.value(table, row, column)
+
+
+def budgets_tables(results: Results) -> Iterator[Table]:
+    """A table a column (a budget): accuracy, queries and seconds of each method, the most accurate first."""
+    for column in results.columns:
+        head = ["method", "test accuracy, %", "lowest", "highest", "queries", "images through the tower", "seconds"]
+        table = Table(f"All methods, {column}", head, notes=[INTERVAL])
+        rows = [(row, results.cells[row, column]) for row in results.rows if (row, column) in results.cells]
+        for row, runs in sorted(rows, key=lambda item: -mean_of(item[1], "test_accuracy")):
+            accuracies = [run.result["test_accuracy"] for run in runs]
+            counts = (spaced(mean_of(runs, key)) for key in ("queries", "tower_images"))
+            ends = (f"{end(accuracies):.2f}" for end in (min, max))
+            table.rows.append([row, show(sample(accuracies)), *ends, *counts, f"{mean_of(runs, 'seconds'):.0f}"])
+        yield table
+
+
+def mean_of(runs: Sequence[FinishedRun], key: str) -> float:
+    """Of a figure of result.json."""
+    return sum(run.result[key] for run in runs) / len(runs)
+
+
+def spaced(number: float) -> str:
+    """34740 as "34 740"."""
+    return f"{number:,.0f}".replace(",", " ")
 
 
 def times_table(results: Results) -> Table:

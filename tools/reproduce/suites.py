@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from datasets import DATASETS
+from tools.costs import cost
 from tools.runs import Job, flags_of
 from trainers import TRAINERS
 from utils.config import REPOSITORY, read_yaml
@@ -24,7 +25,8 @@ class Suite:
 
     `ablation`: the dataset of tables 6 and 7 and of the figures. `timed`: those of tables 3 and 4. `logged`: those whose runs
     log test accuracy as they go, for curves and for table 3 (it decides nothing). `table5`: its dataset and backbones.
-    `same_queries`: methods that are also run with as many queries as SharpZO has.
+    `same_queries`: methods that are also run with as many queries as SharpZO has. `small_budget`: the YAML of the ablation's
+    dataset that gives all methods one budget, for the artefact "baselines".
     """
 
     name: str
@@ -38,6 +40,7 @@ class Suite:
     shifts: tuple[str, ...] = ()
     table5: tuple[str, tuple[str, ...]] | None = None
     same_queries: tuple[str, ...] = ()
+    small_budget: str = ""
 
     @property
     def backbone(self) -> str:
@@ -69,6 +72,7 @@ MINI = Suite(
     ablation="digits",
     timed=("digits", "openmoji", "textile"),
     same_queries=("bbt", "zip"),
+    small_budget="configs/budgets/digits-5000.yaml",
     logged=frozenset({"digits", "openmoji", "textile"}),
 )
 SUITES = {suite.name: suite for suite in (PAPER, MINI)}
@@ -117,6 +121,13 @@ class Maker:
         seeds = self.seeds or self.suite.seeds
         for seed in seeds if TRAINERS[method].build else seeds[:1]:
             yield Entry(row, column, self.job(dataset, method, seed, **settings))
+
+    def with_our_queries(self, row: str, column: str, dataset: str, method: str, backbone: str = "") -> Iterator[Entry]:
+        """`method` with as many queries as SharpZO has on the dataset; none where only the disk knows how many that are."""
+        budget = cost(self.job(dataset, OURS, backbone=backbone).config)
+        if budget:
+            own = {"max_queries": budget.queries, "total_steps": budget.queries, "epochs": 0}
+            yield from self.repeats(row, column, dataset, method, backbone=backbone, variant="same-queries", **own)
 
     def methods(self) -> list[str]:
         return [method for method in self.suite.methods if method in TRAINERS]
