@@ -242,6 +242,17 @@ def test_artefact_that_a_suite_cannot_have_is_refused(name: str, suite: Suite, o
         list(PLANS[name](Maker(suite, str(tmp_path))))
 
 
+def test_part_of_a_suite_is_planned_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    part = ["--methods", "zo-pruned", "zero-shot", "--datasets", "digits"]
+    assert call(tmp_path, "shots", "--dry-run", *part) == 0
+    out = capsys.readouterr().out
+    # five shots and seeds of one method, and zero-shot once
+    assert "26 runs" in out and "openmoji" not in out and "bbt" not in out
+    for flag, name in (("--methods", "coop"), ("--datasets", "eurosat")):
+        assert call(tmp_path, "shots", "--dry-run", flag, name) == 2
+        assert f"error: {flag}: the mini suite has no {name!r}" in capsys.readouterr().err
+
+
 def test_unknown_artefact_and_nothing_finished_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(tmp_path, "table8") == 2
     assert call(tmp_path, "fig3", "--no-run") == 2

@@ -3,6 +3,7 @@
     python -m tools.reproduce table1 --suite mini --processes 2
     python -m tools.reproduce fig3 fig4 claims --suite mini --output reproduced/mini
     python -m tools.reproduce table6 --root_path DATA --devices cuda:0 cuda:1 --dry-run
+    python -m tools.reproduce shots --suite mini --methods zero-shot bbt zo-pruned --datasets digits
     python -m tools.reproduce table1 --suite mini --no-run          # of what is finished
 
 Artefacts: table1 to table7, fig1 to fig4; beyond the paper baselines (all methods at equal queries and at their own), shots
@@ -14,6 +15,7 @@ Exit status: 0 made, 1 runs failed, 2 something given cannot work, 3 interrupted
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +25,7 @@ from tools.reproduce import paper, results
 from tools.reproduce.claims import claims_table
 from tools.reproduce.plans import OWN_BUDGET, PLANS
 from tools.reproduce.results import Results
-from tools.reproduce.suites import OURS, SHOTS, SUITES, Entry, Maker
+from tools.reproduce.suites import OURS, SHOTS, SUITES, Entry, Maker, Suite
 from tools.runs import Job
 from tools.sweep import add_running_options, devices_of, print_plan, run_jobs
 from tools.tables import Table
@@ -179,6 +181,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("artefacts", nargs="+", metavar="ARTEFACT", help=", ".join(ARTEFACTS))
     parser.add_argument("--suite", choices=list(SUITES), default="paper")
     parser.add_argument("--seeds", nargs="+", type=int, default=[], help="default: the suite's")
+    parser.add_argument("--methods", nargs="+", default=[], help="only these of the suite's methods")
+    parser.add_argument("--datasets", nargs="+", default=[], help="only these of the suite's datasets")
     parser.add_argument("--output", type=Path, help="folder of the tables and figures; default: reproduced/SUITE")
     parser.add_argument("--output_dir", default=FIELDS["output_dir"].default, help="root of the run folders")
     parser.add_argument("--format", choices=("markdown", "latex"), default="markdown")
@@ -192,10 +196,23 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return arguments
 
 
+def suite_of(arguments: argparse.Namespace) -> Suite:
+    """The suite, or the part of it that was asked for. Raises UserError for what it does not have."""
+    suite = SUITES[arguments.suite]
+    for axis in ("methods", "datasets"):
+        chosen, there = getattr(arguments, axis), getattr(suite, axis)
+        for name in chosen:
+            if name not in there:
+                raise UserError(f"--{axis}: the {suite.name} suite has no {name!r}; it has {', '.join(there)}")
+        if chosen:
+            suite = dataclasses.replace(suite, **{axis: tuple(name for name in there if name in chosen)})
+    return dataclasses.replace(suite, timed=tuple(name for name in suite.timed if name in suite.datasets))
+
+
 def main(argv: list[str] | None = None) -> int:
     try:
         arguments = parse(sys.argv[1:] if argv is None else argv)
-        maker = Maker(SUITES[arguments.suite], arguments.output_dir, arguments.root_path, tuple(arguments.seeds))
+        maker = Maker(suite_of(arguments), arguments.output_dir, arguments.root_path, tuple(arguments.seeds))
         status = 0
         for name in arguments.artefacts:
             status = max(status, reproduce(name, arguments, maker))
