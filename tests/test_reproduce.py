@@ -132,6 +132,24 @@ def test_dry_run_lists_missing_runs_and_makes_nothing(tmp_path: Path, capsys: py
     assert not (tmp_path / "made").exists()
 
 
+def test_run_of_other_settings_in_a_jobs_folder_is_not_taken_for_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job, other = (maker(tmp_path).job("digits", "zo-pruned", 1, **own) for own in ({}, {"sigma": 9.0}))
+    assert job.path == other.path
+    finish(other)
+    assert (job.state, other.state) == ("other settings", "finished")
+    assert call(tmp_path, "table7", "--no-run", "--seeds", "1") == 2
+    assert "none of its 5 runs is finished" in capsys.readouterr().err
+    (job.path / "config.yaml").write_text("{")
+    assert job.state == "other settings"
+    # what a run resolves, and a setting that an older version did not have
+    resolved = job.config.as_dict() | {"device": "cpu", "threads": 2, "template": "a {}", "memory_limit": 1024}
+    del resolved["deterministic"]
+    (job.path / "config.yaml").write_text(yaml.safe_dump(resolved))
+    assert job.state == "finished"
+    (job.path / "result.json").unlink()
+    assert job.state == "interrupted"
+
+
 def test_table_shows_what_is_finished_and_says_what_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for entry in PLANS["table7"](maker(tmp_path, seeds=(1, 2))):
         if entry.column != "0.5":
@@ -251,6 +269,32 @@ def test_part_of_a_suite_is_planned_alone(tmp_path: Path, capsys: pytest.Capture
     for flag, name in (("--methods", "coop"), ("--datasets", "eurosat")):
         assert call(tmp_path, "shots", "--dry-run", flag, name) == 2
         assert f"error: {flag}: the mini suite has no {name!r}" in capsys.readouterr().err
+    assert call(tmp_path, "shots", "table6", "--dry-run", "--datasets", "digits") == 2
+    assert "error: --datasets: table6 is made of the whole suite" in capsys.readouterr().err
+
+
+def test_average_over_a_part_of_the_papers_datasets_stands_beside_no_figure_of_the_paper(tmp_path: Path) -> None:
+    for entry in PLANS["table1"](Maker(PAPER, str(tmp_path / "runs"), "/data", seeds=(1,))):
+        if entry.row == "RN50, zo-pruned":
+            finish(entry.job)
+    where = [
+        "--no-run",
+        "--seeds",
+        "1",
+        "--root_path",
+        "/data",
+        "--output_dir",
+        str(tmp_path / "runs"),
+        "--output",
+        str(tmp_path),
+    ]
+    rows = []
+    for part in ([], ["--datasets", "eurosat", "dtd"]):
+        assert reproduce.main(["table1", *where, *part]) == 0
+        text = (tmp_path / "table1.md").read_text()
+        rows.append(next(line for line in text.splitlines() if line.startswith("| RN50, zo-pruned")))
+    assert "; " in rows[0].split("|")[-2]
+    assert rows[1].split("|")[-2].strip() == "72.00"
 
 
 def test_unknown_artefact_and_nothing_finished_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,13 +14,15 @@ import yaml
 
 from datasets import DATASETS
 from trainers import TRAINERS
-from utils.config import REPOSITORY, load_config
+from utils.config import FIELDS, REPOSITORY, load_config
 from utils.errors import UserError
 from utils.progress import METRICS
-from utils.run import run_path
+from utils.run import identity, run_path
 from utils.settings import Config
 
 MAIN = REPOSITORY / "main_sharpzo.py"
+# settings whose default leaves a choice to the run, which writes down what it chose
+RESOLVED_BY_A_RUN = frozenset({"device", "threads", "template", "memory_limit"})
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,25 @@ class Job:
 
     @property
     def state(self) -> str:
-        """ "finished", "interrupted" (begun, to be gone on with) or "missing"."""
-        if (self.path / "result.json").is_file():
-            return "finished"
-        return "interrupted" if (self.path / "config.yaml").is_file() else "missing"
+        """ "finished", "interrupted" (begun, to be gone on with), "missing", or "other settings": another run.
+
+        The last one main_sharpzo.py refuses, naming the settings.
+        """
+        if not (self.path / "config.yaml").is_file():
+            return "missing"
+        if self._is_of_another_run():
+            return "other settings"
+        return "finished" if (self.path / "result.json").is_file() else "interrupted"
+
+    def _is_of_another_run(self) -> bool:
+        ours = identity(self.config.as_dict())
+        try:
+            there = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+            # of a version that did not have a setting yet: its default
+            theirs = {key: field.default for key, field in FIELDS.items()} | there
+        except (OSError, ValueError, TypeError, yaml.YAMLError):
+            return True
+        return any(theirs[key] != value for key, value in ours.items() if key not in RESOLVED_BY_A_RUN)
 
     @property
     def command(self) -> list[str]:

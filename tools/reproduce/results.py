@@ -59,16 +59,24 @@ Paper = Callable[[str, str], float | None]
 
 
 def accuracy_table(
-    results: Results, title: str, papers: Paper | None = None, head: str = "method", averaged: Sequence[str] = ()
+    results: Results,
+    title: str,
+    papers: Paper | None = None,
+    head: str = "method",
+    averaged: Sequence[str] = (),
+    whole: bool = True,
 ) -> Table:
-    """Rows × columns of test accuracy. `averaged`: the columns whose mean is a last column, of rows that have them all."""
+    """Rows × columns of test accuracy. `averaged`: the columns whose mean is a last column, of rows that have them all.
+
+    `whole`: they are those of the paper's average.
+    """
     table = Table(title, [head, *results.columns, *(["average"] if averaged else [])], notes=[PAPERS if papers else INTERVAL])
     for row in results.rows:
         samples = {column: results.sample(row, column) for column in results.columns}
         texts = [cell(figures, papers(row, column) if papers else None) for column, figures in samples.items()]
         if averaged:
             means = [samples[column] for column in averaged]
-            texts.append(cell_average(means, papers(row, "average") if papers else None) if all(means) else "–")
+            texts.append(cell_average(means, papers(row, "average") if papers and whole else None) if all(means) else "–")
         if any(samples.values()) or (papers and any(papers(row, column) is not None for column in results.columns)):
             table.rows.append([row, *texts])
     return table
