@@ -287,6 +287,7 @@ def test_whole_runs(one_mini: None, capfd: pytest.CaptureFixture, chosen: list[t
         assert len(folders) == (0 if status == 2 else 1)
         for folder in folders:
             config = load_config(["--config", str(folder / "config.yaml")], TRAINERS, DATASETS)
+            config = dataclasses.replace(config, overwrite=False)
             assert find_earlier_run(folder, config) == ("finished" if status == 0 else "unfinished")
     finally:
         shutil.rmtree(root)

@@ -321,8 +321,11 @@ def test_surface_and_memory_are_measured_on_real_runs(tmp_path: Path, monkeypatc
         assert list(drawn["rises"]) == list(surface.DISTANCES)
     assert found["naive CMA-ES"]["centre"] != found["sharpness-aware CMA-ES"]["centre"]
 
-    figures = memory.measure(jobs[0][1], tmp_path / "memory.json")
+    assert memory.measure(jobs[0][1], tmp_path / "memory", run=False) is None
+    figures = memory.measure(jobs[0][1], tmp_path / "memory")
     assert figures["of"] == "process, CPU" and 100 < figures["mib"] < 20_000
     # measured once
     monkeypatch.setattr(memory.subprocess, "run", None)
-    assert memory.measure(jobs[0][1], tmp_path / "memory.json") == figures
+    assert memory.measure(jobs[0][1], tmp_path / "memory") == figures
+    # of other settings it was not
+    assert memory.measure(jobs[1][1], tmp_path / "memory", run=False) is None

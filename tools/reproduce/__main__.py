@@ -50,8 +50,8 @@ def make_baselines(found: Results, maker: Maker, output: Path) -> list[Table]:
     return list(results.budgets_tables(found))
 
 
-def make_table(name: str, found: Results, maker: Maker, output: Path) -> list[Table]:
-    """The tables of one artefact. The paper's figures stand beside ours where the suite is the paper's."""
+def make_table(name: str, found: Results, maker: Maker, output: Path, run: bool) -> list[Table]:
+    """The tables of one artefact, of which table 4 may `run` something yet. In the paper's suite its figures stand beside."""
     papers = maker.suite.name == "paper"
     backbone = maker.suite.backbone
     where = f"{maker.suite.ablation}, {backbone}, 16 shots"
@@ -72,7 +72,10 @@ def make_table(name: str, found: Results, maker: Maker, output: Path) -> list[Ta
     if name == "table3":
         return [results.times_table(found)]
     if name == "table4":
-        return [results.accuracy_table(found, f"Table 4: test accuracy (%), {backbone}", by_method), memory_table(maker, output)]
+        return [
+            results.accuracy_table(found, f"Table 4: test accuracy (%), {backbone}", by_method),
+            memory_table(maker, output, run),
+        ]
     if name == "table5":
         table5 = (lambda row, column: paper.value("table5", row, "imagenet", column)) if papers else None
         return [results.accuracy_table(found, "Table 5: test accuracy (%) by backbone", table5)]
@@ -89,7 +92,7 @@ def make_table(name: str, found: Results, maker: Maker, output: Path) -> list[Ta
     return [claims_table(found, maker)]
 
 
-def memory_table(maker: Maker, output: Path) -> Table:
+def memory_table(maker: Maker, output: Path, run: bool) -> Table:
     """Peak memory of the methods of table 4."""
     from tools.reproduce.memory import measure
 
@@ -98,12 +101,17 @@ def memory_table(maker: Maker, output: Path) -> Table:
     for method in ("craft", OURS):
         cells = []
         for dataset in maker.suite.timed:
-            figures = measure(maker.job(dataset, method), output / "memory" / f"{dataset}-{method}.json")
+            figures = measure(maker.job(dataset, method), output / "memory", run)
+            if figures is None:
+                cells.append("–")
+                continue
             theirs = paper.value("table4-memory", method, dataset) if maker.suite.name == "paper" else None
             cells.append(f"{figures['mib']:.0f}" + (f"; {theirs:.1f} MB" if theirs else ""))
             of.add(figures["of"])
         table.rows.append([method, *cells])
-    table.notes.append(f"Largest over two steps of each stage, seed 1; of the {', '.join(sorted(of))}.")
+    table.notes.append(
+        f"Largest over two steps of each stage, seed 1; of the {', '.join(sorted(of)) or 'process'}. –: not measured."
+    )
     return table
 
 
@@ -173,7 +181,7 @@ def reproduce(name: str, arguments: argparse.Namespace, maker: Maker) -> int:
 def write(name: str, found: Results, maker: Maker, entries: Sequence[Entry], arguments: argparse.Namespace) -> list[Path]:
     if name in PICTURES:
         return draw(name, found, maker, [(entry.row, entry.job) for entry in entries], arguments.output)
-    tables = make_table(name, found, maker, arguments.output)
+    tables = make_table(name, found, maker, arguments.output, arguments.run)
     path = arguments.output / f"{name}.{'md' if arguments.format == 'markdown' else 'tex'}"
     write_text(path, "\n".join(table.text(arguments.format) for table in tables) + "\n")
     print("\n".join(table.markdown() for table in tables))

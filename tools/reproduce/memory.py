@@ -21,13 +21,21 @@ from tools.runs import Job
 from utils.config import REPOSITORY
 from utils.errors import RunError
 from utils.files import write_json
+from utils.run import fingerprint
 
 # two steps of each stage; features not from the cache, so that the image tower's share is seen as in a first run
 SHORT = ("--total_steps", "4", "--change_point", "2", "--max_queries", "0", "--overwrite", "--no-cache", "--run_name", "memory")
 
 
-def measure(job: Job, output: Path) -> dict[str, Any]:
-    """{"mib", "of"} of a job, from OUTPUT where it was measured before. Raises RunError where the run fails."""
+def measure(job: Job, folder: Path, run: bool = True) -> dict[str, Any] | None:
+    """{"mib", "of"} of a job, from the folder's file where these settings were measured before.
+
+    None where they were not and nothing may `run`. Raises RunError where the run fails.
+    """
+    config = job.config
+    output = folder / f"{config.dataset}-{config.prompt_trainer}-{fingerprint(config)[:12]}.json"
+    if not output.is_file() and not run:
+        return None
     if not output.is_file():
         command = [sys.executable, "-m", "tools.reproduce.memory", str(output.absolute()), *job.flags]
         done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
