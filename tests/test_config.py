@@ -228,6 +228,10 @@ def test_config_is_frozen_and_its_dict_holds_every_setting() -> None:
         (("--subsample_classes", "old"), "--subsample_classes: 'old' is not one of all, base, new"),
         (("--augment_views", "-1"), "--augment_views: -1"),
         (("--ctx_init", " "), "--ctx_init: "),
+        (
+            ("--prompt_trainer", "bpt-vlm", "--deep", "--class_token_position", "front"),
+            "--class_token_position: deep prompts (--deep) stand before the class name",
+        ),
         (("--config", "no/such.yaml"), "--config: no/such.yaml: no such file"),
         (("--config", "configs"), "--config: configs: no such file"),
         (("--simga", "0.1"), "unrecognized arguments: --simga"),

@@ -64,6 +64,7 @@ TRAINERS = {
         "trainers.coop:problem",
         defaults=MappingProxyType({"ctx_init": "", "n_ctx": 16, "train_batch": 32, "total_steps": 10**9}),
         by_shots=MappingProxyType({"epochs": MappingProxyType({1: 50, 2: 100, 8: 200})}),
+        derivative=True,
     ),
     "craft": TrainerInfo(
         "projected prompt by CMA-ES, adapter by backpropagation",

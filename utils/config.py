@@ -295,7 +295,7 @@ def _check(config: Config, where: Mapping[str, str], two_stages: bool, datasets:
 
 
 def _check_rules(config: Config, where: Mapping[str, str], trainers: Mapping[str, Trainer]) -> None:
-    """What the trainer, the rule in stage 2's place, the space and the objective ask of each other."""
+    """What the trainer, the rule in stage 2's place, the prompt and the objective ask of each other."""
 
     def refuse(key: str, reason: str) -> None:
         raise UserError(f"{where.get(key, f'default of {key}')}: {reason}")
@@ -317,6 +317,10 @@ def _check_rules(config: Config, where: Mapping[str, str], trainers: Mapping[str
             refuse("prompt_space", f"{part} moves the context's own matrix, and a projected w is none; use --prompt_space full")
         if trainer.derivative and config.objective == "accuracy":
             refuse("objective", f"accuracy has no derivative, which {part} asks for")
+    if name == "craft" and config.objective != "cross-entropy":
+        refuse("objective", f"craft's candidates and adapter are both judged by cross-entropy; {config.objective} is not for it")
+    if name == "bpt-vlm" and config.deep and config.class_token_position != "end":
+        refuse("class_token_position", "deep prompts (--deep) stand before the class name, so it must be at the end")
     # only these have a stage 1; for all others the setting stands idle
     estimator = config.smoothness_estimator if trainers[name].two_stages or name == "cma-es" else "none"
     if estimator in ("fo", "jvp") and config.objective == "accuracy":
