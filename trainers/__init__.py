@@ -87,8 +87,8 @@ TRAINERS = {
         "trainers.bpt_vlm:problem",
         "trainers.bpt_vlm:restore",
         MappingProxyType(
-            {"ctx_init": "", "n_ctx": 8, "intrinsic_dim": 500, "popsize": 30, "sigma": 1.0, "bound": 0.0, "deploy": "best"}
-            | {"max_queries": 3600}
+            {"ctx_init": "", "n_ctx": 8, "intrinsic_dim": 500, "std": 1.0, "popsize": 30, "sigma": 1.0, "bound": 0.0}
+            | {"deploy": "best", "max_queries": 3600}
         ),
     ),
     "mezo": TrainerInfo("dense ZO-SGD along random directions", "trainers.mezo:build", rule=True),
