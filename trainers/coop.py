@@ -58,12 +58,13 @@ class SGD:
 
 
 def problem(config: Config, task: Task) -> Problem:
-    """w is the context itself, n_ctx · width numbers, or with `--csc` K of them, each drawn for itself. Mini-batches."""
+    """w is the context itself, n_ctx · width numbers, or K times as many with `--csc`; scored on mini-batches."""
     from trainers.batches import mini_batches
     from trainers.problem import text_and_context, text_problem
 
     text, p0 = text_and_context(config, task)
     shape = (len(task.dataset.classnames), *p0.shape) if config.csc else tuple(p0.shape)
+    # classes that share no words draw their contexts independently
     drawn = config.csc and not config.ctx_init
     start = random_context(shape, torch_generator(config.seed, "initial context")) if drawn else p0.expand(shape)
     return text_problem(config, task, text, lambda W: W.view(-1, *shape), start.reshape(-1), None, mini_batches(config, task))
