@@ -7,12 +7,12 @@
 #
 # Variables come from the environment or from the lines below; arguments win over both (see python -m tools.sweep --help).
 # What is finished is skipped, what was interrupted goes on, failed runs are named at the end. --dry-run prints the plan.
-# As it stands: 1 012 runs. SharpZO's alone are 330, of 248 600 to 671 352 queries each; --dry-run --benchmark FILE
+# As it stands: 1 342 runs. SharpZO's alone are 330, of 248 600 to 671 352 queries each; --dry-run --benchmark FILE
 # estimates their hours on your machine.
 set -euo pipefail
 
 DATASETS=${DATASETS:-"imagenet oxford_pets oxford_flowers fgvc_aircraft dtd eurosat stanford_cars food101 sun397 caltech101 ucf101"}
-METHODS=${METHODS:-"zero-shot bbt zip-20k zo-pruned"}
+METHODS=${METHODS:-"zero-shot bbt blackvip zip-20k zo-pruned"}
 BACKBONES=${BACKBONES:-"ViT-B/16 RN50"}
 SHOTS=${SHOTS:-"1 2 4 8 16"}
 SEEDS=${SEEDS:-"1 2 3"}
@@ -31,7 +31,7 @@ arguments=(--datasets $DATASETS --methods $METHODS --backbones $BACKBONES --shot
 if [ -n "$ROOT_PATH" ]; then arguments+=(--root_path "$ROOT_PATH"); fi
 # --devices and --processes exclude each other, so an argument of either kind replaces both variables
 given=" $* "
-if [[ "$given" != *" --devices "* && "$given" != *" --processes "* ]]; then
+if [[ "$given" != *" --devices"[\ =]* && "$given" != *" --processes"[\ =]* ]]; then
     # shellcheck disable=SC2206
     if [ -n "$DEVICES" ]; then arguments+=(--devices $DEVICES); else arguments+=(--processes "$PROCESSES"); fi
 fi

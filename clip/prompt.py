@@ -60,7 +60,12 @@ def initial_context(backbone: Backbone, ctx_init: str, n_ctx: int, generator: to
         return ctx_init, context_embeddings(backbone, ctx_init)
     words = placeholder_words(n_ctx)
     shape = context_embeddings(backbone, words).shape
-    return words, RANDOM_CONTEXT_STD * torch.randn(shape, generator=generator, dtype=torch.float64)
+    return words, random_context(shape, generator)
+
+
+def random_context(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Vectors of `shape` (…, width) ~ N(0, 0.02²), float64."""
+    return RANDOM_CONTEXT_STD * torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 def placeholder_words(n_ctx: int) -> str:

@@ -101,6 +101,39 @@ def test_config_of_a_dataset_is_the_papers_table_8(dataset: str) -> None:
     assert config.dataset == dataset
 
 
+# flat keys of digits.yaml, chosen for the digits, which its other trainers go by as well
+OF_ALL_DIGITS = {("bbt", "sigma"), ("craft", "sigma"), ("coop", "total_steps"), ("blackvip", "total_steps")}
+
+
+@pytest.mark.parametrize("shots", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_trainers_keep_their_published_settings_but_for_what_their_own_section_changes(dataset: str, shots: int) -> None:
+    path = REPOSITORY / "configs" / f"{dataset}.yaml"
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for name, info in TRAINERS.items():
+        if not info.build:
+            continue
+        config = resolve("--config", str(path), "--prompt_trainer", name, "--shots", str(shots))
+        by_shots = {key: values[max(least for least in values if least <= shots)] for key, values in info.by_shots.items()}
+        for key, published in {**info.defaults, **by_shots}.items():
+            if key not in document.get(name, {}) and (dataset != "digits" or (name, key) not in OF_ALL_DIGITS):
+                assert getattr(config, key) == published, f"{name}: {key}"
+
+
+@pytest.mark.parametrize(("shots", "queries", "generations"), [(1, 2000, 50), (2, 4000, 100), (4, 4000, 100), (16, 4000, 100)])
+def test_imagenets_budgets_of_bbt_and_craft_follow_the_shots(shots: int, queries: int, generations: int) -> None:
+    flags = ("--config", "configs/imagenet.yaml", "--shots", str(shots), "--prompt_trainer")
+    assert resolve(*flags, "bbt").max_queries == queries
+    assert resolve(*flags, "craft").total_steps == generations
+
+
+def test_section_may_give_a_setting_by_shots(from_yaml: Callable[[str], str]) -> None:
+    path = from_yaml("dataset: digits\nsigma: 0.5\ncma-es: {sigma: {1: 0.1, 4: 0.2}, shots: 4}\n")
+    argv = ("--config", path, "--prompt_trainer", "cma-es")
+    assert [resolve(*argv, "--shots", shots).sigma for shots in ("1", "3", "4", "16")] == [0.1, 0.1, 0.2, 0.2]
+    assert (resolve(*argv).sigma, resolve(*argv, "--sigma", "0.7").sigma, resolve("--config", path).sigma) == (0.2, 0.7, 0.5)
+
+
 def test_no_arguments_mean_digits_on_mini() -> None:
     config = resolve()
     own = {"backbone": "Mini", "intrinsic_dim": 256, "total_steps": 4000}
@@ -228,6 +261,10 @@ def test_config_is_frozen_and_its_dict_holds_every_setting() -> None:
         (("--subsample_classes", "old"), "--subsample_classes: 'old' is not one of all, base, new"),
         (("--augment_views", "-1"), "--augment_views: -1"),
         (("--ctx_init", " "), "--ctx_init: "),
+        (
+            ("--prompt_trainer", "bpt-vlm", "--deep", "--class_token_position", "front"),
+            "--class_token_position: deep prompts (--deep) stand before the class name",
+        ),
         (("--config", "no/such.yaml"), "--config: no/such.yaml: no such file"),
         (("--config", "configs"), "--config: configs: no such file"),
         (("--simga", "0.1"), "unrecognized arguments: --simga"),
@@ -265,6 +302,12 @@ def test_bad_flag_is_refused_in_one_line_that_names_it(argv: tuple[str, ...], na
         ("zo: 5", "zo is a trainer; its settings belong in a mapping below it"),
         ("zo-prune: {sigma: 0.1}", "a section must be named after a trainer (did you mean 'zo-pruned'?)"),
         ("optimiser: {sigma: 0.1}", "a section must be named after a trainer"),
+        ("zo: {sigma: {2: 0.1}}", "by shots: there must be a value from 1 shot on"),
+        ("zo: {sigma: {}}", "by shots: there must be a value from 1 shot on"),
+        ("zo: {sigma: {1: large}}", "by shots: 'large' is not a number"),
+        ("zo: {sigma: {1: {1: 0.1}}}", "expected one value, not a list or mapping"),
+        ("zo: {shots: {1: 2}}", "is not a whole number"),
+        ("sigma: {1: 0.1}", "a section must be named after a trainer"),
         ("prompt_trainer: zoo", "unknown trainer 'zoo' (did you mean 'zo'?)"),
         ("prompt_trainer: {}", "a section must be named after a trainer"),
         ("change_point: 30000", "change point 30000 lies past the last step"),
@@ -272,7 +315,7 @@ def test_bad_flag_is_refused_in_one_line_that_names_it(argv: tuple[str, ...], na
         ('run_name: "a\\0b"', "is not text"),
         ("zo: {simga: 0.1}", "unknown key (did you mean 'sigma'?)"),
         ("zo: {prompt_trainer: zo}", "a trainer's section cannot choose the trainer"),
-        ("zo: {sigma: {a: 1}}", "expected one value, not a list or mapping"),
+        ("zo: {sigma: {a: 1}}", "by shots: 'a' is not a whole number"),
         ("zo: {sigma: 1, sigma: 2}", "the key stands twice"),
         ("zo: {sigma: -1}", "-1.0 is out of range"),
         ("{a: 1}: 2", "a key must be a plain word"),

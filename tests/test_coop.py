@@ -8,12 +8,15 @@ import pytest
 import torch
 
 from clip.backbone import Backbone
+from clip.prompt import context_embeddings
 from clip.text import TextFeatures
 from datasets import DATASETS
 from tests.conftest import CLASSNAMES, Quadratic
+from tests.pictures import make_task
 from trainers import TRAINERS
-from trainers.coop import SGD
+from trainers.coop import SGD, problem
 from utils.config import load_config
+from utils.settings import Config
 
 
 def test_updates_are_those_of_torch_with_momentum_and_decay() -> None:
@@ -59,8 +62,6 @@ def test_imagenet_takes_50_epochs_for_every_number_of_shots() -> None:
 def test_name_among_the_context_gives_open_clips_features_of_that_prompt(
     tiny_backbone: Backbone, position: str, words: str
 ) -> None:
-    from clip.prompt import context_embeddings
-
     text = TextFeatures(tiny_backbone, CLASSNAMES, words, 1 << 30, position=position)
     features = text(context_embeddings(tiny_backbone, words)[None], torch.float64)[0]
     parts = words.split()
@@ -79,6 +80,19 @@ def test_name_among_the_context_says_that_the_engine_does_not_serve_it(tiny_back
     assert text.engine is None
     assert any("--engine stock" in warning for warning in text.warnings)
     assert not TextFeatures(tiny_backbone, CLASSNAMES, "a photo of a", 1 << 30, "stock", "middle").warnings
+
+
+@pytest.mark.parametrize("words", ["", "a photo of a"])
+def test_contexts_of_classes_start_apart_where_no_words_are_given(words: str, tiny_backbone: Backbone) -> None:
+    config = Config(dataset="digits", prompt_trainer="coop", ctx_init=words, n_ctx=16, csc=True, memory_limit=64)
+    start = problem(config, make_task(tiny_backbone)).initial.view(len(CLASSNAMES), -1)
+    if words:
+        assert torch.equal(start, context_embeddings(tiny_backbone, words).flatten().expand_as(start))
+        return
+    # 16 tokens of width 32, N(0, 0.02²), independent of each other
+    assert start.shape == (4, 16 * 32)
+    assert float(start.std()) == pytest.approx(0.02, rel=0.05)
+    assert float((torch.corrcoef(start) - torch.eye(4)).abs().max()) < 0.15
 
 
 def test_context_of_a_class_moves_that_class_alone(tiny_backbone: Backbone) -> None:

@@ -92,6 +92,15 @@ def test_missing_seeds_unfinished_runs_and_disagreements_are_named(tmp_path: Pat
     assert text.count("different settings: ") == 1
 
 
+def test_missing_seeds_of_evaluated_prompts_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in (1, 2):
+        write_run(tmp_path, 80.0, seed=seed)
+    write_run(tmp_path, 70.0, prompt_trainer="saved", run_name="zo-pruned-from-imagenet")
+    text = summary(capsys, tmp_path)
+    assert "missing: eurosat, saved, zo-pruned-from-imagenet, ViT-B/16, 16 shots: seeds 2" in text
+    assert text.count("missing: ") == 1
+
+
 def test_setting_that_an_older_version_lacked_counts_as_its_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for seed in (1, 2):
         path = write_run(tmp_path, 80.0, seed=seed) / "config.yaml"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,8 +17,10 @@ import pytest
 from tests.helpers import refusal
 from tools import runs, sweep
 from tools.costs import Benchmark, cost
+from tools.reproduce import paper
 from tools.runs import Job
-from utils.config import REPOSITORY
+from trainers import TRAINERS
+from utils.config import FIELDS, REPOSITORY
 
 DIGITS = ("--datasets", "digits", "--methods", "zo-pruned", "--backbones", "Mini")
 
@@ -55,6 +59,8 @@ def seeds(calls: Path) -> list[str]:
         (("--config", "configs/eurosat.yaml", "--prompt_trainer", "zip"), 5_000),
         (("--config", "configs/eurosat.yaml", "--prompt_trainer", "zip-20k"), 200_000),
         (("--config", "configs/eurosat.yaml", "--prompt_trainer", "zero-shot"), 0),
+        (("--config", "configs/eurosat.yaml", "--prompt_trainer", "bpt-vlm"), 25_200),
+        (("--config", "configs/eurosat.yaml", "--prompt_trainer", "bpt-vlm", "--deep"), 25_200),
         # 160 images in batches of 32, 200 epochs
         (("--config", "configs/eurosat.yaml", "--prompt_trainer", "coop"), 1_000),
         # a limit stops before the step that would exceed it
@@ -70,6 +76,15 @@ def test_plan_knows_the_queries_of_a_run(flags: tuple[str, ...], queries: int) -
 def test_plan_is_an_upper_bound_where_validation_decides_the_change_point() -> None:
     price = cost(Job(("--config", "configs/digits.yaml", "--change_point", "auto")).config)
     assert (price.queries, price.exact) == (4000 * 552, False)
+
+
+@pytest.mark.parametrize("trainer", [name for name in TRAINERS if name != "saved"])
+def test_plan_is_told_of_every_trainer_under_each_of_its_options(trainer: str) -> None:
+    config = Job(("--prompt_trainer", trainer, "--n_ctx", "1", "--ctx_init", "photo")).config
+    for name, field in FIELDS.items():
+        if field.metadata["kind"] is bool:
+            price = cost(dataclasses.replace(config, **{name: not getattr(config, name)}))
+            assert price == cost(config)
 
 
 def test_planned_queries_are_those_that_a_run_asks(tmp_path: Path) -> None:
@@ -175,6 +190,24 @@ def test_bad_argument_is_refused_in_one_line(argv: tuple[str, ...], named: str, 
     assert not captured.out
 
 
+def test_different_runs_of_one_folder_are_refused_and_the_same_run_stands_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, text in (("same", ""), ("mine", "sigma: 0.3\n")):
+        shipped = (REPOSITORY / "configs" / "digits.yaml").read_text(encoding="utf-8")
+        (tmp_path / f"{name}.yaml").write_text(shipped.replace("sigma: 0.4\n", text or "sigma: 0.4\n", 1), encoding="utf-8")
+    twice = ["--datasets", "digits", str(tmp_path / "same.yaml"), "--seeds", "1", "--methods", "zo-pruned"]
+    assert len(sweep.make_jobs(sweep.parse(twice))) == 1
+    for argv, keys in (
+        (("digits", str(tmp_path / "mine.yaml")), "sigma"),
+        (("digits", "--grid", "sigma=0.2,0.4", "--grid", "zo_lr=0.1,0.2", "--", "--run_name", "x"), "zo_lr"),
+    ):
+        assert sweep.main(["--methods", "zo-pruned", "--seeds", "1", "--dry-run", "--datasets", *argv]) == 2
+        captured = capsys.readouterr()
+        assert "16shots/seed1: two runs would share this folder and differ in " + keys in captured.err
+        assert captured.err.count("\n") == 1 and not captured.out
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_sweep_tells_its_runs_and_begins_no_more(number: signal.Signals, calls: Path, tmp_path: Path) -> None:
     script = (
@@ -204,3 +237,20 @@ def test_shell_script_works_from_any_directory_and_with_spaces_in_paths(tmp_path
     assert len(lines) == 4
     assert "--root_path 'my data' --output_dir 'my runs'" in lines[0]
     assert lines[-1] == "left: 1342704 queries"
+
+
+@pytest.mark.parametrize(
+    "flags", [("--devices=cuda:0",), ("--devices", "cuda:0", "cuda:1"), ("--processes=2",), ("--processes", "2")]
+)
+def test_shell_script_takes_devices_and_processes_in_either_form(flags: tuple[str, ...], tmp_path: Path) -> None:
+    script = REPOSITORY / "run_all_final_exps.sh"
+    environment = os.environ | {"PYTHON": "echo", "DEVICES": "cpu"}
+    done = subprocess.run([str(script), *flags], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    words = done.stdout.split()
+    assert sum(word.startswith(("--devices", "--processes")) for word in words) == 1
+    assert words[-len(flags) :] == list(flags)
+
+
+def test_shell_script_runs_the_methods_of_table_1() -> None:
+    named = re.search(r'METHODS:-"(.*)"}', (REPOSITORY / "run_all_final_exps.sh").read_text(encoding="utf-8")).group(1).split()
+    assert {row["method"] for row in paper.tables()["table1"]["rows"]} <= {*named, "zip", "zip-20k"}

@@ -37,7 +37,8 @@ from trainers.cmaes import CMAES, SharpnessAwareCMAES
 from trainers.gradients import cge
 from trainers.objective import Images, Objective
 from trainers.text_prompt import TextPrompt
-from utils.config import REPOSITORY, read_yaml
+from utils.config import REPOSITORY
+from utils.documents import read_yaml
 from utils.seeds import numpy_generator, torch_generator
 
 CTX_INIT = "a photo of a"

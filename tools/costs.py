@@ -92,7 +92,9 @@ def _cost(config: Config) -> Cost | None:
         if config.backbone not in WIDTHS:
             return None
         shape = (len(config.ctx_init.split()) or config.n_ctx, WIDTHS[config.backbone])
-    w0 = torch.zeros(math.prod(shape) if shape else config.intrinsic_dim, dtype=torch.float64)
+    # of deep bpt-vlm one layer's entries: the layers take turns, so that their number changes no plan
+    d = config.intrinsic_dim + (config.intrinsic_dim_v if config.prompt_trainer == "bpt-vlm" else 0)
+    w0 = torch.zeros(math.prod(shape) if shape else d, dtype=torch.float64)
     stand_in = Problem(Unasked(), w0, None, None, None, steps, batches.an_epoch, matrix=shape)
     optimizer = build_optimizer(config, stand_in)
     budget = config.max_queries

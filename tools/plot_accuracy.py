@@ -8,25 +8,17 @@ Each folder given holds one sub-folder a seed. Test accuracy is drawn where runs
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
 import sys
 from pathlib import Path
 
 import numpy as np
 
+from tools.runs import read_run
 from utils.errors import UserError
 
+# with matplotlib's ten colours, twenty curves that differ
 STYLES = ("-", "--", "-.", ":")
-
-
-def read_run(folder: Path) -> tuple[list[dict], dict]:
-    """The evaluated records and the result of a finished run."""
-    try:
-        records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: not a finished run: {error}") from error
-    return [record for record in records if "val_accuracy" in record], result
 
 
 def draw(folders: list[Path], output: Path) -> None:
@@ -36,22 +28,23 @@ def draw(folders: list[Path], output: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
-    for style, folder in zip(STYLES, folders, strict=False):
+    for style, folder in zip(itertools.cycle(STYLES), folders, strict=False):
         runs = [read_run(path) for path in sorted(folder.glob("seed*"))]
         if not runs:
             raise UserError(f"{folder}: holds no seed* folder")
-        key = "test_accuracy" if all("test_accuracy" in records[-1] for records, _ in runs) else "val_accuracy"
+        key = "test_accuracy" if all("test_accuracy" in run.metrics[-1] for run in runs) else "val_accuracy"
+        points = [run.curve("queries", key) for run in runs]
         # seeds of one setting ask the same queries unless the change point is automatic: draw the common grid
-        grid = np.unique(np.concatenate([[record["queries"] for record in records] for records, _ in runs]))
-        curves = np.array([np.interp(grid, [r["queries"] for r in records], [r[key] for r in records]) for records, _ in runs])
-        result = runs[0][1]
+        grid = np.unique(np.concatenate([queries for queries, _ in points]))
+        curves = np.array([np.interp(grid, queries, accuracies) for queries, accuracies in points])
+        result = runs[0].result
         seeds = f"{len(runs)} seed{'s' if len(runs) > 1 else ''}"
         label = (
             f"{result['trainer']}, {result['dataset']}, {result['backbone']}, {result['shots']} shots (mean and range of {seeds})"
         )
         (line,) = axes.plot(grid / 1000, curves.mean(0), style, label=label)
         axes.fill_between(grid / 1000, curves.min(0), curves.max(0), alpha=0.2, color=line.get_color(), linewidth=0)
-        change = next((r["queries"] for r in runs[0][0] if r["stage"] == 2), None)
+        change = next((entry["queries"] for entry in runs[0].metrics if entry["stage"] == 2 and key in entry), None)
         if change is not None:
             axes.axvline(change / 1000, color="0.5", linewidth=0.8, linestyle=":")
             axes.annotate(
@@ -71,12 +64,12 @@ def draw(folders: list[Path], output: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", type=Path, nargs="+", help=f"one to {len(STYLES)} folders of seed* runs")
+    parser.add_argument("folders", type=Path, nargs="+", help="folders of seed* runs")
     parser.add_argument("--output", type=Path, required=True, help="picture to write")
     arguments = parser.parse_args()
     try:
         draw(arguments.folders, arguments.output)
-    except UserError as error:
+    except (UserError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -147,8 +147,7 @@ def missing(cells: dict[Cell, list[FinishedRun]]) -> list[str]:
     lines = []
     for backbone, shots in dict.fromkeys((cell.backbone, cell.shots) for cell in cells):
         members = {cell: runs for cell, runs in cells.items() if (cell.backbone, cell.shots) == (backbone, shots)}
-        trained = {cell: runs for cell, runs in members.items() if trains(cell.method)}
-        seeds = sorted({run.result["seed"] for runs in trained.values() for run in runs})
+        seeds = sorted({run.result["seed"] for cell, runs in members.items() if seeded(cell.method) for run in runs})
         datasets = [name for name in DATASETS if any(cell.dataset == name for cell in members)]
         for method, variant in dict.fromkeys((cell.method, cell.variant) for cell in members):
             # a variant is an ablation of one dataset, no row of the grid
@@ -160,15 +159,16 @@ def missing(cells: dict[Cell, list[FinishedRun]]) -> list[str]:
             for dataset in wanted:
                 cell = Cell(backbone, shots, method, variant, dataset)
                 there = {run.result["seed"] for run in members.get(cell, ())}
-                lacking = [seed for seed in seeds if seed not in there] if trains(method) else []
+                lacking = [seed for seed in seeds if seed not in there] if seeded(method) else []
                 if lacking or not there:
                     what = f"seeds {', '.join(map(str, lacking))}" if there else "all"
                     lines.append(f"missing: {dataset}, {cell.row}, {backbone}, {shots} shots: {what}")
     return lines
 
 
-def trains(method: str) -> bool:
-    return bool(TRAINERS[method].build) if method in TRAINERS else True
+def seeded(method: str) -> bool:
+    """Whether runs of other seeds differ: a saved prompt has the seed that it was trained with."""
+    return method != "zero-shot"
 
 
 def disagreements(cells: dict[Cell, list[FinishedRun]]) -> list[str]:

@@ -32,6 +32,7 @@ from tools.runs import Job, flags_of
 from trainers import TRAINERS
 from utils.config import FIELDS, Parser
 from utils.errors import UserError
+from utils.run import identity
 
 METHODS = ("zero-shot", "zo-pruned")
 POLL_SECONDS = 0.2
@@ -73,8 +74,18 @@ def make_jobs(arguments: argparse.Namespace) -> list[Job]:
             "run_name": "-".join(f"{key}{value}" for key, value in point.items()) or None,
         }
         job = Job((*flags_of(settings | point), *arguments.more))
-        jobs.setdefault(job.path, job)
+        refuse_another(jobs.setdefault(job.path, job), job)
     return list(jobs.values())
+
+
+def refuse_another(first: Job, job: Job) -> None:
+    """Raises UserError where two jobs of one run folder are not the same run, naming the settings that differ."""
+    ours, theirs = (identity(one.config.as_dict()) for one in (first, job))
+    differing = [key for key in ours if ours[key] != theirs[key]]
+    if differing:
+        raise UserError(
+            f"{job.path}: two runs would share this folder and differ in {', '.join(differing)}; give them a --run_name"
+        )
 
 
 def grid(axes: Iterable[str]) -> list[dict[str, str]]:

@@ -64,6 +64,7 @@ TRAINERS = {
         "trainers.coop:problem",
         defaults=MappingProxyType({"ctx_init": "", "n_ctx": 16, "train_batch": 32, "total_steps": 10**9}),
         by_shots=MappingProxyType({"epochs": MappingProxyType({1: 50, 2: 100, 8: 200})}),
+        derivative=True,
     ),
     "craft": TrainerInfo(
         "projected prompt by CMA-ES, adapter by backpropagation",
@@ -86,8 +87,8 @@ TRAINERS = {
         "trainers.bpt_vlm:problem",
         "trainers.bpt_vlm:restore",
         MappingProxyType(
-            {"ctx_init": "", "n_ctx": 8, "intrinsic_dim": 500, "popsize": 30, "sigma": 1.0, "bound": 0.0, "deploy": "best"}
-            | {"max_queries": 3600}
+            {"ctx_init": "", "n_ctx": 8, "intrinsic_dim": 500, "std": 1.0, "popsize": 30, "sigma": 1.0, "bound": 0.0}
+            | {"deploy": "best", "max_queries": 3600}
         ),
     ),
     "mezo": TrainerInfo("dense ZO-SGD along random directions", "trainers.mezo:build", rule=True),

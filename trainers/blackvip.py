@@ -20,7 +20,7 @@ from clip.text import zero_shot_features
 from clip.visual_prompt import image_tower
 from datasets.augment import RandomView
 from trainers.batches import CROP_SCALE, MiniBatches
-from trainers.objective import Images, Objective
+from trainers.objective import Images, Objective, criterion
 from trainers.pixels import Pictures, Preprocess, picture_sets
 from trainers.problem import Problem
 from trainers.saved import Scorer
@@ -147,7 +147,7 @@ def problem(config: Config, task: Task) -> Problem:
     model, warnings = visual_prompt(config, task, encoder, encoder(train.pictures[first].inputs))
     batches = picture_batches(config, task, train.pictures, encoder)
     return Problem(
-        Objective(model, batches, config.precision, config.train_batch),
+        Objective(model, batches, config.precision, config.train_batch, criterion(config)),
         model.decoder.initial(torch_generator(config.seed, "decoder")),
         train,
         val,

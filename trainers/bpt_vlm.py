@@ -22,7 +22,7 @@ from trainers.batches import FullBatch
 from trainers.bbt import NaiveCMAES, naive_cmaes
 from trainers.cmaes import CMAES
 from trainers.gradients import Loss
-from trainers.objective import Objective
+from trainers.objective import Objective, criterion
 from trainers.pixels import Pictures, picture_sets
 from trainers.problem import Problem
 from trainers.saved import Scorer
@@ -142,12 +142,12 @@ def problem(config: Config, task: Task) -> Problem:
         first = DeepText(backbone, task.dataset.classnames[:FIRST_FORWARD], words, limit)
         scales += hidden_scales(config, first, vision, p0, train, min(text.layers, vision.layers))
     else:
-        text = TextFeatures(backbone, task.dataset.classnames, words, limit, config.engine)
+        text = TextFeatures(backbone, task.dataset.classnames, words, limit, config.engine, config.class_token_position)
         encode = partial(_in_first_layer, text)
     prompt = draw_projections(config, p0, vision.width, scales)
     classes, width = len(task.dataset.classnames), task.test_images.inputs.shape[1]
     model = PromptedTowers(prompt, encode, vision, backbone.logit_scale, classes, width, limit)
-    objective = Objective(model, FullBatch(train, encoded=0), config.precision, config.batch_size)
+    objective = Objective(model, FullBatch(train, encoded=0), config.precision, config.batch_size, criterion(config))
     zeros = torch.zeros(prompt.d, dtype=torch.float64)
     return Problem(objective, zeros, train, val, test, steps=config.total_steps, warnings=text.warnings)
 
@@ -161,7 +161,7 @@ def restore(config: Config, task: Task, tensors: Mapping[str, Tensor]) -> Scorer
     words = config.ctx_init or placeholder_words(contexts.shape[2])
     with torch.inference_mode():
         if contexts.shape[1] == 1:
-            text = TextFeatures(backbone, classnames, words, limit, config.engine)(contexts[:, 0])
+            text = TextFeatures(backbone, classnames, words, limit, config.engine, config.class_token_position)(contexts[:, 0])
         else:
             text = DeepText(backbone, classnames, words, limit)(contexts)
     scale = backbone.logit_scale

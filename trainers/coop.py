@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from clip.prompt import random_context
 from trainers.gradients import Loss
+from utils.seeds import torch_generator
 from utils.settings import Config
 
 if TYPE_CHECKING:
@@ -60,10 +62,12 @@ def problem(config: Config, task: Task) -> Problem:
     from trainers.batches import mini_batches
     from trainers.problem import text_and_context, text_problem
 
-    text, p0 = text_and_context(config, task, config.class_token_position)
+    text, p0 = text_and_context(config, task)
     shape = (len(task.dataset.classnames), *p0.shape) if config.csc else tuple(p0.shape)
-    initial = p0.expand(shape).reshape(-1)
-    return text_problem(config, task, text, lambda W: W.view(-1, *shape), initial, None, mini_batches(config, task))
+    # classes that share no words draw their contexts independently
+    drawn = config.csc and not config.ctx_init
+    start = random_context(shape, torch_generator(config.seed, "initial context")) if drawn else p0.expand(shape)
+    return text_problem(config, task, text, lambda W: W.view(-1, *shape), start.reshape(-1), None, mini_batches(config, task))
 
 
 def build(config: Config, problem: Problem) -> SGD:

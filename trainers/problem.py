@@ -112,14 +112,12 @@ def projected_prompt(config: Config, task: Task) -> Problem:
     return text_problem(config, task, text, projection.contexts, initial_vector(config, projection.d), keep)
 
 
-def text_and_context(config: Config, task: Task, position: str = "end") -> tuple[TextFeatures, Tensor]:
-    """Text features of the run's classes, and the context p0 (n_ctx, width) that `ctx_init` or `n_ctx` asks for.
-
-    `position`: where the class name stands, see TextFeatures.
-    """
+def text_and_context(config: Config, task: Task) -> tuple[TextFeatures, Tensor]:
+    """Text features of the run's classes, and the context p0 (n_ctx, width) that `ctx_init` or `n_ctx` asks for."""
     generator = torch_generator(config.seed, "initial context")
     words, p0 = initial_context(task.backbone, config.ctx_init, config.n_ctx, generator)
-    return TextFeatures(task.backbone, task.dataset.classnames, words, config.memory_limit << 20, config.engine, position), p0
+    options = config.memory_limit << 20, config.engine, config.class_token_position
+    return TextFeatures(task.backbone, task.dataset.classnames, words, *options), p0
 
 
 def initial_vector(config: Config, d: int) -> Tensor:

@@ -14,10 +14,9 @@ import os
 import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-import yaml
-
+from utils.documents import Entry, read_yaml
 from utils.errors import UserError, is_unicode, shortened
 from utils.settings import DEPARTURES, Config, departures
 
@@ -27,13 +26,6 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 LARGEST = 10**12
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
-
-
-class Entry(NamedTuple):
-    """A value and where it was given: FILE:LINE: KEY, or --FLAG."""
-
-    value: Any
-    where: str
 
 
 class Parser(argparse.ArgumentParser):
@@ -126,10 +118,9 @@ def load_config(
         raise UserError(f"{where}: unknown trainer {trainer!r}{_nearest(trainer, trainers)}; there are {', '.join(trainers)}")
     chosen = settings | typed_sections.get(trainer, {}) | given | {"config": Entry(str(path), "--config")}
     shots = chosen.get("shots", Entry(FIELDS["shots"].default, "")).value
-    by_shots = {key: values[max(s for s in values if s <= shots)] for key, values in trainers[trainer].by_shots.items()}
-    own = {**trainers[trainer].defaults, **by_shots}
+    own = {**trainers[trainer].defaults, **trainers[trainer].by_shots}
     resolved = {key: Entry(value, f"default of {trainer}") for key, value in own.items()} | chosen
-    config = Config(**{key: entry.value for key, entry in resolved.items()})
+    config = Config(**{key: _at_shots(entry.value, shots) for key, entry in resolved.items()})
     config = dataclasses.replace(config, dataset=aliases.get(config.dataset, config.dataset))
     origins = {key: entry.where for key, entry in resolved.items()}
     _check(config, origins, trainers[trainer].two_stages, datasets)
@@ -141,53 +132,23 @@ def _typed(entries: Mapping[str, Entry], trainers: Collection[str]) -> dict[str,
     for key, entry in entries.items():
         if key in trainers:
             raise UserError(f"{entry.where}: {key} is a trainer; its settings belong in a mapping below it")
-    return {key: Entry(_coerce(key, entry.value, entry.where), entry.where) for key, entry in entries.items()}
+    return {key: Entry(_coerced(key, entry), entry.where) for key, entry in entries.items()}
 
 
-def read_yaml(path: Path) -> dict[str, Entry]:
-    """A flat YAML mapping whose values may be mappings once more; every value knows its line. Safe loader only."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        if node is None:
-            return {}
-        return _mapping(node, str(path), depth=0)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from error
+def _coerced(key: str, entry: Entry) -> Any:
+    """The value as its field wants it; of a section, also {least shots: value}."""
+    if not isinstance(entry.value, dict) or key == "shots":
+        return _coerce(key, entry.value, entry.where)
+    where = f"{entry.where}: by shots"
+    values = {_coerce("shots", least, where): _coerce(key, given.value, where) for least, given in entry.value.items()}
+    if 1 not in values:
+        raise UserError(f"{where}: there must be a value from 1 shot on, as in {{1: 50, 4: 100}}")
+    return values
 
 
-def _mapping(node: yaml.Node, path: str, depth: int) -> dict[str, Entry]:
-    line = node.start_mark.line + 1
-    if not isinstance(node, yaml.MappingNode):
-        raise UserError(f"{path}:{line}: expected a mapping of settings, such as 'shots: 16'")
-    entries: dict[str, Entry] = {}
-    for key_node, value_node in node.value:
-        where = f"{path}:{key_node.start_mark.line + 1}: {key_node.value}"
-        if not isinstance(key_node, yaml.ScalarNode):
-            raise UserError(f"{path}:{key_node.start_mark.line + 1}: a key must be a plain word")
-        if key_node.value in entries:
-            raise UserError(f"{where}: the key stands twice")
-        if isinstance(value_node, yaml.MappingNode) and depth == 0:
-            value: Any = _mapping(value_node, path, depth=1)
-        else:
-            value = _scalar(value_node, where)
-        entries[key_node.value] = Entry(value, where)
-    return entries
-
-
-def _scalar(node: yaml.Node, where: str) -> Any:
-    if not isinstance(node, yaml.ScalarNode):
-        raise UserError(f"{where}: expected one value, not a list or mapping")
-    if node.tag.removeprefix("tag:yaml.org,2002:") not in ("str", "int", "float", "bool", "null"):
-        raise UserError(f"{where}: {node.value!r} is no text, number or true/false (YAML reads it as {node.tag})")
-    try:
-        return yaml.constructor.SafeConstructor().construct_object(node)
-    # PyYAML's constructors pass on whatever a tag's conversion raised
-    except (yaml.YAMLError, ValueError, LookupError) as error:
-        raise UserError(f"{where}: {node.value!r} does not fit its tag {node.tag}") from error
+def _at_shots(value: Any, shots: int) -> Any:
+    """`value`, or where it is {least shots: value}, the one for so many."""
+    return value[max(least for least in value if least <= shots)] if isinstance(value, Mapping) else value
 
 
 def checked_settings(given: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -295,7 +256,7 @@ def _check(config: Config, where: Mapping[str, str], two_stages: bool, datasets:
 
 
 def _check_rules(config: Config, where: Mapping[str, str], trainers: Mapping[str, Trainer]) -> None:
-    """What the trainer, the rule in stage 2's place, the space and the objective ask of each other."""
+    """What the trainer, the rule in stage 2's place, the prompt and the objective ask of each other."""
 
     def refuse(key: str, reason: str) -> None:
         raise UserError(f"{where.get(key, f'default of {key}')}: {reason}")
@@ -317,6 +278,10 @@ def _check_rules(config: Config, where: Mapping[str, str], trainers: Mapping[str
             refuse("prompt_space", f"{part} moves the context's own matrix, and a projected w is none; use --prompt_space full")
         if trainer.derivative and config.objective == "accuracy":
             refuse("objective", f"accuracy has no derivative, which {part} asks for")
+    if name == "craft" and config.objective != "cross-entropy":
+        refuse("objective", f"craft's candidates and adapter are both judged by cross-entropy; {config.objective} is not for it")
+    if name == "bpt-vlm" and config.deep and config.class_token_position != "end":
+        refuse("class_token_position", "deep prompts (--deep) stand before the class name, so it must be at the end")
     # only these have a stage 1; for all others the setting stands idle
     estimator = config.smoothness_estimator if trainers[name].two_stages or name == "cma-es" else "none"
     if estimator in ("fo", "jvp") and config.objective == "accuracy":

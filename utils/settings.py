@@ -71,6 +71,9 @@ class Config:
         "a photo of a", "prompt", "words that the context tokens start from; where empty, n_ctx random vectors, N(0, 0.02²)"
     )
     n_ctx: int = option(4, "prompt", "context tokens, where ctx_init gives no words", low=1, high=70)
+    class_token_position: str = option(
+        "end", "prompt", "where the class name stands among the context tokens", choices=("end", "middle", "front")
+    )
     intrinsic_dim: int = option(512, "prompt", "d, length of the trained vector w", low=1, high=10_000)
     std: float = option(1.0, "prompt", "standard deviation of the projection A; for bpt-vlm a factor on its own", above=0.0)
     init_std: float = option(0.02, "prompt", "standard deviation of the first w", low=0.0)
@@ -187,9 +190,6 @@ class Config:
     weight_decay: float = option(5e-4, "coop", "SGD weight decay", low=0.0)
     warmup_epochs: int = option(1, "coop", "first epochs, at a step size of 1e-5; then cosine decay to 0", low=0)
     csc: bool = option(False, "coop", "class-specific contexts, one a class")
-    class_token_position: str = option(
-        "end", "coop", "where the class name stands among the context tokens", choices=("end", "middle", "front")
-    )
     adapter_dim: int = option(256, "craft", "hidden width of craft's adapter", low=1)
     consistency: float = option(0.1, "craft", "λ of craft's Kullback-Leibler term", low=0.0)
     consistency_part: int = option(4, "craft", "n: the adapter's own term stops after 1/n of the budget", low=1)

@@ -1,0 +1,66 @@
+"""YAML documents of settings, read with the line of every value. Safe loader only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from utils.errors import UserError
+
+# a dataset's YAML, its section for a trainer, and a setting there by shots
+DEEPEST = 2
+
+
+class Entry(NamedTuple):
+    """A value and where it was given: FILE:LINE: KEY, or --FLAG."""
+
+    value: Any
+    where: str
+
+
+def read_yaml(path: Path) -> dict[str, Entry]:
+    """Settings by key, a section's and those by shots as dicts of their own. Raises UserError, which names file and line."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is None:
+            return {}
+        return _mapping(node, str(path), depth=0)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from error
+
+
+def _mapping(node: yaml.Node, path: str, depth: int) -> dict[str, Entry]:
+    line = node.start_mark.line + 1
+    if not isinstance(node, yaml.MappingNode):
+        raise UserError(f"{path}:{line}: expected a mapping of settings, such as 'shots: 16'")
+    entries: dict[str, Entry] = {}
+    for key_node, value_node in node.value:
+        where = f"{path}:{key_node.start_mark.line + 1}: {key_node.value}"
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise UserError(f"{path}:{key_node.start_mark.line + 1}: a key must be a plain word")
+        if key_node.value in entries:
+            raise UserError(f"{where}: the key stands twice")
+        if isinstance(value_node, yaml.MappingNode) and depth < DEEPEST:
+            value: Any = _mapping(value_node, path, depth + 1)
+        else:
+            value = _scalar(value_node, where)
+        entries[key_node.value] = Entry(value, where)
+    return entries
+
+
+def _scalar(node: yaml.Node, where: str) -> Any:
+    if not isinstance(node, yaml.ScalarNode):
+        raise UserError(f"{where}: expected one value, not a list or mapping")
+    if node.tag.removeprefix("tag:yaml.org,2002:") not in ("str", "int", "float", "bool", "null"):
+        raise UserError(f"{where}: {node.value!r} is no text, number or true/false (YAML reads it as {node.tag})")
+    try:
+        return yaml.constructor.SafeConstructor().construct_object(node)
+    # PyYAML's constructors pass on whatever a tag's conversion raised
+    except (yaml.YAMLError, ValueError, LookupError) as error:
+        raise UserError(f"{where}: {node.value!r} does not fit its tag {node.tag}") from error
