@@ -26,6 +26,8 @@ STYLES = (
     (":", "D", "0.45"),
 )
 MARKERS = 8
+# of a curve on a logarithmic axis, whose end would else be all of it
+POINTS = 60
 SIZE = (6.4, 3.8)
 
 
@@ -62,7 +64,7 @@ def band(runs: Sequence[FinishedRun], x: str, y: str) -> tuple[np.ndarray, np.nd
 
 def draw_curves(results: Results, column: str, path: Path, title: str, x: str = "queries", logarithmic: bool = False) -> Path:
     """Test accuracy of each row against queries (or seconds). Zero-shot is a star at 0, on a `logarithmic` axis a line."""
-    figure, axes = start(**({"figsize": (7.2, 4.6)} if logarithmic else {}))
+    figure, axes = start(**({"figsize": (8.4, 4.6)} if logarithmic else {}))
     labels = [row for row in results.rows if (row, column) in results.cells]
     if not labels:
         raise UserError(f"{path.name}: none of its runs is finished")
@@ -71,10 +73,11 @@ def draw_curves(results: Results, column: str, path: Path, title: str, x: str = 
     for row, (style, marker, grey) in zip(trained, itertools.cycle(STYLES)):
         runs = results.cells[row, column]
         at, mean, std = band(runs, x, "test_accuracy")
+        if logarithmic:
+            every = np.geomspace(at[at > 0][0], at[-1], POINTS)
+            at, mean, std = every, *(np.interp(every, at, values) for values in (mean, std))
         at = at / unit
-        # of a logarithmic axis most points would crowd the right end
-        every = 0.12 if logarithmic else max(1, len(at) // MARKERS)
-        options = {"linestyle": style, "color": grey, "marker": marker, "markevery": every, "markersize": 4}
+        options = {"linestyle": style, "color": grey, "marker": marker, "markevery": max(1, len(at) // MARKERS), "markersize": 4}
         axes.plot(at, mean, label=f"{row} (n {len(runs)})", linewidth=1.2, **options)
         axes.fill_between(at, mean - std, mean + std, color=grey, alpha=0.15, linewidth=0)
         switch = stage2_start(runs[0], x)
@@ -93,7 +96,9 @@ def draw_curves(results: Results, column: str, path: Path, title: str, x: str = 
     axes.set_ylabel("test accuracy (%)")
     axes.set_title(title, fontsize="medium")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small", title="mean ± one standard deviation; | : change point", title_fontsize="x-small")
+    beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if logarithmic else {}
+    title = f"mean ± one standard deviation{chr(10) if logarithmic else '; '}| : change point"
+    axes.legend(fontsize="small", title=title, title_fontsize="x-small", **beside)
     return finish(figure, path)
 
 
