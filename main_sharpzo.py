@@ -135,6 +135,9 @@ def run(config: Config, stop: Stop) -> None:
             about = {key: getattr(config, key) for key in ABOUT_PROMPT}
             about |= {"classnames": task.dataset.classnames, "weights_sha256": task.backbone.fingerprint()}
             about |= {"settings": prompt_settings(config)}
+            names = json.dumps([about["weights_sha256"], *about["classnames"]])
+            images = [tensor for part in (task.train_images, task.val_images) for tensor in (part.inputs, part.labels)]
+            folder.progress.asking(names.encode(), *(tensor.cpu().numpy() for tensor in images))
             result |= tune(config, problem, optimizer, about, folder, stop)
         else:
             nothing = dict.fromkeys(("queries", "forwards", "tower_images", "evaluations"), 0)

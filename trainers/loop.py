@@ -74,8 +74,7 @@ def optimise(
 
     def go_on() -> None:
         nonlocal started
-        if progress.repeating:
-            raise RunError(f"{progress.folder}: more answers are kept than its steps ask for; --overwrite starts anew")
+        progress.confirm()
         try:
             objective.restore(kept.costs, progress.extras())
         except (KeyError, ValueError, RuntimeError) as error:
@@ -105,6 +104,8 @@ def optimise(
                 note(step, {"stage": stage} | figures, with_evaluation=bool(due or last))
             bar.set_postfix(stage=stage, step=step, loss=f"{figures['loss']:.4f}", refresh=False)
             duration = time.monotonic() - begun
+        if kept and step < kept.step:
+            progress.confirm()
     return optimizer.estimate
 
 
