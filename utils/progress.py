@@ -122,9 +122,9 @@ class Progress:
 
     def _foreign(self) -> RunError:
         return RunError(
-            f"{self.folder}: its kept answers are for other points than this start asks for, or for other weights or images: code, "
-            "packages, --checkpoint, data or the machine have changed since it was begun; go back to what they were (env.json has "
-            "its commit and versions), or --overwrite starts anew"
+            f"{self.folder}: its kept answers are for other points than this start asks for, or for other weights or images: "
+            "code, packages, --checkpoint, data or machine have changed since; go back to them (env.json has commit and "
+            "versions), or --overwrite starts anew"
         )
 
     def record(self, entry: Mapping[str, Any]) -> None:

@@ -140,7 +140,7 @@ def package_versions() -> dict[str, str | None]:
 
 
 def changed_versions(path: Path) -> list[str]:
-    """The packages, and the commit, that the run at `path` was begun with and are others now, as far as its env.json can be read."""
+    """The packages and the commit that the run at `path` was begun with and that are others now, as its env.json has them."""
     try:
         env = json.loads((path / "env.json").read_text(encoding="utf-8"))
         begun = {**env["packages"], "commit": env["commit"]}
