@@ -156,9 +156,7 @@ def test_run_that_goes_on_with_other_versions_says_so(
     document["commit"] = "0" * 40
     environment.write_text(json.dumps(document))
     assert main(flags) == 0
-    warning = (
-        f"warning: it was begun with torch 1.0, commit {'0' * 40}; what it asked so far is compared, its results may be other"
-    )
+    warning = f"warning: it was begun with torch 1.0, commit {'0' * 40}; its points so far are compared, "
     assert warning in capsys.readouterr().out
 
 

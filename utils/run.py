@@ -203,7 +203,7 @@ class Run:
                 if changed := changed_versions(path):
                     begun = ", ".join(changed)
                     self.say(
-                        f"warning: it was begun with {begun}; what it asked so far is compared, its results may be other ones"
+                        f"warning: it was begun with {begun}; its points so far are compared, results from here on may differ"
                     )
             elif earlier == "unfinished":
                 self.say(f"{path}: an earlier run did not finish; starting over")
