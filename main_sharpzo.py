@@ -117,8 +117,9 @@ def run(config: Config, stop: Stop) -> None:
     trains = bool(TRAINERS[config.prompt_trainer].build)
     with memory_told("--batch_size", config.batch_size, device):
         task = prepare(config, device)
-    accuracy = 100 * saved_accuracy(config, task, *saved) if saved else task.zero_shot_accuracy
     # before anything is written, so that what cannot work leaves no folder
+    with memory_told("--memory_limit", config.memory_limit, device):
+        accuracy = 100 * saved_accuracy(config, task, *saved) if saved else task.zero_shot_accuracy
     with memory_told("--intrinsic_dim", config.intrinsic_dim, device):
         problem = build_problem(config, task) if trains else None
         optimizer = build_optimizer(config, problem) if trains else None
@@ -135,6 +136,9 @@ def run(config: Config, stop: Stop) -> None:
             about = {key: getattr(config, key) for key in ABOUT_PROMPT}
             about |= {"classnames": task.dataset.classnames, "weights_sha256": task.backbone.fingerprint()}
             about |= {"settings": prompt_settings(config)}
+            names = json.dumps([about["weights_sha256"], *about["classnames"]])
+            images = [tensor for part in (task.train_images, task.val_images) for tensor in (part.inputs, part.labels)]
+            folder.progress.asking(names.encode(), *(tensor.cpu().numpy() for tensor in images))
             result |= tune(config, problem, optimizer, about, folder, stop)
         else:
             nothing = dict.fromkeys(("queries", "forwards", "tower_images", "evaluations"), 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import open_clip
@@ -119,7 +119,7 @@ class Quadratic:
         self.batches.append(W.clone())
         return 0.5 * (self.curvature * (W - self.target).square()).sum(1)
 
-    def gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
+    def gradient(self, w: Tensor, moved: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         return self(w[None])[0], self.curvature * (w - self.target)
 
     def jvp(self, w: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:

@@ -42,13 +42,13 @@ def stop_in_call(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseExcept
     asked = 0
     answer = Progress.answer
 
-    def counting(self, size, compute):
+    def counting(self, asked_for, size, compute):
         nonlocal asked
         if not self.repeating:
             asked += 1
             if asked == number:
                 raise error
-        return answer(self, size, compute)
+        return answer(self, asked_for, size, compute)
 
     monkeypatch.setattr(Progress, "answer", counting)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import random
@@ -19,6 +20,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torchvision.transforms import Compose
 
 from clip.prompt import load_prompt
 from datasets import features
@@ -28,11 +31,9 @@ from tests.runs import FINISHED, FLAGS, Broken, call_at, outcome, start, stop_in
 from trainers import loop
 from trainers.objective import Objective
 from trainers.sparse_zo import SparseZO
-from utils import files, progress
 from utils.config import REPOSITORY
 from utils.interrupt import Interrupted
 from utils.memory import is_out_of_memory
-from utils.parallel import map_ahead
 from utils.progress import ANSWERS, PREVIOUS, STATE
 
 pytestmark = pytest.mark.usefixtures("one_mini")
@@ -66,13 +67,13 @@ def test_refused_state_does_not_take_the_place_of_the_good_previous_one(
     previous = (folder / PREVIOUS).read_text()
     (folder / STATE).write_text("{")
     with monkeypatch.context() as patch:
-        # the first state of the second start is never completed
-        call_at(patch, files, "write_all", 10**9, lambda: None)
-        patch.setattr(progress, "write_json", fail_with(errno.ENOSPC))
-        assert broken.run() == 1
+        # the second start saves one state
+        stop_in_call(patch, 3, Interrupted("test"))
+        assert broken.run() == 3
     assert (folder / PREVIOUS).read_text() == previous
+    (folder / STATE).write_text("{")
     broken.ends_as(whole)
-    assert "going on from step" in broken.printed
+    assert "going on from step 2" in broken.printed
 
 
 TRUNCATED = ["env.json", "log.txt", "split.json", "metrics.jsonl", ANSWERS, STATE, PREVIOUS]
@@ -197,13 +198,13 @@ OUT_OF_MEMORY = {
 
 
 @pytest.mark.parametrize("kind", OUT_OF_MEMORY)
-def test_out_of_memory_names_the_setting_that_would_fit_and_keeps_what_was_done(
+def test_out_of_memory_names_a_setting_to_lower_and_keeps_what_was_done(
     kind: str, whole: tuple, broken: Broken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         stop_in_call(patch, 8, OUT_OF_MEMORY[kind])
         assert broken.run() == 1
-    assert re.search(r"out of memory.*--memory_limit is 1024, and \d+ MiB are free; --memory_limit \d+ would fit", broken.error)
+    assert re.search(r"out of memory.*--memory_limit is 1024, and \d+ MiB are free; try --memory_limit \d+, ", broken.error)
     assert json.loads((broken.folder / STATE).read_text())["mark"]["step"] == 3
     broken.ends_as(whole)
 
@@ -211,7 +212,7 @@ def test_out_of_memory_names_the_setting_that_would_fit_and_keeps_what_was_done(
 def test_out_of_memory_in_the_image_tower_names_the_batch_size(broken: Broken, monkeypatch: pytest.MonkeyPatch) -> None:
     call_at(monkeypatch, features.FeatureReader, "_compute", 1, raising(OUT_OF_MEMORY["CPU"]))
     assert broken.run("--no-cache") == 1
-    assert "--batch_size is 256" in broken.error and "--batch_size 128 would fit" in broken.error
+    assert "--batch_size is 256" in broken.error and "try --batch_size 128," in broken.error
     assert not broken.root.exists()
 
 
@@ -253,17 +254,27 @@ def test_figure_that_is_not_finite_stops_with_its_name(broken: Broken, monkeypat
     assert re.match(r"error: grad_norm inf: .*; in step 5\n", broken.error)
 
 
-def test_thread_that_fails_fails_the_run_and_leaves_no_thread(broken: Broken, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = threading.active_count()
+def test_thread_that_fails_fails_the_run_and_leaves_no_thread(
+    whole: tuple, broken: Broken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, numbers, failed_in = threading.active_count(), itertools.count(1), []
+    transform = Compose.__call__
 
-    def decode(number: int) -> int:
-        if number == 5:
+    def decode(self: Compose, picture: Image.Image) -> torch.Tensor:
+        if next(numbers) == 50:
+            failed_in.append(threading.current_thread())
             raise MemoryError
-        return number
+        return transform(self, picture)
 
-    with pytest.raises(MemoryError):
-        list(map_ahead(decode, range(100), 8))
+    with monkeypatch.context() as patch:
+        patch.setattr(Compose, "__call__", decode)
+        assert broken.run("--no-cache") == 1
+    assert "out of memory: --batch_size is 256" in broken.error
+    assert not broken.root.exists()
+    assert failed_in[0] is not threading.main_thread()
     assert threading.active_count() == before
+    assert next(numbers) < 531
+    broken.ends_as(whole)
 
 
 def test_clock_that_jumps_changes_nothing(whole: tuple, broken: Broken, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from clip.backbone import Backbone
+from datasets.features import FeatureReader
 from main_sharpzo import main
-from tests.runs import FLAGS, folder_of, outcome, stop_in_call
+from tests.runs import FLAGS, Broken, folder_of, outcome, stop_in_call
 from trainers import TRAINERS
+from trainers.cmaes import SharpnessAwareCMAES
 from trainers.objective import Objective
+from trainers.sharpzo import SharpZO
 from utils.interrupt import Interrupted
 from utils.progress import ANSWERS, PREVIOUS, STATE
 from utils.run import lock
@@ -147,9 +153,11 @@ def test_run_that_goes_on_with_other_versions_says_so(
     environment = folder_of(tmp_path, "zo-pruned") / "env.json"
     document = json.loads(environment.read_text())
     document["packages"]["torch"] = "1.0"
+    document["commit"] = "0" * 40
     environment.write_text(json.dumps(document))
     assert main(flags) == 0
-    assert "warning: it was begun with torch 1.0; from here on, last digits may be other ones" in capsys.readouterr().out
+    warning = f"warning: it was begun with torch 1.0, commit {'0' * 40}; its points so far are compared, "
+    assert warning in capsys.readouterr().out
 
 
 def test_run_out_of_time_stops_between_steps_with_status_three(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -169,3 +177,69 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_step(
         assert main(flags) == 1
     assert capsys.readouterr().err == "error: loss nan at query 99; in step 3\n"
     assert json.loads((folder_of(tmp_path, "zo-pruned") / STATE).read_text())["mark"]["step"] == 2
+
+
+def other_points(patch: pytest.MonkeyPatch) -> None:
+    worst_case = SharpnessAwareCMAES.worst_case
+    patch.setattr(SharpnessAwareCMAES, "worst_case", lambda self, loss: 1.01 * worst_case(self, loss))
+
+
+def other_weights(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Backbone, "fingerprint", lambda self: "0" * 64)
+
+
+def other_images(patch: pytest.MonkeyPatch) -> None:
+    read = FeatureReader.__call__
+
+    def changed(*arguments: object) -> tuple:
+        features, labels = read(*arguments)
+        return features.roll(1, 0), labels
+
+    patch.setattr(FeatureReader, "__call__", changed)
+
+
+def fewer_answers(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(SharpnessAwareCMAES, "worst_case", lambda self, loss: 0.0)
+
+
+def fewer_steps(patch: pytest.MonkeyPatch) -> None:
+    plan = SharpZO.plan
+    patch.setattr(SharpZO, "plan", lambda self, steps: math.nan if self.steps == 2 else plan(self, steps))
+
+
+@pytest.mark.parametrize(
+    ("change", "stopped_at"),
+    [(other_points, 8), (other_weights, 8), (other_weights, 1), (other_images, 8), (fewer_answers, 8), (fewer_steps, 8)],
+)
+@pytest.mark.usefixtures("one_mini")
+def test_run_whose_code_weights_or_images_have_changed_is_refused_until_they_are_back(
+    change: Callable, stopped_at: int, whole: tuple, broken: Broken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = (broken.stopped(monkeypatch, stopped_at) / STATE).read_bytes()
+    with monkeypatch.context() as patch:
+        change(patch)
+        assert broken.run() == 1
+    assert f"{broken.folder}: its kept answers are for other points" in broken.error
+    assert (broken.folder / STATE).read_bytes() == state
+    broken.ends_as(whole)
+
+
+GRADIENTS = {"coop": ("coop",), "fo": ("fo",), "stage 2": ("zo-pruned", "--stage2", "fo")}
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_run_that_backpropagates_keeps_one_number_a_step_and_what_its_gradients_moved(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, *more = GRADIENTS[name]
+    flags = [*FLAGS, "--prompt_trainer", trainer, *more]
+    assert main([*flags, "--output_dir", str(tmp_path / "whole")]) == 0
+    broken, folder = [*flags, "--output_dir", str(tmp_path / "broken")], folder_of(tmp_path / "broken", trainer)
+    # four steps of stage 1 ask twice each
+    stage1 = 8 if more else 0
+    with monkeypatch.context() as patch:
+        stop_in_call(patch, stage1 + 4, Interrupted("test"))
+        assert main(broken) == 3
+    assert (folder / ANSWERS).stat().st_size == 8 * (3 + (4 * (2 * 16 + 4) if more else 0))
+    assert main(broken) == 0
+    assert outcome(folder) == outcome(folder_of(tmp_path / "whole", trainer))

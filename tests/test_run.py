@@ -367,12 +367,18 @@ def test_no_save_model_writes_no_prompt(call: Call) -> None:
 
 
 # stage 1 ends at 36 queries; the steps after it cost 10, 2 and 10
-@pytest.mark.parametrize(("limit", "steps", "queries"), [(11, 0, 0), (45, 3, 36), (46, 4, 46), (57, 5, 48)])
+@pytest.mark.parametrize(("limit", "steps", "queries"), [(12, 1, 12), (45, 3, 36), (46, 4, 46), (57, 5, 48)])
 def test_step_that_max_queries_has_no_room_for_is_not_started(limit: int, steps: int, queries: int, call: Call) -> None:
     run = call(*FLAGS, "--shots", "1", "--max_queries", str(limit), folder="digits/zo-pruned/Mini/1shots/seed1")
     assert run.status == 0
     assert (run.metrics[-1]["step"], run.metrics[-1]["queries"], run.result["queries"]) == (steps, queries, queries)
     assert "val_accuracy" in run.metrics[-1]
+
+
+def test_limit_below_the_first_step_is_refused_before_anything_is_written(call: Call, tmp_path: Path) -> None:
+    run = call(*FLAGS, "--shots", "1", "--max_queries", "11")
+    run.assert_refused("--max_queries: 11: the first step alone asks 12 queries")
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_eval_test_logs_test_accuracy_and_changes_nothing_else(call: Call) -> None:

@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import save_file
 
 from clip.prompt import load_prompt, save_prompt
 from main_sharpzo import main
-from trainers import TRAINERS
+from trainers import TRAINERS, saved
 
 FLAGS = ["--shots", "2", "--total_steps", "2", "--change_point", "1", "--popsize", "4", "--intrinsic_dim", "16"]
 
@@ -38,6 +39,19 @@ def test_accuracy_is_that_of_the_run_that_saved_it(trainer: str, flags: list[str
     again = result(tmp_path, "saved", "Mini", f"{trainer}-from-digits")
     assert again["test_accuracy"] == result(tmp_path, trainer, "Mini")["test_accuracy"]
     assert (again["trainer"], again["shots"], again["seed"], again["queries"]) == ("saved", 2, 3, 0)
+
+
+def test_out_of_memory_is_not_told_as_a_prompt_that_does_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    path = train(tmp_path, "zo-pruned")
+    capsys.readouterr()
+    monkeypatch.setattr(saved, "TextFeatures", fail)
+    assert main(["--load_prompt", str(path), "--output_dir", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith("error: out of memory (asked for 2.00 GiB): --memory_limit is 1024")
 
 
 def test_prompt_of_the_base_classes_is_evaluated_on_the_new_ones(tmp_path: Path) -> None:

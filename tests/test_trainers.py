@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from tests.conftest import Quadratic
 from trainers import TRAINERS
 from trainers.loop import build_optimizer, optimise
 from trainers.problem import Problem, initial_vector
+from utils.interrupt import Interrupted, Stop
 from utils.settings import Config
 
 SMALL = Config(
@@ -96,6 +98,28 @@ def test_plan_of_one_step_is_exact(trainer: str) -> None:
 def test_a_step_that_does_not_fit_the_budget_is_not_started(trainer: str) -> None:
     _, records = run(settings(trainer, max_queries=40, total_steps=1000))
     assert 0 < records[-1]["queries"] <= 40
+
+
+def test_no_step_is_started_that_would_end_after_the_time_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+    class Slow(CountingQuadratic):
+        """Takes a second a query."""
+
+        def __call__(self, W: Tensor, mu: float | None = None) -> Tensor:
+            nonlocal now
+            now += len(W)
+            return super().__call__(W, mu)
+
+    config = settings("zo-pruned")
+    # until how long the first step takes is known, it is started; then 20 queries a step, and 2 with 12 for a mask now and then
+    for seconds in range(20, 130):
+        now, problem = 0.0, dataclasses.replace(toy_problem(config), objective=Slow(6))
+        optimizer = build_optimizer(config, problem)
+        with pytest.raises(Interrupted):
+            optimise(config, optimizer, problem, lambda w: {}, lambda entry: None, stop=Stop(seconds))
+        assert now <= seconds < now + optimizer.plan(1)
 
 
 @trainers

@@ -20,7 +20,7 @@ class NaiveCMAES:
     """One CMA-ES generation a step, S queries.
 
     `deploy`: the point that is used. "mean": the search mean. "fresh-mean": the mean of another population, drawn after each
-    update (`first_mean` before the first). "best": the candidate of the lowest loss seen (the mean before the first).
+    update (the search mean before the first). "best": the candidate of the lowest loss seen (the mean before the first).
     """
 
     stage = 1

@@ -48,11 +48,11 @@ class SGD:
         return 0.5 * self.lr * (1 + math.cos(math.pi * (epoch - self.warmup) / self.epochs))
 
     def step(self, loss: Loss) -> dict[str, float]:
-        """One update; `loss` must offer `gradient(w)`. Returns loss (before the update), grad_norm and lr."""
-        value, gradient = loss.gradient(self.estimate)
+        """One update; `loss` must offer `gradient(w, moved)`. Returns loss (before the update), grad_norm and lr."""
+        value, gradient = loss.gradient(self.estimate, {"w": self.estimate, "momentum": self.buffer})
         rate = self.rate()
-        self.buffer = self.momentum * self.buffer + gradient + self.weight_decay * self.estimate
-        self.estimate = self.estimate - rate * self.buffer
+        self.buffer.copy_(self.momentum * self.buffer + gradient + self.weight_decay * self.estimate)
+        self.estimate -= rate * self.buffer
         self.steps += 1
         return {"loss": float(value), "grad_norm": float(gradient.norm()), "lr": rate}
 

@@ -71,7 +71,7 @@ class CraftObjective(Objective):
         batches = [self.own() for _ in range(self.own.an_epoch)]
         self.queries += len(batches)
         self.forwards += len(batches)
-        return float(self.answer(1, lambda: np.array([self._epoch(w, consistency, batches)]))[0])
+        return float(self.answer(w.numpy(), 1, lambda: np.array([self._epoch(w, consistency, batches)]))[0])
 
     def _epoch(self, w: Tensor, consistency: float, batches: Sequence[LazyImages]) -> float:
         with torch.inference_mode():

@@ -19,7 +19,7 @@ class GradientDescent:
     stage = 1
 
     def __init__(self, w: Tensor, lr: float):
-        self.w, self.lr = w, lr
+        self.w, self.lr = w.clone(), lr
 
     @property
     def estimate(self) -> Tensor:
@@ -29,9 +29,9 @@ class GradientDescent:
         return steps
 
     def step(self, loss: Loss) -> dict[str, float]:
-        """One update; `loss` must offer `gradient(w)`. Returns loss (before the update) and grad_norm."""
-        value, gradient = loss.gradient(self.w)
-        self.w = self.w - self.lr * gradient
+        """One update; `loss` must offer `gradient(w, moved)`. Returns loss (before the update) and grad_norm."""
+        value, gradient = loss.gradient(self.w, {"w": self.w})
+        self.w -= self.lr * gradient
         return {"loss": float(value), "grad_norm": float(gradient.norm())}
 
 

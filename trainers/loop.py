@@ -15,9 +15,9 @@ from tqdm import tqdm
 from trainers import TRAINERS, moves_a_matrix, registered
 from trainers.problem import Problem, Task
 from trainers.sharpzo import Optimizer
-from utils.errors import RunError
+from utils.errors import RunError, UserError
 from utils.files import is_terminal
-from utils.interrupt import Stop
+from utils.interrupt import Pace, Stop
 from utils.progress import Progress
 from utils.settings import Config
 
@@ -28,10 +28,14 @@ def build_problem(config: Config, task: Task) -> Problem:
 
 
 def build_optimizer(config: Config, problem: Problem) -> Optimizer:
-    """The optimiser that `--prompt_trainer` names."""
+    """The optimiser that `--prompt_trainer` names. Raises UserError where `--max_queries` leaves no room for its first step."""
     if problem.matrix and moves_a_matrix(config.prompt_trainer, config.stage2):
         problem = dataclasses.replace(problem, initial=problem.initial.view(problem.matrix))
-    return registered(TRAINERS[config.prompt_trainer].build)(config, problem)
+    optimizer = registered(TRAINERS[config.prompt_trainer].build)(config, problem)
+    first = optimizer.plan(1)
+    if 0 < config.max_queries < first:
+        raise UserError(f"--max_queries: {config.max_queries}: the first step alone asks {first} queries; allow at least so many")
+    return optimizer
 
 
 def optimise(
@@ -74,8 +78,7 @@ def optimise(
 
     def go_on() -> None:
         nonlocal started
-        if progress.repeating:
-            raise RunError(f"{progress.folder}: more answers are kept than its steps ask for; --overwrite starts anew")
+        progress.confirm()
         try:
             objective.restore(kept.costs, progress.extras())
         except (KeyError, ValueError, RuntimeError) as error:
@@ -87,9 +90,9 @@ def optimise(
     elif not kept.step:
         go_on()
     with tqdm(total=planned, unit="query", smoothing=0.05, disable=not is_terminal()) as bar, kept_at_the_end(progress):
-        step, duration = 0, 0.0
+        step, pace, noting = 0, Pace(), 0.0
         while step < steps and objective.queries + optimizer.plan(1) <= budget:
-            stop.check(duration)
+            stop.check(pace.ahead(optimizer.plan(1)) + noting)
             step += 1
             stage, before, begun = optimizer.stage, objective.queries, time.monotonic()
             with in_step(step):
@@ -99,12 +102,16 @@ def optimise(
                 if step == kept.step:
                     go_on()
                 continue
+            stepped = time.monotonic()
+            pace.add(objective.queries - before, stepped - begun)
             last = step == steps or objective.queries + optimizer.plan(1) > budget
             due = config.eval_every and step % config.eval_every == 0
             with in_step(step):
                 note(step, {"stage": stage} | figures, with_evaluation=bool(due or last))
             bar.set_postfix(stage=stage, step=step, loss=f"{figures['loss']:.4f}", refresh=False)
-            duration = time.monotonic() - begun
+            noting = max(noting, time.monotonic() - stepped)
+        if kept and step < kept.step:
+            progress.confirm()
     return optimizer.estimate
 
 

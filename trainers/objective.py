@@ -78,7 +78,8 @@ class Model(Protocol):
         """What must be kept to use the prompt at w again."""
 
 
-Answer = Callable[[int, Callable[[], np.ndarray]], np.ndarray]
+# points that are asked for, how many numbers answer them, and what computes those
+Answer = Callable[[np.ndarray, int, Callable[[], np.ndarray]], np.ndarray]
 
 
 class Objective:
@@ -100,7 +101,8 @@ class Objective:
         self.criterion = criterion or cross_entropies
         self._passed: set[torch.dtype] = set()
         # what is asked goes through here, so that a run that goes on can be told again what it was told before
-        self.answer: Answer = lambda size, compute: compute().copy()
+        self.answer: Answer = lambda asked, size, compute: compute().copy()
+        self._moved: Mapping[str, Tensor] = {}
         self.queries = 0
         self.forwards = 0
         self.prompted_images = 0
@@ -121,12 +123,17 @@ class Objective:
             self._refuse_non_finite(losses, W)
             return losses.numpy()
 
-        return torch.from_numpy(self.answer(len(W), compute))
+        return torch.from_numpy(self.answer(W.numpy(), len(W), compute))
 
-    def gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        """L(w) and ∇L(w) (d,) by backpropagation, for comparison only; counts one query. RunError where not finite."""
+    def gradient(self, w: Tensor, moved: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """L(w) and ∇L(w) (d,) by backpropagation, for comparison only; counts one query. RunError where not finite.
+
+        `moved`: all the tensors, by name, that the caller moves by its gradients, in place. The last of them are kept then,
+        and not d numbers a step: a gradient whose loss is repeated is zero, and `restore` puts right what it did not move.
+        """
         self._refuse_without_derivative()
         images = self._draw_for(1)
+        gradient = torch.zeros_like(w)
 
         def compute() -> np.ndarray:
             at = w.detach().clone().requires_grad_(True)
@@ -134,18 +141,24 @@ class Objective:
                 loss = self._losses(at[None], images, self.dtype(None))[0]
                 loss.backward()
             self._refuse_non_finite(loss.detach()[None] + at.grad.sum(), at.detach()[None])
-            return torch.cat([loss.detach()[None], at.grad]).cpu().numpy()
+            gradient.copy_(at.grad)
+            return torch.cat([loss.detach()[None], at.grad[: 0 if moved else None]]).cpu().numpy()
 
-        loss, *_ = answer = torch.from_numpy(self.answer(1 + len(w), compute))
-        return loss, answer[1:]
+        # once it has moved, w is no longer what a repeated answer was asked at
+        asked = w[: 0 if self._moved else None]
+        loss, *_ = answer = torch.from_numpy(self.answer(asked.numpy(), 1 if moved else 1 + len(w), compute))
+        self._moved = moved or {}
+        return loss, gradient if moved else answer[1:]
 
     def extras(self) -> dict[str, np.ndarray]:
         """State besides the answers that were given, as copies."""
-        return {}
+        return {name: tensor.numpy().copy() for name, tensor in self._moved.items()}
 
     def restore(self, costs: Mapping[str, int], extras: Mapping[str, np.ndarray]) -> None:
         """Goes on from the costs and the extras of an interrupted run, whose answers have been repeated."""
         self.evaluations = costs["evaluations"]
+        for name, tensor in self._moved.items():
+            tensor.copy_(torch.tensor(extras[name]))
 
     def jvp(self, w: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         """L(w) and its slopes ∇L·v (m,) along the `tangents` (m, d), in forward mode: no graph, no step μ.
@@ -168,7 +181,7 @@ class Objective:
             self._refuse_non_finite(loss[None] + slopes, w.expand(len(slopes), -1))
             return torch.cat([loss[None], slopes]).numpy()
 
-        loss, *_ = answer = torch.from_numpy(self.answer(1 + len(tangents), compute))
+        loss, *_ = answer = torch.from_numpy(self.answer(torch.cat([w[None], tangents]).numpy(), 1 + len(tangents), compute))
         return loss, answer[1:]
 
     def costs(self) -> dict[str, int]:

@@ -58,7 +58,7 @@ class Problem:
 
     def validate(self, w: Tensor) -> float:
         """Validation accuracy at w, in [0, 1]."""
-        return float(self.objective.answer(1, lambda: np.array([self.objective.accuracy(w, self.val)]))[0])
+        return float(self.objective.answer(w.numpy(), 1, lambda: np.array([self.objective.accuracy(w, self.val)]))[0])
 
 
 def text_problem(

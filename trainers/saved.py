@@ -18,6 +18,7 @@ from trainers import TRAINERS
 from trainers.objective import ImageSet, top1
 from utils.config import checked_settings
 from utils.errors import UserError
+from utils.memory import is_out_of_memory
 from utils.settings import Config
 
 if TYPE_CHECKING:
@@ -84,6 +85,8 @@ def saved_accuracy(config: Config, task: Task, tensors: Mapping[str, Tensor], ab
     try:
         scorer = registered(TRAINERS[about["prompt_trainer"]].restore)(made, task, tensors)
     except (KeyError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         raise UserError(f"{config.load_prompt}: its tensors do not fit these classes or this backbone: {error}") from error
     with torch.inference_mode():
         return top1(scorer.scores, scorer.images, scorer.images_a_pass)

@@ -34,6 +34,22 @@ class Stop:
             raise Interrupted("--max_seconds")
 
 
+class Pace:
+    """How long steps take, by how many queries they ask."""
+
+    def __init__(self) -> None:
+        self.longest: dict[int, float] = {}
+
+    def add(self, queries: int, seconds: float) -> None:
+        self.longest[queries] = max(seconds, self.longest.get(queries, 0.0))
+
+    def ahead(self, queries: int) -> float:
+        """Seconds for a step of so many: the longest that one took; for the first, by the slowest query of any step."""
+        if queries in self.longest:
+            return self.longest[queries]
+        return queries * max((seconds / asked for asked, seconds in self.longest.items() if asked), default=0.0)
+
+
 @contextlib.contextmanager
 def interruptible(seconds: float = math.inf) -> Iterator[Stop]:
     """The first signal raises Interrupted where the program is; those that come while it tidies up are ignored.

@@ -1,4 +1,4 @@
-"""Out of memory, told in one line: which setting asks for how much, and what would fit."""
+"""Out of memory, told in one line: how much was asked for, and which setting to lower."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ON_CPU = re.compile(r"DefaultCPUAllocator|can't allocate memory|not enough memor
 
 @contextlib.contextmanager
 def memory_told(setting: str, value: int, device: torch.device) -> Iterator[None]:
-    """An out-of-memory error becomes a RunError that says what half of `setting`, which is `value`, would ask for.
+    """An out-of-memory error becomes a RunError that proposes half of `setting`, which is `value`; that it fits is not known.
 
     Nothing is tried again with less: another chunk gives other last digits, so that is the user's to choose.
     """
@@ -31,13 +31,13 @@ def memory_told(setting: str, value: int, device: torch.device) -> Iterator[None
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        asked = re.search(r"tried to allocate ([\d.]+ \w+)|allocate ([\d.]+ \w+) for", " ".join(str(error).split()))
+        asked = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)|allocate ([\d.]+ \w+) for", " ".join(str(error).split()))
         what = f" (asked for {asked[1] or asked[2]})" if asked else ""
         free = free_mebibytes(device)
-        fitting = max(1, min(value // 2, free // 2)) if setting == "--memory_limit" else max(1, value // 2)
+        lower = max(1, min(value // 2, free // 2)) if setting == "--memory_limit" else max(1, value // 2)
         raise RunError(
-            f"out of memory{what}: {setting} is {value}, and {free} MiB are free; {setting} {fitting} would fit, as a run of its "
-            "own (--run_name or --overwrite); what was done is kept, and where memory is freed the same command goes on"
+            f"out of memory{what}: {setting} is {value}, and {free} MiB are free; try {setting} {lower}, as a run of its own "
+            "(--run_name or --overwrite); what was done is kept, and where memory is freed the same command goes on"
         ) from error
 
 

@@ -2,7 +2,8 @@
 
 An optimiser is a function of its settings and of the answers it gets; so the answers are its whole state, pycma's included. They
 are added to answers.bin, as the log's lines are to metrics.jsonl. state.json says how much of both belongs to the last step that
-was kept, and state.previous.json of the time before; what lies behind is what an interrupted step left, and is cut off.
+was kept, and state.previous.json of the time before; what lies behind is what an interrupted step left, and is cut off. A running
+SHA-256 over what was asked, and of what, says whether the questions are still those that the kept answers are for.
 """
 
 from __future__ import annotations
@@ -22,15 +23,19 @@ from utils.files import naming, write_all, write_bytes, write_json
 
 ANSWERS, METRICS, STATE, PREVIOUS = "answers.bin", "metrics.jsonl", "state.json", "state.previous.json"
 EXTRAS = ("extras.0.safetensors", "extras.1.safetensors")
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Mark:
-    """The end of a step. `files`: how many bytes of each file belong to it, and their SHA-256; seconds and costs by then."""
+    """The end of a step. `files`: how many bytes of each file belong to it, and their SHA-256; seconds and costs by then.
+
+    `asked`: SHA-256 of all that was asked until then.
+    """
 
     step: int
     files: dict[str, tuple[int, str]]
+    asked: str
     seconds: float = 0.0
     costs: dict[str, int] = field(default_factory=dict)
 
@@ -80,6 +85,7 @@ class Progress:
         sizes = {name: kept.files[name][0] if kept else 0 for name in (ANSWERS, METRICS)}
         self._answers, self._metrics = (GrowingFile(folder / name, sizes[name]) for name in (ANSWERS, METRICS))
         self._stored = np.fromfile(folder / ANSWERS, dtype="<f8")
+        self._asked = hashlib.sha256()
         self._cursor = 0
         self._pending: list[np.ndarray] = []
         self._mark, self._extras, self._saved = kept, {}, kept
@@ -88,29 +94,50 @@ class Progress:
     def repeating(self) -> bool:
         return self._cursor < len(self._stored)
 
-    def answer(self, size: int, compute: Callable[[], np.ndarray]) -> np.ndarray:
-        """`size` numbers: the kept ones while there are any, then those that `compute` gives. Raises RunError out of step."""
+    def asking(self, *what: np.ndarray | bytes) -> None:
+        """Takes into the digest what is asked, or what its answers depend on besides the settings."""
+        for part in what:
+            self._asked.update(memoryview(part).tobytes())
+
+    def answer(self, asked: np.ndarray, size: int, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        """`size` numbers at the points `asked`: the kept ones while there are any, then those that `compute` gives.
+
+        Raises RunError where fewer are kept, which are then not this run's.
+        """
+        self.asking(asked)
         if self.repeating:
             values = self._stored[self._cursor : self._cursor + size]
             self._cursor += size
             if len(values) != size:
-                raise RunError(f"{self.folder / ANSWERS}: its answers do not fit this run's questions; --overwrite starts anew")
+                raise self._foreign()
             return values.copy()
         values = np.ascontiguousarray(compute(), dtype="<f8")
         self._pending.append(values)
         return values
+
+    def confirm(self) -> None:
+        """Raises RunError where all that was asked so far is not what the kept answers are for."""
+        if self.repeating or self._asked.hexdigest() != self.kept.asked:
+            raise self._foreign()
+
+    def _foreign(self) -> RunError:
+        return RunError(
+            f"{self.folder}: its kept answers are for other points than this start asks for, or for other weights or images: "
+            "code, packages, --checkpoint, data or machine have changed since; go back to them (env.json has commit and "
+            "versions), or --overwrite starts anew"
+        )
 
     def record(self, entry: Mapping[str, Any]) -> None:
         """Adds a line to metrics.jsonl."""
         self._metrics.add((json.dumps(entry, allow_nan=False) + "\n").encode())
 
     def mark(self, step: int, seconds: float, costs: dict[str, int], extras: Mapping[str, np.ndarray]) -> None:
-        """Notes that `step` is complete. `extras`: what the answers do not hold (craft's adapter); copies."""
+        """Notes that `step` is complete. `extras`: what the answers do not hold (see Objective.extras); copies."""
         if self._pending:
             self._answers.add(b"".join(values.tobytes() for values in self._pending))
             self._pending.clear()
         files = {ANSWERS: self._answers.so_far(), METRICS: self._metrics.so_far()}
-        self._mark, self._extras = Mark(step, files, seconds, costs), extras
+        self._mark, self._extras = Mark(step, files, self._asked.hexdigest(), seconds, costs), extras
 
     def save(self) -> None:
         """Puts the last complete step on disk; what was there before becomes the previous state."""

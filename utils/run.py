@@ -123,7 +123,7 @@ def environment() -> dict[str, Any]:
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "python": platform.python_version(),
         "packages": package_versions(),
-        "commit": _git("rev-parse", "HEAD"),
+        "commit": _commit(),
         "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "machine": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
     }
@@ -140,12 +140,18 @@ def package_versions() -> dict[str, str | None]:
 
 
 def changed_versions(path: Path) -> list[str]:
-    """The packages that are not what the run at `path` was begun with, as far as its env.json can be read."""
+    """The packages and the commit that the run at `path` was begun with and that are others now, as its env.json has them."""
     try:
-        begun = dict(json.loads((path / "env.json").read_text(encoding="utf-8"))["packages"])
+        env = json.loads((path / "env.json").read_text(encoding="utf-8"))
+        begun = {**env["packages"], "commit": env["commit"]}
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return []
-    return [f"{name} {shortened(str(begun.get(name)))}" for name, now in package_versions().items() if begun.get(name) != now]
+    current = package_versions() | {"commit": _commit()}
+    return [f"{name} {shortened(str(begun.get(name)))}" for name, now in current.items() if begun.get(name) != now]
+
+
+def _commit() -> str | None:
+    return _git("rev-parse", "HEAD")
 
 
 def _git(*arguments: str) -> str | None:
@@ -195,7 +201,10 @@ class Run:
             if kept:
                 self.say(f"{path}: an earlier run was interrupted; going on from step {kept.step}")
                 if changed := changed_versions(path):
-                    self.say(f"warning: it was begun with {', '.join(changed)}; from here on, last digits may be other ones")
+                    begun = ", ".join(changed)
+                    self.say(
+                        f"warning: it was begun with {begun}; its points so far are compared, results from here on may differ"
+                    )
             elif earlier == "unfinished":
                 self.say(f"{path}: an earlier run did not finish; starting over")
             # all went well: they are closed when the run ends
