@@ -82,7 +82,6 @@ def again_command(config: Config | None) -> str:
 
 def run(config: Config, stop: Stop) -> None:
     """One run: data → CLIP → features → prompt → objective → trainer → report. Heavy imports wait until settings are good."""
-    import torch
 
     from datasets.fewshot import write_split
     from trainers.loop import build_optimizer, build_problem
@@ -93,13 +92,7 @@ def run(config: Config, stop: Stop) -> None:
     # as do Pillow's remarks on a damaged picture
     warnings.filterwarnings("ignore", module=r"PIL\.")
     device = pick_device(config.device)
-    config = dataclasses.replace(
-        config,
-        device=str(device),
-        threads=torch.get_num_threads(),
-        template=config.template or DATASETS[config.dataset].template,
-        memory_limit=config.memory_limit or DEFAULT_MEMORY_LIMIT[device.type],
-    )
+    config = resolved(config, device)
     saved = None
     if config.load_prompt:
         from trainers.saved import read_saved, saved_accuracy
@@ -145,6 +138,19 @@ def run(config: Config, stop: Stop) -> None:
             result |= {"test_accuracy": accuracy, "seconds": 0.0} | nothing
         report(folder, result, len(task.test_images))
         folder.finish(result)
+
+
+def resolved(config: Config, device: torch.device) -> Config:
+    """The configuration with what its defaults leave to the machine and the dataset."""
+    import torch
+
+    return dataclasses.replace(
+        config,
+        device=str(device),
+        threads=torch.get_num_threads(),
+        template=config.template or DATASETS[config.dataset].template,
+        memory_limit=config.memory_limit or DEFAULT_MEMORY_LIMIT[device.type],
+    )
 
 
 def prepare(config: Config, device: torch.device) -> Task:

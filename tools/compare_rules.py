@@ -72,12 +72,10 @@ STAGE_1 = {
 
 def run(name: str, settings: str, seed: int, queries: int, with_test: bool) -> dict[str, object]:
     """One run of the embedded default with the trainer and the `settings` KEY=VALUE …; a CSV row. Accuracies in percent."""
-    import dataclasses
-
     import torch
 
     from datasets.features import FeatureReader
-    from main_sharpzo import DEFAULT_MEMORY_LIMIT, prepare
+    from main_sharpzo import prepare, resolved
     from trainers.loop import build_optimizer, build_problem, optimise
     from trainers.objective import Images
 
@@ -86,8 +84,8 @@ def run(name: str, settings: str, seed: int, queries: int, with_test: bool) -> d
     steps = [] if TRAINERS[name].two_stages else ["--total_steps=1000000"]
     budget = [f"--prompt_trainer={name}", f"--max_queries={queries}", f"--seed={seed}", "--eval_every=0"]
     config = load_config([*steps, *budget, *chosen], TRAINERS, DATASETS)
-    config = dataclasses.replace(config, template=DATASETS["digits"].template, memory_limit=DEFAULT_MEMORY_LIMIT["cpu"])
     torch.set_num_threads(config.threads)
+    config = resolved(config, torch.device("cpu"))
     task = prepare(config, torch.device("cpu"))
     problem = build_problem(config, task)
     objective = problem.objective

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from clip.prompt import load_prompt
-from main_sharpzo import DEFAULT_MEMORY_LIMIT, pick_device, prepare
+from main_sharpzo import pick_device, prepare, resolved
 from tools.reproduce.suites import prompt_of
 from tools.runs import Job
 from trainers.loop import build_problem
@@ -51,16 +51,3 @@ def surfaces(jobs: Sequence[tuple[str, Job]], radius: float = RADIUS, side: int 
         rises = {r: float(objective(torch.cat([w + r * u, w - r * u])).mean()) - centre for r in DISTANCES}
         found[name] = {"at": at, "losses": losses, "centre": centre, "rises": rises}
     return found
-
-
-def resolved(config: Any, device: torch.device) -> Any:
-    """Settings that main works out itself."""
-    import dataclasses
-
-    from datasets import DATASETS
-
-    return dataclasses.replace(
-        config,
-        template=config.template or DATASETS[config.dataset].template,
-        memory_limit=config.memory_limit or DEFAULT_MEMORY_LIMIT[device.type],
-    )
