@@ -123,7 +123,7 @@ class Objective:
             self._refuse_non_finite(losses, W)
             return losses.numpy()
 
-        return torch.from_numpy(self.answer(W.numpy(), len(W), compute))
+        return torch.from_numpy(self.answer(W.detach().numpy(), len(W), compute))
 
     def gradient(self, w: Tensor, moved: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """L(w) and ∇L(w) (d,) by backpropagation, for comparison only; counts one query. RunError where not finite.
@@ -146,7 +146,7 @@ class Objective:
 
         # once it has moved, w is no longer what a repeated answer was asked at
         asked = w[: 0 if self._moved else None]
-        loss, *_ = answer = torch.from_numpy(self.answer(asked.numpy(), 1 if moved else 1 + len(w), compute))
+        loss, *_ = answer = torch.from_numpy(self.answer(asked.detach().numpy(), 1 if moved else 1 + len(w), compute))
         self._moved = moved or {}
         return loss, gradient if moved else answer[1:]
 
@@ -181,7 +181,8 @@ class Objective:
             self._refuse_non_finite(loss[None] + slopes, w.expand(len(slopes), -1))
             return torch.cat([loss[None], slopes]).numpy()
 
-        loss, *_ = answer = torch.from_numpy(self.answer(torch.cat([w[None], tangents]).numpy(), 1 + len(tangents), compute))
+        asked = torch.cat([w[None], tangents]).detach()
+        loss, *_ = answer = torch.from_numpy(self.answer(asked.numpy(), len(asked), compute))
         return loss, answer[1:]
 
     def costs(self) -> dict[str, int]:
