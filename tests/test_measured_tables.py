@@ -23,5 +23,7 @@ def test_made_tables_stand_in_a_document_as_they_are(made: Path) -> None:
 
 def test_pictures_that_documents_show_are_there_and_no_others() -> None:
     texts = {path: path.read_text() for path in (*DOCS.glob("*.md"), REPOSITORY / "README.md")}
-    shown = {(path.parent / name).resolve() for path, text in texts.items() for name in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)}
+    shown = {
+        (path.parent / name).resolve() for path, text in texts.items() for name in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
+    }
     assert shown == {path.resolve() for path in DOCS.rglob("*.png")}

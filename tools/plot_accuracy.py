@@ -69,7 +69,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         draw(arguments.folders, arguments.output)
-    except (UserError, OSError, ValueError) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

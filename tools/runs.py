@@ -93,8 +93,11 @@ class FinishedRun:
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        """One dict a step, as the run logged them."""
-        return [json.loads(line) for line in (self.path / METRICS).read_text(encoding="utf-8").splitlines()]
+        """One dict a step, as the run logged them. Raises UserError where they cannot be read."""
+        try:
+            return [json.loads(line) for line in (self.path / METRICS).read_text(encoding="utf-8").splitlines()]
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.path / METRICS}: cannot be read: {error}") from error
 
     def curve(self, x: str, y: str) -> tuple[list[float], list[float]]:
         """Values of `y` against `x`, over the steps that logged both. Raises UserError where none did."""

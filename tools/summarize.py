@@ -184,7 +184,8 @@ def disagreements(cells: dict[Cell, list[FinishedRun]]) -> list[str]:
             values: dict[str, list[int]] = defaultdict(list)
             for run, one in zip(runs, settings, strict=True):
                 values[repr(one.get(key))].append(run.result["seed"])
-            if key != "seed" and len(values) > 1:
+            # a saved prompt's path holds its seed
+            if key not in ("seed", "load_prompt") and len(values) > 1:
                 told = "; ".join(f"{value} in seed{'s' if len(seeds) > 1 else ''} {seeds}" for value, seeds in values.items())
                 lines.append(
                     f"different settings: {cell.dataset}, {cell.row}, {cell.backbone}, {cell.shots} shots: {key}: {told}"

@@ -21,7 +21,8 @@ from typing import Any, TextIO
 import yaml
 from tqdm import tqdm
 
-from utils.config import REPOSITORY, read_yaml
+from utils.config import REPOSITORY
+from utils.documents import read_yaml
 from utils.errors import RunError, UserError, shortened
 from utils.files import naming, write_all, write_json, write_text
 from utils.progress import ANSWERS, EXTRAS, METRICS, PREVIOUS, STATE, Mark, Progress, discard, find_kept

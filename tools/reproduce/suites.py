@@ -10,7 +10,8 @@ from datasets import DATASETS
 from tools.costs import cost
 from tools.runs import Job, flags_of
 from trainers import TRAINERS
-from utils.config import REPOSITORY, read_yaml
+from utils.config import REPOSITORY
+from utils.documents import read_yaml
 from utils.settings import Config
 
 OURS = "zo-pruned"
