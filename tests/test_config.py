@@ -267,7 +267,7 @@ def test_config_is_frozen_and_its_dict_holds_every_setting() -> None:
         ),
         (("--config", "no/such.yaml"), "--config: no/such.yaml: no such file"),
         (("--config", "configs"), "--config: configs: no such file"),
-        (("--simga", "0.1"), "unrecognized arguments: --simga"),
+        (("--simga", "0.1"), "unrecognized arguments: --simga 0.1 (did you mean '--sigma'?)"),
         (("--intrinsic", "4"), "unrecognized arguments: --intrinsic"),
         (("stray",), "unrecognized arguments: stray"),
         (("--sigma",), "--sigma: expected one argument"),

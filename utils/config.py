@@ -29,10 +29,12 @@ FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 
 
 class Parser(argparse.ArgumentParser):
-    """Refuses in our one line."""
+    """Refuses in our one line, and of a flag that it does not know names the nearest."""
 
     def error(self, message: str) -> None:
-        raise UserError(message)
+        unknown = message.removeprefix("unrecognized arguments: ").partition(" ")[0].partition("=")[0]
+        near = _nearest(unknown, self._option_string_actions) if unknown.startswith("--") else ""
+        raise UserError(message + near)
 
 
 class Trainer(Protocol):
