@@ -108,7 +108,7 @@ def print_plan(jobs: Sequence[Job], benchmark: Benchmark | None, processes: int)
         queries += price.queries if price and left else 0
         seconds += estimate or 0.0 if left else 0.0
         unknown += bool(left and (estimate is None if benchmark else price is None))
-        print(f"{job.state:11} {queries_text(price):>10} queries  {duration(estimate):>8}  {shlex.join(job.command[1:])}")
+        print(f"{job.state:11} {queries_text(price):>10} queries  {duration(estimate):>8}  python {shlex.join(job.command[1:])}")
     states = Counter(job.state for job in jobs)
     print(f"{len(jobs)} runs: " + ", ".join(f"{count} {state}" for state, count in sorted(states.items())))
     print(f"left: {queries} queries" + (f", {duration(seconds / processes)} on {processes} processes" if benchmark else ""))
@@ -253,7 +253,7 @@ def run_jobs(jobs: Sequence[Job], devices: Sequence[str]) -> int:
     }
     print(", ".join(f"{count} {word}" for word, count in parts.items() if count or word == "finished"))
     for job, said in outcome.failed:
-        print(f"failed: {shlex.join(job.command[1:])}\n  {said}", file=sys.stderr)
+        print(f"failed: python {shlex.join(job.command[1:])}\n  {said}", file=sys.stderr)
     return outcome.status
 
 
