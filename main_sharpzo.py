@@ -77,7 +77,7 @@ def run_command(argv: list[str]) -> tuple[int, str]:
 
 def again_command(config: Config | None) -> str:
     without = " without --overwrite" if config and config.overwrite else ""
-    return f"the same command{without} goes on from where it was"
+    return f"the same command{without} goes on from what was kept"
 
 
 def run(config: Config, stop: Stop) -> None:

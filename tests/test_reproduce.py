@@ -18,7 +18,8 @@ from tools.reproduce.suites import MINI, PAPER, PAPERS_RATIOS, PAPERS_RHOS, Entr
 from tools.runs import Job
 from tools.tables import Sample
 from trainers import TRAINERS
-from utils.config import FIELDS
+from utils.config import FIELDS, REPOSITORY
+from utils.documents import read_yaml
 from utils.errors import UserError
 
 CURVE = ((0, 1, 0, 40.0), (10, 1, 1000, 60.0), (20, 2, 1500, 70.0), (30, 2, 1600, 72.0))
@@ -121,6 +122,14 @@ def test_methods_are_compared_at_their_own_budgets_at_a_small_one_and_at_ours(tm
     assert first == "| bbt | 78.50 ± 6.35 (n 2) | 78.00 | 79.00 | 1 600 | 160 | 16 |"
     assert " 73.50 ± 6.35 (n 2) | 73.00 | 74.00 |" in second
     assert (tmp_path / "made/baselines.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_methods_whose_own_budget_is_the_small_one_have_the_same_settings_in_both_files() -> None:
+    own, small = (read_yaml(REPOSITORY / "configs" / name) for name in ("digits.yaml", "budgets/digits-5000.yaml"))
+    for method in ("zip", "blackvip", "bpt-vlm"):
+        ours, theirs = ({key: entry.value for key, entry in document[method].value.items()} for document in (own, small))
+        ours.pop("max_queries", None)
+        assert ours == theirs, method
 
 
 def test_dry_run_lists_missing_runs_and_makes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

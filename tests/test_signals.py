@@ -54,7 +54,7 @@ def test_sigterm_anywhere_ends_with_status_three_and_the_same_command_goes_on(
         patch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         call_at(patch, *PLACES[place], tell_self(signal.SIGTERM))
         assert broken.run() == 3
-    assert broken.error == "interrupted (SIGTERM): the same command goes on from where it was\n"
+    assert broken.error == "interrupted (SIGTERM): the same command goes on from what was kept\n"
     assert not list(tmp_path.rglob("*.tmp"))
     broken.ends_as(whole)
 

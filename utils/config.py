@@ -250,7 +250,8 @@ def _check(config: Config, where: Mapping[str, str], two_stages: bool, datasets:
     if two_stages and config.change_point != "auto" and config.change_point > config.total_steps:
         refuse(
             "change_point",
-            f"change point {config.change_point} lies past the last step (total_steps {config.total_steps})",
+            f"change point {config.change_point} lies past the last step (total_steps {config.total_steps}); "
+            "choose an earlier change_point or more total_steps",
         )
     if config.prompt_trainer == "zo" and config.pruning != "none":
         refuse("pruning", f"trainer zo is dense; for {config.pruning} pruning use --prompt_trainer zo-pruned")
