@@ -117,7 +117,8 @@ def run(config: Config, stop: Stop) -> None:
         problem = build_problem(config, task) if trains else None
         optimizer = build_optimizer(config, problem) if trains else None
     with memory_told("--memory_limit", config.memory_limit, device), Run(path, config, device_name(device)) as folder:
-        for warning in [*task.warnings, *(problem.warnings if problem else ())]:
+        # the zero-shot prompts are often those that tuning starts from
+        for warning in dict.fromkeys([*task.warnings, *(problem.warnings if problem else ())]):
             folder.say(f"warning: {warning}")
         of = f"{config.template!r} and {len(ENSEMBLE)} more" if config.ensemble else f"{config.template!r}"
         images = f"{of}, {len(task.test_images)} test images"
@@ -215,6 +216,8 @@ def tune(
     if config.save_model:
         save_prompt(folder.path / "prompt.safetensors", objective.model.tensors(w), about)
     last = json.loads((folder.path / METRICS).read_text().splitlines()[-1])
+    if TRAINERS[config.prompt_trainer].two_stages and last["stage"] == 1 and last["step"] < problem.steps:
+        folder.say(f"note: --max_queries {config.max_queries} ended the run at step {last['step']}, before stage 2")
     outcome = {"val_accuracy": last["val_accuracy"], "seconds": last["seconds"]} | objective.costs()
     outcome["test_accuracy"] = 100 * objective.accuracy(w, problem.test)
     return outcome | {"evaluations": objective.evaluations}

@@ -15,7 +15,9 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor, nn
 
+from clip import MINIS
 from clip.checkpoint import is_torchscript, official_hashes, read_state_dict, sha256
+from clip.mini import build_mini, weights_of
 from utils.errors import UserError
 
 # OpenAI's names → open_clip's architectures with the QuickGELU that OpenAI trained with
@@ -77,8 +79,8 @@ def load_backbone(name: str, device: torch.device, checkpoint: str | None = None
     """
     # building a model fills it with random weights first, which must not move the caller's global generator
     with torch.random.fork_rng(devices=[]):
-        if name == "Mini":
-            architecture, (model, known) = None, _mini(checkpoint)
+        if name in MINIS:
+            architecture, (model, known) = None, _mini(name, checkpoint)
         else:
             known = None
             architecture, tag = resolve_name(name, has_checkpoint=checkpoint is not None)
@@ -87,14 +89,12 @@ def load_backbone(name: str, device: torch.device, checkpoint: str | None = None
     return Backbone(name, model, _tokenizer(name, architecture, model), _preprocess(model), device, known)
 
 
-def _mini(checkpoint: str | None) -> tuple[nn.Module, frozenset[int]]:
-    from clip.mini import WEIGHTS, build_mini
-
-    path = Path(checkpoint) if checkpoint else WEIGHTS
+def _mini(name: str, checkpoint: str | None) -> tuple[nn.Module, frozenset[int]]:
+    path = Path(checkpoint) if checkpoint else weights_of(name)
     try:
-        return build_mini(read_state_dict(path))
+        return build_mini(name, read_state_dict(path))
     except (KeyError, RuntimeError, IndexError) as error:
-        raise UserError(f"--checkpoint: {path}: not the weights of Mini: {error}") from error
+        raise UserError(f"--checkpoint: {path}: not the weights of {name}: {error}") from error
 
 
 def resolve_name(name: str, has_checkpoint: bool = False) -> tuple[str, str]:
@@ -107,7 +107,7 @@ def resolve_name(name: str, has_checkpoint: bool = False) -> tuple[str, str]:
     architecture, _, tag = name.partition("@")
     architecture = architecture.replace("/", "-")
     if architecture not in open_clip.list_models():
-        close = difflib.get_close_matches(architecture, [*OPENAI_MODELS, "Mini", *open_clip.list_models()], n=3)
+        close = difflib.get_close_matches(architecture, [*OPENAI_MODELS, *MINIS, *open_clip.list_models()], n=3)
         raise UserError(f"--backbone: unknown model {name!r}" + (f"; near it: {', '.join(close)}" if close else ""))
     tokenizer = open_clip.get_model_config(architecture)["text_cfg"].get("hf_tokenizer_name")
     if tokenizer:

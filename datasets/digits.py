@@ -7,7 +7,7 @@ where j mod 10 is 0 to 4, a validation image where it is 5 or 6, and a test imag
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,14 +33,19 @@ def read_digits(name: str = "digits", folder: Path | None = None, needed: Sequen
         parts[PART_OF_TEN[seen[label] % 10]].append(Item(f"digit/{position:04d}", label, NAMES[label]))
         seen[label] += 1
 
-    def picture(item: Item) -> np.ndarray:
-        return pictures[int(item.path.removeprefix("digit/"))]
+    train, val, test = (tuple(parts[part]) for part in PARTS)
+    return Dataset("digits", NAMES, train, val, test, *access(pictures))
+
+
+def access(pictures: np.ndarray) -> tuple[Callable[[Item], Image.Image], Callable[[Item], str]]:
+    """`open_image` and `stamp` of items that are positions among grey `pictures` (n, H, W) uint8."""
 
     def open_image(item: Item) -> Image.Image:
-        return Image.fromarray(picture(item)).convert("RGB")
+        return Image.fromarray(pictures[position_of(item)]).convert("RGB")
 
-    def stamp(item: Item) -> str:
-        return f"{item.path}|{picture(item).tobytes().hex()}"
+    return open_image, lambda item: f"{item.path}|{pictures[position_of(item)].tobytes().hex()}"
 
-    train, val, test = (tuple(parts[part]) for part in PARTS)
-    return Dataset("digits", NAMES, train, val, test, open_image, stamp)
+
+def position_of(item: Item) -> int:
+    """The number that ends an item's path."""
+    return int(item.path.rpartition("/")[2])

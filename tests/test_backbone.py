@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 import clip.backbone
 import clip.checkpoint
+from clip import MINIS
 from clip.backbone import Backbone, load_backbone, resolve_name
 from clip.checkpoint import official_hashes, read_state_dict
-from clip.mini import WEIGHTS
+from clip.mini import weights_of
 from clip.text import TextFeatures
 from datasets.digits import NAMES as DIGITS
 from main_sharpzo import pick_device
@@ -267,7 +268,7 @@ def test_a_state_dict_that_differs_from_the_architecture_is_refused_naming_the_t
     assert name in message
 
 
-@pytest.mark.parametrize("backbone", [SMALL, "Mini"])
+@pytest.mark.parametrize("backbone", [SMALL, *MINIS])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 @pytest.mark.parametrize("content", ["truncated", "empty", "text", "foreign", "directory", "absent"])
 def test_a_damaged_or_foreign_file_is_refused_naming_it(content: str, suffix: str, backbone: str, folder: Path) -> None:
@@ -363,17 +364,17 @@ def test_official_hashes_are_sha256_digests() -> None:
     assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in official_hashes())
 
 
-# Mini
+# Mini and Mini-RN
 
 
-@pytest.fixture(scope="module")
-def mini() -> Backbone:
-    return load_backbone("Mini", CPU)
+@pytest.fixture(scope="module", params=MINIS)
+def mini(request: pytest.FixtureRequest) -> Backbone:
+    return load_backbone(request.param, CPU)
 
 
 def test_mini_loads_frozen_with_32_positions_from_at_most_4_mib(mini: Backbone) -> None:
     assert_frozen(mini)
-    assert WEIGHTS.stat().st_size <= 4 << 20
+    assert weights_of(mini.name).stat().st_size <= 4 << 20
     assert mini.model.positional_embedding.shape == (32, 128)
     assert mini.tokenizer(["a"]).shape == (1, 32)
     images = mini.encode_images(torch.zeros(2, 3, 32, 32))
@@ -382,7 +383,7 @@ def test_mini_loads_frozen_with_32_positions_from_at_most_4_mib(mini: Backbone) 
 
 def test_mini_keeps_the_seeded_row_of_every_token_that_training_did_not_touch(mini: Backbone) -> None:
     table = torch.randn(49408, 128, generator=torch.Generator().manual_seed(0)) * 0.02
-    weights = load_file(WEIGHTS)
+    weights = load_file(weights_of(mini.name))
     table[weights["token_ids"].long()] = weights["token_rows"].float()
     assert mini.known_tokens == set(weights["token_ids"].tolist())
     assert 0 < len(mini.known_tokens) < 49408
@@ -401,6 +402,11 @@ def test_mini_warns_once_of_an_unknown_word_and_still_runs(mini: Backbone) -> No
 
 def test_mini_knows_the_words_of_its_own_data(mini: Backbone) -> None:
     assert TextFeatures(mini, DIGITS, "a photo of a", 1 << 30).warnings == []
+
+
+def test_weights_of_one_mini_are_refused_to_the_other() -> None:
+    path = str(weights_of("Mini-RN"))
+    assert f"--checkpoint: {path}: not the weights of Mini" in refusal(lambda: load_backbone("Mini", CPU, path))
 
 
 def test_loading_leaves_the_global_generator_alone() -> None:

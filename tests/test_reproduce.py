@@ -14,7 +14,7 @@ from tools.reproduce import __main__ as reproduce
 from tools.reproduce.claims import verdict
 from tools.reproduce.plans import OUR_BUDGET, OWN_BUDGET, PLANS, SMALL_BUDGET, evaluation
 from tools.reproduce.results import Results, harmonic, times_table
-from tools.reproduce.suites import MINI, PAPER, PAPERS_RATIOS, PAPERS_RHOS, Entry, Maker, Suite
+from tools.reproduce.suites import MINI, PAPER, PAPERS_RATIOS, PAPERS_RHOS, Entry, Maker
 from tools.runs import Job
 from tools.tables import Sample
 from trainers import TRAINERS
@@ -60,7 +60,7 @@ def call(tmp_path: Path, *argv: str) -> int:
 @pytest.mark.parametrize("name", sorted(PLANS))
 def test_every_run_of_a_plan_is_a_valid_command(name: str, tmp_path: Path) -> None:
     for suite in (PAPER, MINI):
-        if (name, suite) in (("table2", MINI), ("table5", MINI), ("baselines", PAPER)):
+        if (name, suite) == ("baselines", PAPER):
             continue
         entries = list(PLANS[name](Maker(suite, str(tmp_path), "/data")))
         assert entries
@@ -261,12 +261,20 @@ def test_verdict_needs_the_whole_interval(mean: float, half: float, expected: st
     assert verdict(Sample(3, mean, half, 1.0)) == expected
 
 
-@pytest.mark.parametrize(
-    ("name", "suite", "other"), [("table2", MINI, PAPER), ("table5", MINI, PAPER), ("baselines", PAPER, MINI)]
-)
-def test_artefact_that_a_suite_cannot_have_is_refused(name: str, suite: Suite, other: Suite, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"--suite {other.name}"):
-        list(PLANS[name](Maker(suite, str(tmp_path))))
+def test_artefact_that_a_suite_cannot_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--suite mini"):
+        list(PLANS["baselines"](Maker(PAPER, str(tmp_path))))
+
+
+def test_shifts_of_the_laptop_suite_are_scored_with_the_prompts_that_digits_made(tmp_path: Path) -> None:
+    entries = [entry for entry in PLANS["table2"](maker(tmp_path, seeds=(1,))) if entry.row == "Mini, zo-pruned"]
+    trained, *scored = entries
+    assert (trained.column, trained.phase) == ("digits", 0)
+    assert [entry.column for entry in scored] == list(MINI.shifts)
+    assert {entry.job.config.load_prompt for entry in scored} == {str(trained.job.path / "prompt.safetensors")}
+    assert {(entry.phase, entry.job.config.backbone, entry.job.config.dataset == entry.column) for entry in scored} == {
+        (1, "Mini", True)
+    }
 
 
 def test_part_of_a_suite_is_planned_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

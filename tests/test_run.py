@@ -373,6 +373,8 @@ def test_step_that_max_queries_has_no_room_for_is_not_started(limit: int, steps:
     assert run.status == 0
     assert (run.metrics[-1]["step"], run.metrics[-1]["queries"], run.result["queries"]) == (steps, queries, queries)
     assert "val_accuracy" in run.metrics[-1]
+    told = f"note: --max_queries {limit} ended the run at step {steps}, before stage 2"
+    assert (told in run.out) == (steps <= 3)
 
 
 def test_limit_below_the_first_step_is_refused_before_anything_is_written(call: Call, tmp_path: Path) -> None:

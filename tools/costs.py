@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clip import MINIS
 from datasets import DATASETS
 from trainers import TRAINERS, TrainerInfo
 from utils.errors import UserError
@@ -24,7 +25,7 @@ FLOAT64_OVER_FLOAT32 = 2.2
 # the only trainer whose epochs keep their last, incomplete mini-batch
 WHOLE_EPOCHS = frozenset({"craft"})
 # of the text tower, where the context itself is searched
-WIDTHS = {"Mini": 128, "RN50": 512, "RN101": 512, "ViT-B/32": 512, "ViT-B/16": 512}
+WIDTHS = {"Mini": 128, "Mini-RN": 128, "RN50": 512, "RN101": 512, "ViT-B/32": 512, "ViT-B/16": 512}
 # what does not change the number of queries, so that a sweep's plan is worked out once a setting and not once a run
 FREE = {
     "seed": 1,
@@ -142,7 +143,7 @@ class Benchmark:
         """
         price = cost(config)
         classes = classes_of(config)
-        if price is None or classes is None or not self.rows or config.backbone == "Mini":
+        if price is None or classes is None or not self.rows or config.backbone in MINIS:
             return None
         info = TRAINERS[config.prompt_trainer]
         if price.queries and (info.problem != TrainerInfo.problem or info.derivative):

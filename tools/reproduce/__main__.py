@@ -67,7 +67,7 @@ def make_table(name: str, found: Results, maker: Maker, output: Path, run: bool)
             results.accuracy_table(found, "Table 1: test accuracy (%), 16 shots", by_backbone, averaged=averaged, whole=whole)
         ]
     if name == "table2":
-        title = "Table 2: trained on ImageNet, tested under shift (%)"
+        title = f"Table 2: trained on {maker.suite.source}, tested under shift (%)"
         return [results.accuracy_table(found, title, by_backbone, averaged=maker.suite.shifts)]
     if name == "table3":
         return [results.times_table(found)]

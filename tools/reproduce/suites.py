@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from clip import MINIS
 from datasets import DATASETS
 from tools.costs import cost
 from tools.runs import Job, flags_of
@@ -24,10 +25,11 @@ SHOTS = (1, 2, 4, 8, 16)
 class Suite:
     """What a suite's tables and figures run on.
 
-    `ablation`: the dataset of tables 6 and 7 and of the figures. `timed`: those of tables 3 and 4. `logged`: those whose runs
-    log test accuracy as they go, for curves and for table 3 (it decides nothing). `table5`: its dataset and backbones.
-    `same_queries`: methods that are also run with as many queries as SharpZO has. `small_budget`: the YAML of the ablation's
-    dataset that gives all methods one budget, for the artefact "baselines".
+    `source`: the dataset of table 2's training, `shifts` its other test sets. `ablation`: the dataset of tables 6 and 7 and of
+    the figures. `timed`: those of tables 3 and 4. `logged`: those whose runs log test accuracy as they go, for curves and for
+    table 3 (it decides nothing). `table5`: its dataset and backbones. `same_queries`: methods that are also run with as many
+    queries as SharpZO has. `small_budget`: the YAML of the ablation's dataset that gives all methods one budget, for the
+    artefact "baselines".
     """
 
     name: str
@@ -38,8 +40,9 @@ class Suite:
     ablation: str
     timed: tuple[str, ...]
     logged: frozenset[str]
-    shifts: tuple[str, ...] = ()
-    table5: tuple[str, tuple[str, ...]] | None = None
+    source: str
+    shifts: tuple[str, ...]
+    table5: tuple[str, tuple[str, ...]]
     same_queries: tuple[str, ...] = ()
     small_budget: str = ""
 
@@ -61,6 +64,7 @@ PAPER = Suite(
     ablation="eurosat",
     timed=("imagenet", "oxford_pets", "dtd", "eurosat"),
     logged=frozenset({"imagenet", "oxford_pets", "dtd", "eurosat"}),
+    source="imagenet",
     shifts=("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"),
     table5=("imagenet", ("RN50", "RN101", "ViT-B/16", "ViT-B/32")),
 )
@@ -72,6 +76,9 @@ MINI = Suite(
     methods=("zero-shot", "bbt", "blackvip", "mezo", "zip", OURS),
     ablation="digits",
     timed=("digits", "openmoji", "textile"),
+    source="digits",
+    shifts=("mnist", "digits_negative", "digits_noise", "digits_turned"),
+    table5=("digits", MINIS),
     same_queries=("bbt", "zip"),
     small_budget="configs/budgets/digits-5000.yaml",
     logged=frozenset({"digits", "openmoji", "textile"}),
