@@ -10,7 +10,6 @@ from tools.reproduce import paper
 from tools.reproduce.suites import Entry
 from tools.runs import FinishedRun, read_run
 from tools.tables import Sample, Table, difference, sample, show
-from trainers import TRAINERS
 from utils.errors import UserError
 
 INTERVAL = "Mean ± 95 % t-interval over n seeds. –: not run."
@@ -37,19 +36,24 @@ class Results:
         order = [list(dict.fromkeys(getattr(entry, axis) for entry in entries)) for axis in ("row", "column")]
         return cls(cells, *order)
 
-    def accuracies(self, row: str, column: str) -> dict[int, float]:
-        """Test accuracy in percent by seed."""
-        return {run.result["seed"]: run.result["test_accuracy"] for run in self.cells.get((row, column), ())}
+    def accuracies(self, row: str, *columns: str) -> dict[int, float]:
+        """Test accuracy in percent by seed; of several columns the mean, for the seeds that all of them have."""
+        found = [{run.result["seed"]: run.result["test_accuracy"] for run in self.cells.get((row, c), ())} for c in columns]
+        seeds = sorted(set.intersection(*map(set, found)))
+        return {seed: sum(accuracies[seed] for accuracies in found) / len(found) for seed in seeds}
 
     def sample(self, row: str, column: str) -> Sample | None:
         values = self.accuracies(row, column)
         return sample(list(values.values())) if values else None
 
-    def paired(self, column: str, a: str, b: str, b_column: str = "") -> Sample | None:
-        """a − b over the seeds that both have; against what trains nothing, over those of a. None with fewer than two."""
-        first, second = self.accuracies(a, column), self.accuracies(b, b_column or column)
-        rivals = self.cells.get((b, b_column or column), ())
-        if any(not TRAINERS[run.result["trainer"]].build for run in rivals):
+    def paired(self, columns: Sequence[str], a: str, b: str, b_columns: Sequence[str] = ()) -> Sample | None:
+        """a − b over the seeds that both have; against zero-shot, which has none, over those of a. None with fewer than two.
+
+        Of several columns the means are compared.
+        """
+        first, second = self.accuracies(a, *columns), self.accuracies(b, *(b_columns or columns))
+        rivals = [run for column in b_columns or columns for run in self.cells.get((b, column), ())]
+        if second and all(run.result["trainer"] == "zero-shot" for run in rivals):
             second = dict.fromkeys(first, next(iter(second.values())))
         seeds = sorted(first.keys() & second.keys())
         return difference([first[s] for s in seeds], [second[s] for s in seeds]) if len(seeds) > 1 else None
