@@ -17,6 +17,7 @@ import logging
 import math
 import os
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,7 +86,8 @@ def run(config: Config, stop: Stop) -> None:
 
     from datasets.fewshot import write_split
     from trainers.loop import build_optimizer, build_problem
-    from utils.run import Run, find_earlier_run, refuse_locked, run_path, tidy
+    from utils.files import sha256
+    from utils.run import Run, find_earlier_run, refuse_locked, run_path, scored_another, tidy
 
     # open_clip reports through the root logger; what matters of it reaches the user as our own errors
     logging.basicConfig(level=logging.CRITICAL)
@@ -98,8 +100,11 @@ def run(config: Config, stop: Stop) -> None:
         from trainers.saved import read_saved, saved_accuracy
 
         config, *saved = read_saved(config)
+        scored = {"prompt_sha256": sha256(Path(config.load_prompt))}
     path = run_path(config)
     earlier = find_earlier_run(path, config)
+    if earlier == "finished" and scored_another(path, config):
+        raise UserError(f"{path}: scored another prompt than {config.load_prompt} holds now; --overwrite scores this one")
     if earlier == "finished":
         # of a run that was killed while it tidied up
         tidy(path)
@@ -133,10 +138,11 @@ def run(config: Config, stop: Stop) -> None:
             names = json.dumps([about["weights_sha256"], *about["classnames"]])
             images = [tensor for part in (task.train_images, task.val_images) for tensor in (part.inputs, part.labels)]
             folder.progress.asking(names.encode(), *(tensor.cpu().numpy() for tensor in images))
+            result |= {"feature_seconds": round(task.feature_seconds, 3)}
             result |= tune(config, problem, optimizer, about, folder, stop)
         else:
             nothing = dict.fromkeys(("queries", "forwards", "tower_images", "evaluations"), 0)
-            result |= {"test_accuracy": accuracy, "seconds": 0.0} | nothing
+            result |= {"test_accuracy": accuracy, "seconds": 0.0} | nothing | (scored if saved else {})
         report(folder, result, len(task.test_images))
         folder.finish(result)
 
@@ -185,14 +191,16 @@ def prepare(config: Config, device: torch.device) -> Task:
     templates = (*ENSEMBLE, config.template) if config.ensemble else (config.template,)
     zero_shot, of_text = ensemble_features(backbone, dataset.classnames, templates)
     zero_shot_accuracy = 100 * top1(lambda features: features @ zero_shot.T, test_images, ZERO_SHOT_IMAGES_A_PASS)
-    train_images = val_images = None
+    train_images, val_images, seconds = None, None, 0.0
     if trains:
         scale = DATASETS[config.dataset].crop_scale
         views = [RandomView(config.seed, view, backbone.image_size, scale) for view in range(config.augment_views)]
+        started = time.perf_counter()
         train_images = Images(*features.of_views(train, "train images", views))
+        seconds = time.perf_counter() - started
         val_images = Images(*features(val, "val images"))
     remarks += of_text
-    return Task(dataset, train, val, backbone, train_images, val_images, test_images, zero_shot_accuracy, remarks)
+    return Task(dataset, train, val, backbone, train_images, val_images, test_images, zero_shot_accuracy, remarks, seconds)
 
 
 def tune(

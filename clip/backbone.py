@@ -16,9 +16,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from clip import MINIS
-from clip.checkpoint import is_torchscript, official_hashes, read_state_dict, sha256
+from clip.checkpoint import is_torchscript, official_hashes, read_state_dict
 from clip.mini import build_mini, weights_of
 from utils.errors import UserError
+from utils.files import sha256
 
 # OpenAI's names → open_clip's architectures with the QuickGELU that OpenAI trained with
 OPENAI_MODELS = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 import zipfile
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import torch
 
 from utils.errors import UserError
+from utils.files import sha256
 
 
 def official_hashes() -> frozenset[str]:
@@ -18,11 +18,6 @@ def official_hashes() -> frozenset[str]:
 
     urls = (pretrained.get_pretrained_url(name, "openai") for name in pretrained.list_pretrained_models_by_tag("openai"))
     return frozenset(url.split("/")[-2] for url in urls if "openaipublic" in url)
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_torchscript(path: Path) -> bool:

@@ -30,7 +30,7 @@ def main() -> int:
         return 1
     path = run_path(config)
     path.mkdir(parents=True, exist_ok=True)
-    (path / "config.yaml").write_text(yaml.safe_dump(config.as_dict() | {"threads": 3}))
+    (path / "config.yaml").write_text(yaml.safe_dump(config.as_dict() | {"threads": config.threads or 3}))
     if does == "interrupt":
         return 3
     if does == "wait":

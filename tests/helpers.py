@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -32,8 +33,9 @@ def made_up(per_class: int, val_per_class: int, classes: Iterable[int] = (2, 0, 
 
 
 def draw_images(folder: Path, *names: str) -> None:
-    """Small pictures, each of another colour, at `names` below `folder`."""
+    """Small pictures of noise, each another, at `names` below `folder`: a crop of one is not the whole."""
     for number, name in enumerate(names):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (12, 10), (number * 37 % 256, number * 91 % 256, 90)).save(path, "PNG")
+        noise = np.random.default_rng(number).integers(0, 256, (10, 12, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(path, "PNG")

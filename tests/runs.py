@@ -30,7 +30,7 @@ def outcome(folder: Path) -> tuple[str, dict, dict]:
     metrics = re.sub(r'"seconds": [\d.e-]+', "", (folder / "metrics.jsonl").read_text())
     tensors = {name: tensor.numpy().tobytes() for name, tensor in load_prompt(folder / "prompt.safetensors")[0].items()}
     result = json.loads((folder / "result.json").read_text())
-    return metrics, tensors, {key: value for key, value in result.items() if key != "seconds"}
+    return metrics, tensors, {key: value for key, value in result.items() if "seconds" not in key}
 
 
 def folder_of(output: Path, trainer: str) -> Path:

@@ -7,10 +7,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from tools import sweep
 from tools.costs import cost
 from tools.reproduce import __main__ as reproduce
+from tools.reproduce import figures
 from tools.reproduce.claims import verdict
 from tools.reproduce.plans import OUR_BUDGET, OWN_BUDGET, PLANS, SMALL_BUDGET, evaluation
 from tools.reproduce.results import Results, harmonic, times_table
@@ -21,6 +24,7 @@ from trainers import TRAINERS
 from utils.config import FIELDS, REPOSITORY
 from utils.documents import read_yaml
 from utils.errors import UserError
+from utils.run import identity
 
 CURVE = ((0, 1, 0, 40.0), (10, 1, 1000, 60.0), (20, 2, 1500, 70.0), (30, 2, 1600, 72.0))
 
@@ -68,6 +72,20 @@ def test_every_run_of_a_plan_is_a_valid_command(name: str, tmp_path: Path) -> No
             assert entry.job.state == "missing"
         # one folder, one setting
         assert len({entry.job.path for entry in entries}) == len({entry.job.config for entry in entries})
+
+
+@pytest.mark.parametrize(("dataset", "root"), [("digits", None), ("eurosat", "DATA")])
+def test_run_by_hand_the_sweeps_and_the_tables_are_one_run(dataset: str, root: str | None) -> None:
+    flags = ("--root_path", root) if root else ()
+    suite = MINI if dataset == "digits" else PAPER
+    by_hand = Job(("--config", f"configs/{dataset}.yaml", *flags, "--seed", "1"))
+    (swept,) = sweep.make_jobs(
+        sweep.parse(["--datasets", dataset, "--methods", "zo-pruned", "--seeds", "1", "--root_path", root or "/elsewhere"])
+    )
+    tables = Maker(suite, "outputs", root and str(Path(root).absolute()), (1,)).job(dataset, "zo-pruned")
+    assert by_hand.path == swept.path == tables.path
+    first, *others = (identity(job.config.as_dict()) for job in (by_hand, swept, tables))
+    assert others == [first, first]
 
 
 def test_table6_and_table7_vary_one_thing_around_the_default_run(tmp_path: Path) -> None:
@@ -151,7 +169,7 @@ def test_run_of_other_settings_in_a_jobs_folder_is_not_taken_for_it(tmp_path: Pa
     (job.path / "config.yaml").write_text("{")
     assert job.state == "other settings"
     # what a run resolves, and a setting that an older version did not have
-    resolved = job.config.as_dict() | {"device": "cpu", "threads": 2, "template": "a {}", "memory_limit": 1024}
+    resolved = job.config.as_dict() | {"device": "cpu", "template": "a {}", "memory_limit": 1024}
     del resolved["deterministic"]
     (job.path / "config.yaml").write_text(yaml.safe_dump(resolved))
     assert job.state == "finished"
@@ -181,7 +199,7 @@ def test_papers_figures_stand_beside_ours_and_table_2_averages_the_shifts_alone(
     assert reproduce.main([*argv, *where]) == 0
     lines = (tmp_path / "made/table2.md").read_text().splitlines()
     assert "| RN50, zo-pruned | 72.00 (n 1); 63.30 | 62.00 (n 1); 54.80 |" in "\n".join(lines)
-    assert next(line for line in lines if line.startswith("| RN50, zo-pruned")).endswith("| 62.00; 43.30 |")
+    assert next(line for line in lines if line.startswith("| RN50, zo-pruned")).endswith("| 62.00 (n 1); 43.30 |")
     # a row that was not run still shows the paper's
     assert next(line for line in lines if line.startswith("| RN50, coop")).startswith("| RN50, coop | –; 63.30 |")
 
@@ -199,7 +217,7 @@ def test_times_are_to_the_highest_accuracy_that_all_reach(tmp_path: Path) -> Non
     table = times_table(Results.read(entries))
     assert "digits 67.00 %" in table.notes[0]
     cells = {row[0]: row[1] for row in table.rows}
-    assert cells["zo-pruned"] == "15.0 (n 1) s; 1500 queries; whole run: stage 1 10.0 s, stage 2 6.0 s"
+    assert cells["zo-pruned"] == "15.0 (n 1) s; 1 500 queries; whole run: stage 1 10.0 s, stage 2 6.0 s"
     assert cells["bbt"].startswith("16.0 (n 1) s; 1600 queries")
 
 
@@ -227,6 +245,8 @@ def test_claims_are_judged_by_paired_intervals(tmp_path: Path) -> None:
     assert told["SharpZO above bbt", "digits, Mini"] == "holds"
     assert told["SharpZO above bbt", "openmoji, Mini"] == "not shown"
     assert told["SharpZO above zero-shot", "openmoji, Mini"] == "holds"
+    # the same noise in both
+    assert told["smaller spread across seeds than Mini, bbt", "openmoji"] == "not shown"
     assert told["SharpZO above bbt, under shift", "mean of 4 shifts, Mini"] == "holds"
     assert told["SharpZO above coop, under shift", "mean of 4 shifts, Mini"] == "not shown"
     assert told["ρ 0.1 above 0.5", "digits"] == "fails"
@@ -264,6 +284,11 @@ def test_rival_with_one_seed_gives_no_interval_but_what_trains_nothing_does(tmp_
 )
 def test_verdict_needs_the_whole_interval(mean: float, half: float, expected: str) -> None:
     assert verdict(Sample(3, mean, half, 1.0)) == expected
+
+
+def test_seed_that_stands_twice_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(tmp_path, "table7", "--no-run", "--seeds", "1", "2", "1") == 2
+    assert "error: --seeds: 1 2 1: a seed stands twice" in capsys.readouterr().err
 
 
 def test_artefact_that_a_suite_cannot_have_is_refused(tmp_path: Path) -> None:
@@ -316,13 +341,66 @@ def test_average_over_a_part_of_the_papers_datasets_stands_beside_no_figure_of_t
         text = (tmp_path / "table1.md").read_text()
         rows.append(next(line for line in text.splitlines() if line.startswith("| RN50, zo-pruned")))
     assert "; " in rows[0].split("|")[-2]
-    assert rows[1].split("|")[-2].strip() == "72.00"
+    assert rows[1].split("|")[-2].strip() == "72.00 (n 1)"
 
 
 def test_unknown_artefact_and_nothing_finished_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(tmp_path, "table8") == 2
     assert call(tmp_path, "fig3", "--no-run") == 2
     assert capsys.readouterr().err.count("error: ") == 2
+
+
+def test_artefact_that_cannot_be_made_stops_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for entry in PLANS["table7"](maker(tmp_path, seeds=(1,))):
+        finish(entry.job)
+    assert call(tmp_path, "fig2", "table7", "--no-run", "--seeds", "1") == 2
+    assert capsys.readouterr().err.count("error: ") == 1
+    assert (tmp_path / "made/table7.md").is_file()
+
+
+def test_missing_matplotlib_is_told_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(figures.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(reproduce, "run_jobs", None)
+    for argv in (("fig1",), ("table7", "fig3"), ("baselines",)):
+        assert call(tmp_path, *argv) == 2
+        assert capsys.readouterr().err == "error: figures need matplotlib; pip install matplotlib\n"
+
+
+def test_plan_of_table_4_lists_what_measures_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(tmp_path, "table4", "--dry-run", "--seeds", "1", "--devices", "cpu") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "tools.reproduce.memory" in line]
+    assert len(lines) == 6 and all(line.startswith("missing ") and line.endswith("--device cpu") for line in lines)
+
+
+# a cell of each table as `finish` fills it; in the paper's suite with the paper's figure
+@pytest.mark.parametrize(
+    ("suite", "name", "row", "cell"),
+    [
+        ("paper", "table1", "ViT-B/16, zo-pruned", "72.00 (n 1); 94.06"),
+        ("paper", "table2", "RN50, coop", "72.00 (n 1); 63.30"),
+        ("paper", "table3", "zo-pruned", "; paper 2.4 min"),
+        ("paper", "table4", "craft", "72.00 (n 1); "),
+        ("paper", "table5", "zo-pruned", "72.00 (n 1); "),
+        ("paper", "table6", "magnitude", "72.00 (n 1); "),
+        ("paper", "table7", "zo-pruned", "72.00 (n 1); "),
+        ("mini", "table2", "Mini, zo-pruned", "72.00 (n 1) |"),
+        ("mini", "table5", "zo-pruned", "| 72.00 (n 1) | 72.00 (n 1) |"),
+        ("mini", "base2new", "zo-pruned", "72.00 (n 1); 72.00 (n 1); 72.00 (n 1)"),
+        ("mini", "cross", "zo-pruned", "| 72.00 (n 1) | 72.00 (n 1) | 72.00 (n 1) |"),
+        ("mini", "fidelity", "abs-score", "| 72.00 (n 1) |"),
+        ("mini", "baselines", "bbt", "| 72.00 (n 1) |"),
+    ],
+)
+def test_every_table_is_made_of_finished_runs(suite: str, name: str, row: str, cell: str, tmp_path: Path) -> None:
+    root = "/data" if suite == "paper" else None
+    for entry in PLANS[name](Maker({"paper": PAPER, "mini": MINI}[suite], str(tmp_path / "runs"), root, (1,))):
+        finish(entry.job)
+    where = ["--output_dir", str(tmp_path / "runs"), "--output", str(tmp_path / "made"), *(["--root_path", root] if root else [])]
+    assert reproduce.main([name, "--suite", suite, "--no-run", "--seeds", "1", *where]) == 0
+    line = next(line for line in (tmp_path / f"made/{name}.md").read_text().splitlines() if line.startswith(f"| {row} |"))
+    assert cell in line
 
 
 def test_surface_and_memory_are_measured_on_real_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,11 +421,16 @@ def test_surface_and_memory_are_measured_on_real_runs(tmp_path: Path, monkeypatc
         assert list(drawn["rises"]) == list(surface.DISTANCES)
     assert found["naive CMA-ES"]["centre"] != found["sharpness-aware CMA-ES"]["centre"]
 
-    assert memory.measure(jobs[0][1], tmp_path / "memory", run=False) is None
-    figures = memory.measure(jobs[0][1], tmp_path / "memory")
+    def of(job: Job, device: str = "") -> memory.Measurement:
+        return memory.Measurement(job, tmp_path / "memory", device)
+
+    assert of(jobs[0][1]).take(run=False) is None
+    figures = of(jobs[0][1]).take()
     assert figures["of"] == "process, CPU" and 100 < figures["mib"] < 20_000
     # measured once
     monkeypatch.setattr(memory.subprocess, "run", None)
-    assert memory.measure(jobs[0][1], tmp_path / "memory") == figures
-    # of other settings it was not
-    assert memory.measure(jobs[1][1], tmp_path / "memory", run=False) is None
+    assert of(jobs[0][1], "cpu").take() == figures
+    # of other settings it was not, nor on a card
+    assert of(jobs[1][1]).take(run=False) is None
+    monkeypatch.setattr(memory, "pick_device", lambda name: torch.device(name))
+    assert of(jobs[0][1], "cuda:1").take(run=False) is None

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from clip.prompt import load_prompt, save_prompt
 from main_sharpzo import main
+from tools.runs import Job
 from trainers import TRAINERS, saved
 
 FLAGS = ["--shots", "2", "--total_steps", "2", "--change_point", "1", "--popsize", "4", "--intrinsic_dim", "16"]
@@ -39,6 +40,23 @@ def test_accuracy_is_that_of_the_run_that_saved_it(trainer: str, flags: list[str
     again = result(tmp_path, "saved", "Mini", f"{trainer}-from-digits")
     assert again["test_accuracy"] == result(tmp_path, trainer, "Mini")["test_accuracy"]
     assert (again["trainer"], again["shots"], again["seed"], again["queries"]) == ("saved", 2, 3, 0)
+
+
+def test_prompt_that_was_trained_again_is_not_taken_for_the_one_that_was_scored(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = train(tmp_path, "bbt")
+    score = Job(
+        ("--prompt_trainer", "saved", "--load_prompt", str(path), "--output_dir", str(tmp_path), "--shots", "2", "--seed", "3")
+    )
+    score = Job((*score.flags, "--run_name", "bbt-from-digits"))
+    assert main(list(score.flags)) == 0 and score.state == "finished"
+    train(tmp_path, "bbt", "--sigma", "0.9", "--overwrite")
+    assert score.state == "other settings"
+    capsys.readouterr()
+    assert main(list(score.flags)) == 2
+    assert f"scored another prompt than {path} holds now; --overwrite scores this one" in capsys.readouterr().err
+    assert main([*score.flags, "--overwrite"]) == 0 and score.state == "finished"
 
 
 def test_out_of_memory_is_not_told_as_a_prompt_that_does_not_fit(

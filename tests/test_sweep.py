@@ -129,10 +129,11 @@ def test_sweep_skips_what_is_finished_and_goes_on_with_what_was_interrupted(
     calls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE", '{"2": "interrupt"}')
-    assert swept(tmp_path, "--seeds", "1", "2") == 3
+    flags = ("--seeds", "1", "2", "--", "--threads", "0")
+    assert swept(tmp_path, *flags) == 3
     monkeypatch.setenv("FAKE", "{}")
     calls.unlink()
-    assert swept(tmp_path, "--seeds", "1", "2") == 0
+    assert swept(tmp_path, *flags) == 0
     assert seeds(calls) == ["2"]
     # with the number of threads that it was begun with
     argv = json.loads(calls.read_text())["argv"]
@@ -170,7 +171,27 @@ def test_zero_shot_runs_once_and_a_grid_names_its_points() -> None:
         ("sigma0.2-zo_lr0.1", 0.2),
         ("sigma0.4-zo_lr0.1", 0.4),
     }
-    assert len(jobs) - len(trained) == 2
+    zero_shot = [job for job in jobs if job not in trained]
+    assert len(zero_shot) == 2
+    # beside the paper's 16-shot figures
+    assert {job.config.shots for job in zero_shot} == {16}
+
+
+def test_run_under_another_template_is_not_taken_for_the_one_asked(calls: Path, tmp_path: Path) -> None:
+    assert swept(tmp_path, "--seeds", "1") == 0
+    (job,) = sweep.make_jobs(sweep.parse([*DIGITS, "--seeds", "1", "--output_dir", str(tmp_path / "out folder")]))
+    assert job.state == "finished"
+    assert Job((*job.flags, "--template", "a photo of a {}.")).state == "other settings"
+
+
+def test_processes_on_the_cpu_share_its_threads(calls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    given = []
+    monkeypatch.setattr(sweep.Runner, "run", lambda self, jobs: given.append(self.environment) or sweep.Outcome())
+    monkeypatch.setattr(sweep.os, "cpu_count", lambda: 8)
+    for flags in (("--processes", "2"), ("--devices", "cpu", "cpu"), ("--devices", "cuda:0", "cuda:1"), ("--devices", "cpu")):
+        assert swept(tmp_path, "--seeds", "1", *flags) == 0
+    assert [environment.get("OMP_NUM_THREADS") for environment in given] == ["4", "4", None, None]
 
 
 @pytest.mark.parametrize(
@@ -253,4 +274,4 @@ def test_shell_script_takes_devices_and_processes_in_either_form(flags: tuple[st
 
 def test_shell_script_runs_the_methods_of_table_1() -> None:
     named = re.search(r'METHODS:-"(.*)"}', (REPOSITORY / "run_all_final_exps.sh").read_text(encoding="utf-8")).group(1).split()
-    assert {row["method"] for row in paper.tables()["table1"]["rows"]} <= {*named, "zip", "zip-20k"}
+    assert {row["method"] for row in paper.tables()["table1"]["rows"]} <= {*named, "zip"}

@@ -52,9 +52,10 @@ def test_run_names_are_listed_by_their_mean_over_seeds(tmp_path: Path, capsys: p
     capsys.readouterr()
     assert validate.main([str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    shown = {line.split("  ")[2]: line.split("  ")[3] for line in lines}
+    assert all(line.startswith("digits  bbt  Mini  2 shots  ") for line in lines)
+    shown = {line.split("  ")[4]: line.split("  ")[5] for line in lines}
     assert shown["short"].endswith("(n 2)") and shown["long"].endswith("(n 1)")
-    means = [float(line.split("  ")[3].split()[0]) for line in lines]
+    means = [float(line.split("  ")[5].split()[0]) for line in lines]
     assert means == sorted(means, reverse=True)
 
 

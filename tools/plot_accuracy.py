@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tools.reproduce.figures import require_matplotlib
 from tools.runs import read_run
 from utils.errors import UserError
 
@@ -22,6 +23,7 @@ STYLES = ("-", "--", "-.", ":")
 
 
 def draw(folders: list[Path], output: Path) -> None:
+    require_matplotlib()
     import matplotlib
 
     matplotlib.use("Agg")

@@ -17,7 +17,7 @@ from trainers import TRAINERS
 from utils.config import FIELDS, REPOSITORY, load_config
 from utils.errors import UserError
 from utils.progress import METRICS
-from utils.run import identity, run_path
+from utils.run import identity, run_path, scored_another
 from utils.settings import Config
 
 MAIN = REPOSITORY / "main_sharpzo.py"
@@ -41,29 +41,38 @@ class Job:
 
     @property
     def state(self) -> str:
-        """ "finished", "interrupted" (begun, to be gone on with), "missing", or "other settings": another run.
+        """ "finished", "interrupted" (begun, to be gone on with), "missing", or "other settings": another run, or another prompt.
 
-        The last one main_sharpzo.py refuses, naming the settings.
+        The last one main_sharpzo.py refuses, saying what differs.
         """
         if not (self.path / "config.yaml").is_file():
             return "missing"
         if self._is_of_another_run():
             return "other settings"
-        return "finished" if (self.path / "result.json").is_file() else "interrupted"
+        if not (self.path / "result.json").is_file():
+            return "interrupted"
+        return "other settings" if scored_another(self.path, self.config) else "finished"
 
     def _is_of_another_run(self) -> bool:
         ours = identity(self.config.as_dict())
         try:
             there = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
             # of a version that did not have a setting yet: its default
-            theirs = {key: field.default for key, field in FIELDS.items()} | there
+            theirs = identity({key: field.default for key, field in FIELDS.items()} | there)
         except (OSError, ValueError, TypeError, yaml.YAMLError):
             return True
-        return any(theirs[key] != value for key, value in ours.items() if key not in RESOLVED_BY_A_RUN)
+        # what the command leaves to the run, the run there has chosen
+        left = {key for key in RESOLVED_BY_A_RUN if ours[key] == FIELDS[key].default}
+        return any(theirs[key] != value for key, value in ours.items() if key not in left)
 
     @property
     def command(self) -> list[str]:
         return [sys.executable, str(MAIN), *self.flags]
+
+
+def root_of(dataset: str, root_path: str | None) -> str | None:
+    """`root_path` for a dataset that lies below it, or for a YAML file, which may name any; bundled ones have none."""
+    return root_path if dataset not in DATASETS or DATASETS[dataset].folder else None
 
 
 def flags_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
@@ -90,6 +99,16 @@ class FinishedRun:
     def variant(self) -> str:
         """The folder level that --run_name added, or ""."""
         return str(self.config.get("run_name") or "")
+
+    @property
+    def torch(self) -> str | None:
+        return self.environment.get("packages", {}).get("torch")
+
+    @property
+    def computer(self) -> str | None:
+        """The card or the processor that the run computed on."""
+        card = self.environment.get("device", "cpu")
+        return self.environment.get("machine", {}).get("processor") if card == "cpu" else card
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:

@@ -13,14 +13,14 @@ import argparse
 import csv
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from datasets import DATASETS
 from tools.reproduce import paper
 from tools.runs import FinishedRun, find_runs
-from tools.tables import SPREADS, Sample, Table, sample, show
+from tools.tables import SPREADS, Table, sample, show
 from trainers import TRAINERS
 from utils.config import FIELDS, Parser
 from utils.errors import UserError
@@ -30,10 +30,10 @@ PAPERS_SHOTS = 16
 
 
 class Cell(NamedTuple):
-    """What runs of different seeds have in common."""
+    """What runs of different seeds have in common. `shots` is None of zero-shot, which has none."""
 
     backbone: str
-    shots: int
+    shots: int | None
     method: str
     variant: str
     dataset: str
@@ -43,13 +43,54 @@ class Cell(NamedTuple):
         return f"{self.method}, {self.variant}" if self.variant else self.method
 
 
+class Grid(NamedTuple):
+    """The cells of one table: methods × datasets."""
+
+    backbone: str
+    shots: int | None
+    title: str
+    cells: dict[Cell, list[FinishedRun]]
+
+    @property
+    def datasets(self) -> list[str]:
+        there = {cell.dataset for cell in self.cells}
+        return [name for name in DATASETS if name in there]
+
+    @property
+    def rows(self) -> dict[tuple[str, str], dict[str, list[FinishedRun]]]:
+        """Runs by dataset, of each method and variant in the order of the registry."""
+        found: dict[tuple[str, str], dict[str, list[FinishedRun]]] = {}
+        order = list(TRAINERS)
+        for cell, runs in sorted(self.cells.items(), key=lambda item: (order.index(item[0].method), *item[0][3:])):
+            found.setdefault((cell.method, cell.variant), {})[cell.dataset] = runs
+        return found
+
+
 def cell_of(run: FinishedRun) -> Cell:
     """Raises UserError for a run folder whose files lack what every run writes."""
     try:
         result = run.result
-        return Cell(result["backbone"], result["shots"], result["trainer"], run.variant, result["dataset"])
+        shots = result["shots"] if seeded(result["trainer"]) else None
+        for key, known in (("trainer", TRAINERS), ("dataset", DATASETS)):
+            if result[key] not in known:
+                raise UserError(f"{run.path / 'result.json'}: unknown {key} {result[key]!r}")
+        return Cell(result["backbone"], shots, result["trainer"], run.variant, result["dataset"])
     except KeyError as error:
         raise UserError(f"{run.path / 'result.json'}: has no {error.args[0]!r}") from error
+
+
+def grids(cells: dict[Cell, list[FinishedRun]]) -> Iterator[Grid]:
+    """One for each backbone and number of shots, with zero-shot in all; sets that nothing trains on have their own."""
+    for shifted, backbone in sorted({(is_shift(cell), cell.backbone) for cell in cells}):
+        those = {cell: runs for cell, runs in cells.items() if (cell.backbone, is_shift(cell)) == (backbone, shifted)}
+        for shots in dict.fromkeys(cell.shots for cell in those if cell.shots is not None) or [None]:
+            title = f"{', under shift' if shifted else ''}, {backbone}{f', {shots} shots' if shots else ''}"
+            members = {cell: runs for cell, runs in those.items() if cell.shots in (shots, None)}
+            yield Grid(backbone, shots, f"Test accuracy (%){title}", members)
+
+
+def is_shift(cell: Cell) -> bool:
+    return DATASETS[cell.dataset].evaluation_only
 
 
 def by_cell(runs: Iterable[FinishedRun]) -> dict[Cell, list[FinishedRun]]:
@@ -57,7 +98,8 @@ def by_cell(runs: Iterable[FinishedRun]) -> dict[Cell, list[FinishedRun]]:
     cells: dict[Cell, list[FinishedRun]] = defaultdict(list)
     for run in runs:
         cells[cell_of(run)].append(run)
-    return {cell: sorted(members, key=lambda run: run.result["seed"]) for cell, members in sorted(cells.items())}
+    in_order = sorted(cells, key=lambda cell: (cell.backbone, cell.shots or 0, *cell[2:]))
+    return {cell: sorted(cells[cell], key=lambda run: run.result["seed"]) for cell in in_order}
 
 
 def write_csv(runs: Sequence[FinishedRun], path: Path) -> None:
@@ -74,96 +116,78 @@ def write_csv(runs: Sequence[FinishedRun], path: Path) -> None:
 def csv_row(run: FinishedRun) -> dict[str, Any]:
     settings = {key: run.config[key] for key in FIELDS if key in run.config}
     results = {key: value for key, value in run.result.items() if key not in settings and key != "trainer"}
-    environment = run.environment
-    machine = environment.get("machine", {})
-    where = {
-        "commit": environment.get("commit"),
-        "torch": environment.get("packages", {}).get("torch"),
-        "processor": machine.get("processor"),
-        "path": str(run.path),
-    }
+    where = {"commit": run.environment.get("commit"), "torch": run.torch, "processor": run.computer, "path": str(run.path)}
     return settings | results | where
 
 
-def accuracy_tables(cells: dict[Cell, list[FinishedRun]], spread: str) -> list[Table]:
-    """One table for each backbone and number of shots: methods × datasets, and the mean over datasets of complete rows."""
-    tables = []
-    for backbone, shots in dict.fromkeys((cell.backbone, cell.shots) for cell in cells):
-        members = {cell: runs for cell, runs in cells.items() if (cell.backbone, cell.shots) == (backbone, shots)}
-        datasets = [name for name in DATASETS if any(cell.dataset == name for cell in members)]
-        several = len(datasets) > 1
-        columns = ["method", *datasets, *(["average"] if several else [])]
-        table = Table(f"Test accuracy (%), {backbone}, {shots} shots", columns)
-        order = list(TRAINERS)
-        rows = dict.fromkeys((cell.method, cell.variant, cell.row) for cell in members)
-        for method, variant, name in sorted(rows, key=lambda row: (order.index(row[0]) if row[0] in order else 99, row[1])):
-            found = {
-                d: sample(accuracies(members[c])) for d in datasets if (c := Cell(backbone, shots, method, variant, d)) in members
-            }
-            theirs = {d: papers(method, variant, d, backbone, shots) for d in datasets}
-            texts = [shown(found.get(d), theirs[d], spread) for d in datasets]
-            table.rows.append([name, *texts, *([average(found, theirs, datasets)] if several else [])])
-        what = "95 % t-interval" if spread == "interval" else "population standard deviation"
-        table.notes.append(f"Mean ± {what} over n seeds; then the paper's figure and our difference to it. –: no run.")
-        tables.append(table)
-    return tables
+def accuracy_table(grid: Grid, spread: str) -> Table:
+    """Methods × datasets, and the mean over datasets of complete rows."""
+    datasets = grid.datasets
+    several = len(datasets) > 1
+    table = Table(grid.title, ["method", *datasets, *(["average"] if several else [])])
+    for (method, variant), runs in grid.rows.items():
+        found = {dataset: accuracies(members) for dataset, members in runs.items()}
+        theirs = {dataset: papers(method, variant, dataset, grid.backbone, grid.shots) for dataset in datasets}
+        texts = [shown(found.get(dataset), theirs[dataset], spread) for dataset in datasets]
+        means = average(found, datasets)
+        whole = sum(theirs.values()) / len(theirs) if None not in theirs.values() else None
+        name = f"{method}, {variant}" if variant else method
+        table.rows.append([name, *texts, *([shown(means, whole, spread)] if several else [])])
+    what = "95 % t-interval" if spread == "interval" else "population standard deviation"
+    table.notes.append(f"Mean ± {what} over n seeds; then the paper's figure and our difference to it. –: no run.")
+    return table
 
 
-def accuracies(runs: Sequence[FinishedRun]) -> list[float]:
-    return [run.result["test_accuracy"] for run in runs]
+def accuracies(runs: Sequence[FinishedRun]) -> dict[int, float]:
+    """By seed."""
+    return {run.result["seed"]: run.result["test_accuracy"] for run in runs}
 
 
-def papers(method: str, variant: str, dataset: str, backbone: str, shots: int) -> float | None:
+def average(found: dict[str, dict[int, float]], datasets: Sequence[str]) -> dict[int, float] | None:
+    """The mean over all datasets by seed, of seeds that all have; None where a dataset is missing."""
+    if len(found) < len(datasets):
+        return None
+    seeds = set.intersection(*map(set, found.values()))
+    return {seed: sum(one[seed] for one in found.values()) / len(found) for seed in sorted(seeds)}
+
+
+def papers(method: str, variant: str, dataset: str, backbone: str, shots: int | None) -> float | None:
     """The paper's figure for a cell that is set up as the paper's is; None for variants."""
     if variant or (shots != PAPERS_SHOTS and method != "zero-shot"):
         return None
     return paper.accuracy(method, dataset, backbone)
 
 
-def shown(figures: Sample | None, theirs: float | None, spread: str) -> str:
-    if figures is None:
+def shown(figures: dict[int, float] | None, theirs: float | None, spread: str) -> str:
+    if not figures:
         return "–"
-    text = show(figures, spread)
-    return text if theirs is None else f"{text}; paper {theirs:.2f}, {signed(figures.mean - theirs)}"
+    ours = sample(list(figures.values()))
+    text = show(ours, spread)
+    return text if theirs is None else f"{text}; paper {theirs:.2f}, {signed(ours.mean - theirs)}"
 
 
 def signed(number: float) -> str:
     return f"{'−' if round(number, 2) < 0 else '+'}{abs(number):.2f}"
 
 
-def average(found: dict[str, Sample], theirs: dict[str, float | None], datasets: Sequence[str]) -> str:
-    """The mean over datasets where none is missing; the paper's over the same ones."""
-    if len(found) < len(datasets):
-        return "–"
-    mean = sum(figures.mean for figures in found.values()) / len(found)
-    if any(number is None for number in theirs.values()):
-        return f"{mean:.2f}"
-    paper_mean = sum(theirs.values()) / len(theirs)
-    return f"{mean:.2f}; paper {paper_mean:.2f}, {signed(mean - paper_mean)}"
-
-
-def missing(cells: dict[Cell, list[FinishedRun]]) -> list[str]:
-    """Cells of each table's grid that lack seeds which its other cells have."""
+def missing(grid: Grid) -> list[str]:
+    """Cells of a table that lack seeds which its other cells have."""
     lines = []
-    for backbone, shots in dict.fromkeys((cell.backbone, cell.shots) for cell in cells):
-        members = {cell: runs for cell, runs in cells.items() if (cell.backbone, cell.shots) == (backbone, shots)}
-        seeds = sorted({run.result["seed"] for cell, runs in members.items() if seeded(cell.method) for run in runs})
-        datasets = [name for name in DATASETS if any(cell.dataset == name for cell in members)]
-        for method, variant in dict.fromkeys((cell.method, cell.variant) for cell in members):
-            # a variant is an ablation of one dataset, no row of the grid
-            wanted = (
-                datasets
-                if not variant
-                else [cell.dataset for cell in members if (cell.method, cell.variant) == (method, variant)]
-            )
-            for dataset in wanted:
-                cell = Cell(backbone, shots, method, variant, dataset)
-                there = {run.result["seed"] for run in members.get(cell, ())}
-                lacking = [seed for seed in seeds if seed not in there] if seeded(method) else []
-                if lacking or not there:
-                    what = f"seeds {', '.join(map(str, lacking))}" if there else "all"
-                    lines.append(f"missing: {dataset}, {cell.row}, {backbone}, {shots} shots: {what}")
+    seeds = sorted({run.result["seed"] for cell, runs in grid.cells.items() if seeded(cell.method) for run in runs})
+    for (method, variant), runs in grid.rows.items():
+        # a variant is an ablation of one dataset, no row of the grid
+        for dataset in runs if variant else grid.datasets:
+            there = accuracies(runs.get(dataset, ()))
+            lacking = [seed for seed in seeds if seed not in there] if seeded(method) else []
+            if lacking or not there:
+                what = f"seeds {', '.join(map(str, lacking))}" if there else "all"
+                shots = grid.shots if seeded(method) else None
+                lines.append(f"missing: {told(Cell(grid.backbone, shots, method, variant, dataset))}: {what}")
     return lines
+
+
+def told(cell: Cell) -> str:
+    return f"{cell.dataset}, {cell.row}, {cell.backbone}" + (f", {cell.shots} shots" if cell.shots else "")
 
 
 def seeded(method: str) -> bool:
@@ -186,19 +210,18 @@ def disagreements(cells: dict[Cell, list[FinishedRun]]) -> list[str]:
                 values[repr(one.get(key))].append(run.result["seed"])
             # a saved prompt's path holds its seed
             if key not in ("seed", "load_prompt") and len(values) > 1:
-                told = "; ".join(f"{value} in seed{'s' if len(seeds) > 1 else ''} {seeds}" for value, seeds in values.items())
-                lines.append(
-                    f"different settings: {cell.dataset}, {cell.row}, {cell.backbone}, {cell.shots} shots: {key}: {told}"
-                )
+                which = "; ".join(f"{value} in seed{'s' if len(seeds) > 1 else ''} {seeds}" for value, seeds in values.items())
+                lines.append(f"different settings: {told(cell)}: {key}: {which}")
     return lines
 
 
 def provenance(runs: Sequence[FinishedRun]) -> list[str]:
-    """A line where the runs come from more than one commit or version of torch."""
+    """A line where the runs come from more than one commit, version of torch or machine."""
     lines = []
     for what, values in (
         ("commits", {run.environment.get("commit") for run in runs}),
-        ("versions of torch", {run.environment.get("packages", {}).get("torch") for run in runs}),
+        ("versions of torch", {run.torch for run in runs}),
+        ("processors or cards", {run.computer for run in runs}),
     ):
         if len(values) > 1:
             lines.append(f"note: the runs come from {len(values)} {what}: {', '.join(sorted(map(str, values)))}")
@@ -223,9 +246,11 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for table in accuracy_tables(cells, arguments.std):
-        print(table.text(arguments.format))
-    remarks = [*missing(cells), *(f"unfinished: {path}" for path in unfinished), *disagreements(cells), *provenance(runs)]
+    tables = list(grids(cells))
+    for grid in tables:
+        print(accuracy_table(grid, arguments.std).text(arguments.format))
+    lacking = dict.fromkeys(line for grid in tables for line in missing(grid))
+    remarks = [*lacking, *(f"unfinished: {path}" for path in unfinished), *disagreements(cells), *provenance(runs)]
     # beside LaTeX they would be no LaTeX
     print("\n".join(remarks), file=sys.stdout if arguments.format == "markdown" else sys.stderr)
     return 0

@@ -28,7 +28,7 @@ from pathlib import Path
 import yaml
 
 from tools.costs import Benchmark, Cost, cost
-from tools.runs import Job, flags_of
+from tools.runs import Job, flags_of, root_of
 from trainers import TRAINERS
 from utils.config import FIELDS, Parser
 from utils.errors import UserError
@@ -55,17 +55,21 @@ class Outcome:
 
 
 def make_jobs(arguments: argparse.Namespace) -> list[Job]:
-    """The grid's jobs, each once: what trains nothing does not depend on shots and seed, so it stands for the first of them."""
+    """The grid's jobs, each once.
+
+    What trains nothing does not depend on shots and seed: it is filed under the first seed, and under the most shots, beside
+    which the paper's figures stand.
+    """
     jobs: dict[Path, Job] = {}
     axes = arguments.shots, arguments.seeds, arguments.datasets, arguments.methods, arguments.backbones, grid(arguments.grid)
     for shots, seed, dataset, method, backbone, point in itertools.product(*axes):
         if method not in TRAINERS:
             raise UserError(f"--methods: unknown trainer {method!r}; there are {', '.join(TRAINERS)}")
         if not TRAINERS[method].build:
-            shots, seed = arguments.shots[0], arguments.seeds[0]
+            shots, seed = max(arguments.shots), arguments.seeds[0]
         settings = {
             "config": dataset if dataset.endswith(".yaml") else f"configs/{dataset}.yaml",
-            "root_path": arguments.root_path,
+            "root_path": root_of(dataset, arguments.root_path),
             "output_dir": arguments.output_dir,
             "prompt_trainer": method,
             "backbone": backbone,
@@ -241,7 +245,7 @@ def kept_threads(job: Job) -> list[str]:
 def run_jobs(jobs: Sequence[Job], devices: Sequence[str]) -> int:
     """Runs what is not finished, says what became of it, and gives the exit status."""
     environment = dict(os.environ)
-    if len(devices) > 1 and not any(devices):
+    if len(devices) > 1 and all(device in ("", "cpu") for device in devices):
         # processes side by side on a CPU, each with all threads, would stand in each other's way
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // len(devices))))
     outcome = Runner(devices, environment).run(jobs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -34,12 +35,36 @@ def difference(a: Sequence[float], b: Sequence[float]) -> Sample:
     return sample([x - y for x, y in zip(a, b, strict=True)])
 
 
+class Ratio(NamedTuple):
+    """Sample standard deviations `a` and `b`, and the 95 % interval of σ_a/σ_b."""
+
+    a: float
+    b: float
+    low: float
+    high: float
+
+
+def spread_ratio(a: Sequence[float], b: Sequence[float]) -> Ratio:
+    """Of two sets of as many repeats, n ≥ 2, taken as normal: s_a²/s_b² over σ_a²/σ_b² is F(n − 1, n − 1)."""
+    from scipy import stats
+
+    of_a, of_b = (statistics.stdev(values) for values in (a, b))
+    edge = math.sqrt(float(stats.f.ppf(0.975, len(a) - 1, len(b) - 1)))
+    ratio = of_a / of_b if of_b else math.inf
+    return Ratio(of_a, of_b, ratio / edge, ratio * edge)
+
+
 def show(figures: Sample, spread: str = "interval", digits: int = 2) -> str:
     """ "80.29 ± 1.40 (n 3)"; one repeat has no spread."""
     if figures.n == 1:
         return f"{figures.mean:.{digits}f} (n 1)"
     width = figures.half if spread == "interval" else figures.std
     return f"{figures.mean:.{digits}f} ± {width:.{digits}f} (n {figures.n})"
+
+
+def signed(figures: Sample) -> str:
+    """A difference: "−0.29 ± 1.40 (n 3)"."""
+    return f"{figures.mean:+.2f} ± {figures.half:.2f} (n {figures.n})".replace("-", "−")
 
 
 @dataclass

@@ -3,8 +3,8 @@
     python -m tools.sweep --datasets openmoji --methods bbt --seeds 1 --grid sigma=0.2,0.4,1.0
     python -m tools.validate outputs/openmoji/bbt/Mini
 
-A run's own log has min(shots, 4) validation images a class, too few to tell settings of a small set apart. One line a run name:
-the mean over its seeds, highest first.
+A run's own log has min(shots, 4) validation images a class, too few to tell settings of a small set apart. One line a run name,
+backbone and number of shots: the mean over its seeds, highest first.
 """
 
 from __future__ import annotations
@@ -70,16 +70,16 @@ def main(argv: list[str] | None = None) -> int:
     try:
         runs, _ = find_runs(parser.parse_args(sys.argv[1:] if argv is None else argv).folders)
         validator = Validator()
-        scores: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+        scores: dict[tuple, list[float]] = defaultdict(list)
         for run in runs:
             if (run.path / "prompt.safetensors").is_file():
-                key = run.config["dataset"], run.config["prompt_trainer"], run.variant
+                key = *(run.config[key] for key in ("dataset", "prompt_trainer", "backbone", "shots")), run.variant
                 scores[key].append(validator.accuracy(run))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for (dataset, method, variant), values in sorted(scores.items(), key=lambda item: (item[0][:2], -sample(item[1]).mean)):
-        print(f"{dataset}  {method}  {variant or '(no run name)'}  {show(sample(values))}")
+    for (*about, shots, variant), values in sorted(scores.items(), key=lambda item: (item[0][:4], -sample(item[1]).mean)):
+        print(f"{'  '.join(about)}  {shots} shots  {variant or '(no run name)'}  {show(sample(values))}")
     return 0
 
 

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Task:
-    """The drawn images, the frozen CLIP, and the features of all images that the run will score."""
+    """The drawn images, the frozen CLIP, and the features of all images that the run will score.
+
+    `feature_seconds`: what those of the training images took, from the images or from the cache.
+    """
 
     dataset: Dataset
     train: list[Item]
@@ -37,6 +40,7 @@ class Task:
     test_images: Images
     zero_shot_accuracy: float
     warnings: list[str]
+    feature_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from tqdm import tqdm
 from utils.config import REPOSITORY
 from utils.documents import read_yaml
 from utils.errors import RunError, UserError, shortened
-from utils.files import naming, write_all, write_json, write_text
+from utils.files import naming, sha256, write_all, write_json, write_text
 from utils.progress import ANSWERS, EXTRAS, METRICS, PREVIOUS, STATE, Mark, Progress, discard, find_kept
-from utils.settings import NOT_IDENTITY, Config
+from utils.settings import NOT_IDENTITY, PATHS, Config
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "cma", "numpy", "scikit-learn", "pillow", "safetensors")
 
@@ -104,6 +104,21 @@ def _compare(path: Path, config: Config) -> str:
     return "finished" if (path / "result.json").exists() else "unfinished"
 
 
+def scored_another(path: Path, config: Config) -> bool:
+    """Whether the finished run in `path` scored a `--load_prompt` whose content has changed since.
+
+    A prompt that is gone cannot be told from the one that was scored.
+    """
+    prompt = Path(config.load_prompt or "")
+    if not config.load_prompt or not prompt.is_file():
+        return False
+    try:
+        scored = json.loads((path / "result.json").read_text(encoding="utf-8"))["prompt_sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
+    return scored != sha256(prompt)
+
+
 def _shown(settings: Mapping[str, Any], key: str) -> str:
     return shortened(repr(settings.get(key)))
 
@@ -114,8 +129,9 @@ def fingerprint(config: Config) -> str:
 
 
 def identity(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings that decide what a run computes."""
-    return {key: value for key, value in settings.items() if key not in NOT_IDENTITY}
+    """The settings that decide what a run computes; a path is the same file however it is written."""
+    kept = {key: value for key, value in settings.items() if key not in NOT_IDENTITY}
+    return kept | {key: str(Path(kept[key]).absolute()) for key in PATHS if kept.get(key) and isinstance(kept[key], str)}
 
 
 def environment() -> dict[str, Any]:

@@ -207,6 +207,9 @@ class Config:
 # settings that name where a run is kept, not what it computes
 NOT_IDENTITY = frozenset({"config", "output_dir", "run_name", "overwrite", "save_every", "max_seconds", "cache", "cache_dir"})
 
+# settings that name files or folders which decide it
+PATHS = ("root_path", "split_file", "checkpoint", "load_prompt")
+
 # rows of the table "paper versus released code" in README.md that a run can choose, in the released code's own terms
 RELEASED = ("fresh-mean-gradient", "fresh-mean-start", "gradient-buffer", "matrix-radius", "zero-start", "matrix-w")
 DEPARTURES = (*RELEASED, "abs-score", "keep-lowest")

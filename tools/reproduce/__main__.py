@@ -16,13 +16,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tools.costs import Benchmark
 from tools.reproduce import paper, results
 from tools.reproduce.claims import claims_table
+from tools.reproduce.figures import require_matplotlib
 from tools.reproduce.plans import OWN_BUDGET, PLANS
 from tools.reproduce.results import Results
 from tools.reproduce.suites import OURS, SHOTS, SUITES, Entry, Maker, Suite
@@ -33,6 +36,11 @@ from utils.config import FIELDS, Parser
 from utils.errors import RunError, UserError
 from utils.files import write_text
 
+if TYPE_CHECKING:
+    from tools.reproduce.memory import Measurement
+
+# whose memory table 4 compares
+MEASURED = ("craft", OURS)
 PLAN_OF = {"queries": "fig1", "time": "fig1"}
 # artefacts that can be made of a part of the suite
 PARTS = {
@@ -50,13 +58,14 @@ def make_baselines(found: Results, maker: Maker, output: Path) -> list[Table]:
     return list(results.budgets_tables(found))
 
 
-def make_table(name: str, found: Results, maker: Maker, output: Path, run: bool) -> list[Table]:
-    """The tables of one artefact, of which table 4 may `run` something yet. In the paper's suite its figures stand beside."""
+def make_table(name: str, found: Results, maker: Maker, arguments: argparse.Namespace) -> list[Table]:
+    """The tables of one artefact, of which table 4 may run something yet. In the paper's suite its figures stand beside."""
+    output = arguments.output
     papers = maker.suite.name == "paper"
     backbone = maker.suite.backbone
     where = f"{maker.suite.ablation}, {backbone}, 16 shots"
     by_backbone = results.papers_by_backbone(name) if papers and name in ("table1", "table2") else None
-    by_method = results.papers_by_method(name) if papers and name in ("table4", "table6", "table7") else None
+    by_method = results.papers_by_method(name) if papers and name in ("table3", "table4", "table6", "table7") else None
     if name == "baselines":
         return make_baselines(found, maker, output)
     if name == "table1":
@@ -70,11 +79,11 @@ def make_table(name: str, found: Results, maker: Maker, output: Path, run: bool)
         title = f"Table 2: trained on {maker.suite.source}, tested under shift (%)"
         return [results.accuracy_table(found, title, by_backbone, averaged=maker.suite.shifts)]
     if name == "table3":
-        return [results.times_table(found)]
+        return [results.times_table(found, by_method)]
     if name == "table4":
         return [
             results.accuracy_table(found, f"Table 4: test accuracy (%), {backbone}", by_method),
-            memory_table(maker, output, run),
+            memory_table(maker, arguments),
         ]
     if name == "table5":
         table5 = (lambda row, column: paper.value("table5", row, "imagenet", column)) if papers else None
@@ -88,20 +97,29 @@ def make_table(name: str, found: Results, maker: Maker, output: Path, run: bool)
     if name == "cross":
         return [results.accuracy_table(found, f"Trained on {maker.suite.datasets[0]}, tested on all (%)")]
     if name == "fidelity":
-        return [results.accuracy_table(found, f"Departures of the released code, {where} (%)", head="departure")]
+        return [results.departures_table(found, f"Departures of the released code, {where} (%)", maker.suite.ablation)]
     return [claims_table(found, maker)]
 
 
-def memory_table(maker: Maker, output: Path, run: bool) -> Table:
-    """Peak memory of the methods of table 4."""
-    from tools.reproduce.memory import measure
+def measurements(maker: Maker, arguments: argparse.Namespace) -> dict[str, dict[str, Measurement]]:
+    """Of table 4's memory, by method and dataset: on the first device."""
+    from tools.reproduce.memory import Measurement
 
+    folder, device = arguments.output / "memory", devices_of(arguments)[0]
+    return {
+        method: {dataset: Measurement(maker.job(dataset, method), folder, device) for dataset in maker.suite.timed}
+        for method in MEASURED
+    }
+
+
+def memory_table(maker: Maker, arguments: argparse.Namespace) -> Table:
+    """Peak memory of the methods of table 4."""
     table = Table("Table 4: peak memory (MiB)", ["method", *maker.suite.timed])
     of = set()
-    for method in ("craft", OURS):
+    for method, by_dataset in measurements(maker, arguments).items():
         cells = []
-        for dataset in maker.suite.timed:
-            figures = measure(maker.job(dataset, method), output / "memory", run)
+        for dataset, measurement in by_dataset.items():
+            figures = measurement.take(arguments.run)
             if figures is None:
                 cells.append("–")
                 continue
@@ -115,26 +133,27 @@ def memory_table(maker: Maker, output: Path, run: bool) -> Table:
     return table
 
 
-def draw(name: str, found: Results, maker: Maker, jobs: Sequence[tuple[str, Job]], output: Path) -> list[Path]:
+def draw(name: str, found: Results, maker: Maker, entries: Sequence[Entry], arguments: argparse.Namespace) -> list[Path]:
     """The picture of one artefact."""
     from tools.reproduce import figures
 
-    column, path = maker.suite.ablation, output / f"{name}.png"
+    column, path = maker.suite.ablation, arguments.output / f"{name}.png"
     where = f"{column}, {maker.suite.backbone}, 16 shots"
     if name == "shots":
         return [figures.draw_shots(found, maker.suite.datasets, SHOTS, "zero-shot", path)]
     if name == "fig2":
-        return draw_surface(jobs, path)
+        return draw_surface([(entry.row, entry.job) for entry in entries], devices_of(arguments)[0], path)
     titles = {"fig3": "naive and sharpness-aware CMA-ES", "fig4": "stage 2: dense, magnitude, Z-pruning"}
     x = "seconds" if name == "time" else "queries"
-    return [figures.draw_curves(found, column, path, f"{titles.get(name, 'training')}, {where}", x)]
+    title = f"{titles.get(name, 'training')}, {where}"
+    return [figures.draw_curves(found, column, path, title, x, logarithmic=name == "queries")]
 
 
-def draw_surface(jobs: Sequence[tuple[str, Job]], path: Path) -> list[Path]:
+def draw_surface(jobs: Sequence[tuple[str, Job]], device: str, path: Path) -> list[Path]:
     from tools.reproduce import figures
     from tools.reproduce.surface import DISTANCES, surfaces
 
-    found = surfaces(jobs)
+    found = surfaces(jobs, device)
     table = Table("Loss around the end of stage 1", ["stage 1", "at its end", *(f"rise at distance {r}" for r in DISTANCES)])
     for row, surface in found.items():
         rises = (f"{surface['rises'][r]:.4f}" for r in DISTANCES)
@@ -146,6 +165,7 @@ def draw_surface(jobs: Sequence[tuple[str, Job]], path: Path) -> list[Path]:
 
 
 PICTURES = ("fig1", "fig2", "fig3", "fig4", "shots", "queries", "time")
+DRAWN = (*PICTURES, "baselines")
 ARTEFACTS = (*PLANS, *PLAN_OF)
 
 
@@ -160,6 +180,10 @@ def reproduce(name: str, arguments: argparse.Namespace, maker: Maker) -> int:
     if arguments.dry_run:
         benchmark = Benchmark.read(arguments.benchmark) if arguments.benchmark else None
         print_plan(jobs, benchmark, len(devices))
+        if name == "table4":
+            for measurement in [one for by_dataset in measurements(maker, arguments).values() for one in by_dataset.values()]:
+                state = "finished" if measurement.output.is_file() else "missing"
+                print(f"{state:11} {'memory':>18}  {'':8}  python {shlex.join(measurement.command[1:])}")
         return 0
     status = 0
     for phase in sorted({entry.phase for entry in entries}) if arguments.run else ():
@@ -180,8 +204,8 @@ def reproduce(name: str, arguments: argparse.Namespace, maker: Maker) -> int:
 
 def write(name: str, found: Results, maker: Maker, entries: Sequence[Entry], arguments: argparse.Namespace) -> list[Path]:
     if name in PICTURES:
-        return draw(name, found, maker, [(entry.row, entry.job) for entry in entries], arguments.output)
-    tables = make_table(name, found, maker, arguments.output, arguments.run)
+        return draw(name, found, maker, entries, arguments)
+    tables = make_table(name, found, maker, arguments)
     path = arguments.output / f"{name}.{'md' if arguments.format == 'markdown' else 'tex'}"
     write_text(path, "\n".join(table.text(arguments.format) for table in tables) + "\n")
     print("\n".join(table.markdown() for table in tables))
@@ -210,6 +234,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     for name in arguments.artefacts:
         if name not in ARTEFACTS:
             raise UserError(f"unknown artefact {name!r}; there are {', '.join(ARTEFACTS)}")
+    if len(set(arguments.seeds)) < len(arguments.seeds):
+        raise UserError(f"--seeds: {' '.join(map(str, arguments.seeds))}: a seed stands twice; give each once")
+    if not arguments.dry_run and any(name in DRAWN for name in arguments.artefacts):
+        require_matplotlib()
     arguments.output = arguments.output or Path("reproduced") / arguments.suite
     return arguments
 
@@ -236,10 +264,19 @@ def main(argv: list[str] | None = None) -> int:
         maker = Maker(suite_of(arguments), arguments.output_dir, arguments.root_path, tuple(arguments.seeds))
         status = 0
         for name in arguments.artefacts:
-            status = max(status, reproduce(name, arguments, maker))
+            status = max(status, attempt(name, arguments, maker))
             if status == 3:
                 break
         return status
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def attempt(name: str, arguments: argparse.Namespace, maker: Maker) -> int:
+    """The exit status of one artefact; what it cannot be made of is said, and stops no other."""
+    try:
+        return reproduce(name, arguments, maker)
     except (UserError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,12 +32,16 @@ POINTS = 60
 SIZE = (6.4, 3.8)
 
 
+def require_matplotlib() -> None:
+    """Raises UserError where it is missing: before hours of runs that are to be drawn."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UserError("figures need matplotlib; pip install matplotlib")
+
+
 def start(**options: Any) -> tuple[Any, Any]:
-    """A figure and its axes, drawn without a display. Raises UserError where matplotlib is missing."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise UserError("figures need matplotlib; pip install matplotlib") from None
+    """A figure and its axes, drawn without a display."""
+    import matplotlib
+
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 

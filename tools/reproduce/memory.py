@@ -9,15 +9,19 @@ run is a short one, in a folder that is thrown away: what a step holds, the firs
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import main_sharpzo
+from main_sharpzo import pick_device
 from tools.runs import Job
+from tools.sweep import visible
 from utils.config import REPOSITORY
 from utils.errors import RunError
 from utils.files import write_json
@@ -27,22 +31,37 @@ from utils.run import fingerprint
 SHORT = ("--total_steps", "4", "--change_point", "2", "--max_queries", "0", "--overwrite", "--no-cache", "--run_name", "memory")
 
 
-def measure(job: Job, folder: Path, run: bool = True) -> dict[str, Any] | None:
-    """{"mib", "of"} of a job, from the folder's file where these settings were measured before.
+@dataclass(frozen=True)
+class Measurement:
+    """The peak memory of a job on `device` ("": the run's own choice), kept in `folder` by settings and kind of device."""
 
-    None where they were not and nothing may `run`. Raises RunError where the run fails.
-    """
-    config = job.config
-    output = folder / f"{config.dataset}-{config.prompt_trainer}-{fingerprint(config)[:12]}.json"
-    if not output.is_file() and not run:
-        return None
-    if not output.is_file():
-        command = [sys.executable, "-m", "tools.reproduce.memory", str(output.absolute()), *job.flags]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
-        if done.returncode:
-            lines = done.stderr.strip().splitlines()
-            raise RunError(f"measuring memory of {' '.join(job.flags)}: {lines[-1] if lines else done.returncode}")
-    return json.loads(output.read_text(encoding="utf-8"))
+    job: Job
+    folder: Path
+    device: str
+
+    @property
+    def output(self) -> Path:
+        config = self.job.config
+        kind = pick_device(self.device.partition(":")[0] or config.device).type
+        return self.folder / f"{config.dataset}-{config.prompt_trainer}-{kind}-{fingerprint(config)[:12]}.json"
+
+    @property
+    def command(self) -> list[str]:
+        device = ["--device", "cpu"] if self.device == "cpu" else []
+        return [sys.executable, "-m", "tools.reproduce.memory", str(self.output), *self.job.flags, *device]
+
+    def take(self, run: bool = True) -> dict[str, Any] | None:
+        """{"mib", "of"}, measured before or now; None where it was not and nothing may `run`. RunError where the run fails."""
+        if not self.output.is_file():
+            if not run:
+                return None
+            paths = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
+            environment = os.environ | {"PYTHONPATH": paths} | visible(self.device, os.environ)
+            done = subprocess.run(self.command, capture_output=True, text=True, env=environment)
+            if done.returncode:
+                lines = done.stderr.strip().splitlines()
+                raise RunError(f"measuring memory of {' '.join(self.job.flags)}: {lines[-1] if lines else done.returncode}")
+        return json.loads(self.output.read_text(encoding="utf-8"))
 
 
 def main() -> int:

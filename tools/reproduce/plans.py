@@ -10,6 +10,7 @@ from trainers import TRAINERS
 from utils.errors import UserError
 from utils.settings import DEPARTURES
 
+PAPERS_READING, DENSE = "none (the paper's reading)", "none, dense stage 2"
 NAIVE = {"variant": "naive", "smoothness_estimator": "none"}
 OWN_BUDGET, SMALL_BUDGET, OUR_BUDGET = "its own budget", "a small budget", "SharpZO's budget"
 # prompts on the pictures pass them through the image tower at every query, so SharpZO's budget would take them an hour a run
@@ -186,16 +187,22 @@ def cross(maker: Maker) -> Iterator[Entry]:
 def fidelity(maker: Maker) -> Iterator[Entry]:
     """The released code's departures, one at a time, then all that it ran with together; dense ones beside the dense default."""
     dataset = maker.suite.ablation
-    yield from maker.repeats("none (the paper's reading)", dataset, dataset, OURS)
-    yield from maker.repeats("dense stage 2", dataset, dataset, "zo")
+    yield from maker.repeats(PAPERS_READING, dataset, dataset, OURS)
     for name in DEPARTURES:
-        # rows of the w matrix come from the buffer, and only exist in the dense mode
-        chosen, method = (f"gradient-buffer,{name}", "zo") if name == "matrix-w" else (name, OURS)
-        label = "gradient-buffer and matrix-w, dense" if name == "matrix-w" else name
-        yield from maker.repeats(label, dataset, dataset, method, variant=f"fidelity-{name}", fidelity=chosen)
+        if name != "matrix-w":
+            yield from maker.repeats(name, dataset, dataset, OURS, variant=f"fidelity-{name}", fidelity=name)
     yield from maker.repeats("one random view of each image", dataset, dataset, OURS, variant="one-view", augment_views=1)
     yield from maker.repeats("no box on w", dataset, dataset, OURS, variant="no-bound", bound=0)
+    ratio = {"variant": "zscore-0.1", "pruning": "zscore", "prune_ratio": "0.1"}
+    yield from maker.repeats("r = 0.1", dataset, dataset, OURS, **ratio)
+    longer = 10 * maker.setting("total_steps")
+    yield from maker.repeats("ten times the steps", dataset, dataset, OURS, variant="ten-times-the-steps", total_steps=longer)
+    yield from maker.repeats(DENSE, dataset, dataset, "zo")
+    for label, chosen in (("gradient-buffer", "gradient-buffer"), ("gradient-buffer and matrix-w", "gradient-buffer,matrix-w")):
+        yield from maker.repeats(f"{label}, dense", dataset, dataset, "zo", variant=f"fidelity-{chosen}", fidelity=chosen)
     yield from maker.repeats("released, dense", dataset, dataset, "zo", variant="released", fidelity="released")
+    both = {"variant": "released-one-view", "fidelity": "released", "augment_views": 1}
+    yield from maker.repeats("released, dense, one random view", dataset, dataset, "zo", **both)
 
 
 def claims(maker: Maker) -> Iterator[Entry]:

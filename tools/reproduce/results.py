@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tools.reproduce import paper
+from tools.reproduce.plans import DENSE, PAPERS_READING
 from tools.reproduce.suites import Entry
 from tools.runs import FinishedRun, read_run
-from tools.tables import Sample, Table, difference, sample, show
+from tools.tables import Sample, Table, difference, sample, show, signed
 from utils.errors import UserError
 
 INTERVAL = "Mean ± 95 % t-interval over n seeds. –: not run."
@@ -59,6 +60,19 @@ class Results:
         return difference([first[s] for s in seeds], [second[s] for s in seeds]) if len(seeds) > 1 else None
 
 
+def departures_table(results: Results, title: str, dataset: str) -> Table:
+    """Accuracy of each departure, and how far it is from what it departs from: the paper's reading, dense or not."""
+    table = Table(
+        title, ["departure", "test accuracy, %", "difference, points", "to"], notes=[INTERVAL + " Differences: by seed."]
+    )
+    for row in results.rows:
+        base = DENSE if "dense" in row and row != DENSE else PAPERS_READING
+        figures = results.sample(row, dataset)
+        apart = results.paired((dataset,), row, base) if row != base else None
+        table.rows.append([row, show(figures) if figures else "–", signed(apart) if apart else "–", base if apart else ""])
+    return table
+
+
 Paper = Callable[[str, str], float | None]
 
 
@@ -70,7 +84,7 @@ def accuracy_table(
     averaged: Sequence[str] = (),
     whole: bool = True,
 ) -> Table:
-    """Rows × columns of test accuracy. `averaged`: the columns whose mean is a last column, of rows that have them all.
+    """Rows × columns of test accuracy. `averaged`: the columns whose mean by seed is a last column, over seeds that all have.
 
     `whole`: they are those of the paper's average.
     """
@@ -79,8 +93,8 @@ def accuracy_table(
         samples = {column: results.sample(row, column) for column in results.columns}
         texts = [cell(figures, papers(row, column) if papers else None) for column, figures in samples.items()]
         if averaged:
-            means = [samples[column] for column in averaged]
-            texts.append(cell_average(means, papers(row, "average") if papers and whole else None) if all(means) else "–")
+            means = list(results.accuracies(row, *averaged).values())
+            texts.append(cell(sample(means) if means else None, papers(row, "average") if papers and whole else None))
         if any(samples.values()) or (papers and any(papers(row, column) is not None for column in results.columns)):
             table.rows.append([row, *texts])
     return table
@@ -89,11 +103,6 @@ def accuracy_table(
 def cell(figures: Sample | None, theirs: float | None) -> str:
     ours = "–" if figures is None else show(figures)
     return ours if theirs is None else f"{ours}; {theirs:.2f}"
-
-
-def cell_average(samples: Sequence[Sample], theirs: float | None) -> str:
-    mean = sum(figures.mean for figures in samples) / len(samples)
-    return f"{mean:.2f}" if theirs is None else f"{mean:.2f}; {theirs:.2f}"
 
 
 def papers_by_backbone(table: str) -> Paper:
@@ -121,6 +130,7 @@ def budgets_tables(results: Results) -> Iterator[Table]:
             counts = (spaced(mean_of(runs, key)) for key in ("queries", "tower_images"))
             ends = (f"{end(accuracies):.2f}" for end in (min, max))
             table.rows.append([row, show(sample(accuracies)), *ends, *counts, f"{mean_of(runs, 'seconds'):.0f}"])
+        table.notes.append(made_on(run for _, runs in rows for run in runs))
         yield table
 
 
@@ -134,8 +144,11 @@ def spaced(number: float) -> str:
     return f"{number:,.0f}".replace(",", " ")
 
 
-def times_table(results: Results) -> Table:
-    """Table 3: seconds and queries to the highest test accuracy that every run of every method reaches, by dataset."""
+def times_table(results: Results, papers: Paper | None = None) -> Table:
+    """Table 3: seconds and queries to the highest test accuracy that every run of every method reaches, by dataset.
+
+    `papers`: minutes.
+    """
     table = Table("Time to a common test accuracy", ["method", *results.columns])
     levels = {column: common_level(results, column) for column in results.columns}
     for row in results.rows:
@@ -148,15 +161,25 @@ def times_table(results: Results) -> Table:
             reached = [first_reaching(run, levels[column]) for run in runs]
             seconds, queries = (sample([figures[i] for figures in reached]) for i in (0, 1))
             stages = stage_seconds(runs)
-            texts.append(f"{show(seconds, digits=1)} s; {queries.mean:.0f} queries; whole run: {stages}")
+            theirs = papers(row, column) if papers else None
+            minutes = "" if theirs is None else f"; paper {theirs:g} min"
+            texts.append(f"{show(seconds, digits=1)} s; {spaced(queries.mean)} queries; whole run: {stages}{minutes}")
         table.rows.append([row, *texts])
     told = ", ".join(f"{column} {level:.2f} %" for column, level in levels.items() if level is not None)
     table.notes += [
         f"The common accuracy is the highest that all runs here reach at a logged step: {told}. "
         "The paper's thresholds are unpublished.",
-        "Seconds are of the method's own steps, without evaluations and image features. " + INTERVAL,
+        "Seconds are of the method's own steps, evaluations aside. Features: of the images that are encoded once, before. "
+        + INTERVAL,
+        made_on(run for runs in results.cells.values() for run in runs),
     ]
     return table
+
+
+def made_on(runs: Iterable[FinishedRun]) -> str:
+    """A line on the machines of runs whose seconds are shown."""
+    machines = sorted({f"{run.computer}, torch {run.torch}, {run.config.get('threads')} CPU threads" for run in runs})
+    return f"Machine: {'; '.join(machines)}." + ("" if len(machines) == 1 else " **Times of different machines do not compare.**")
 
 
 def common_level(results: Results, column: str) -> float | None:
@@ -173,8 +196,9 @@ def first_reaching(run: FinishedRun, level: float) -> tuple[float, float]:
 
 
 def stage_seconds(runs: Sequence[FinishedRun]) -> str:
-    """Mean seconds of each stage over whole runs: "stage 1 12 s, stage 2 40 s"."""
-    parts = []
+    """Mean seconds of each phase over whole runs: "features 1 s, stage 1 12 s, stage 2 40 s"."""
+    known = all("feature_seconds" in run.result for run in runs)
+    parts = [f"features {mean_of(runs, 'feature_seconds'):.1f} s"] if known else []
     ends = [
         {stage: max(e["seconds"] for e in run.metrics if e["stage"] == stage) for stage in {e["stage"] for e in run.metrics}}
         for run in runs

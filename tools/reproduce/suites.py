@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from clip import MINIS
-from datasets import DATASETS
 from tools.costs import cost
-from tools.runs import Job, flags_of
+from tools.runs import Job, flags_of, root_of
 from trainers import TRAINERS
 from utils.config import REPOSITORY
 from utils.documents import read_yaml
@@ -26,10 +25,9 @@ class Suite:
     """What a suite's tables and figures run on.
 
     `source`: the dataset of table 2's training, `shifts` its other test sets. `ablation`: the dataset of tables 6 and 7 and of
-    the figures. `timed`: those of tables 3 and 4. `logged`: those whose runs log test accuracy as they go, for curves and for
-    table 3 (it decides nothing). `table5`: its dataset and backbones. `same_queries`: methods that are also run with as many
-    queries as SharpZO has. `small_budget`: the YAML of the ablation's dataset that gives all methods one budget, for the
-    artefact "baselines".
+    the figures. `timed`: those of tables 3 and 4. `table5`: its dataset and backbones. `same_queries`: methods that are also
+    run with as many queries as SharpZO has. `small_budget`: the YAML of the ablation's dataset that gives all methods one
+    budget, for the artefact "baselines".
     """
 
     name: str
@@ -39,7 +37,6 @@ class Suite:
     methods: tuple[str, ...]
     ablation: str
     timed: tuple[str, ...]
-    logged: frozenset[str]
     source: str
     shifts: tuple[str, ...]
     table5: tuple[str, tuple[str, ...]]
@@ -63,7 +60,6 @@ PAPER = Suite(
     methods=("zero-shot", "bbt", "blackvip", "zip", "zip-20k", OURS),
     ablation="eurosat",
     timed=("imagenet", "oxford_pets", "dtd", "eurosat"),
-    logged=frozenset({"imagenet", "oxford_pets", "dtd", "eurosat"}),
     source="imagenet",
     shifts=("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"),
     table5=("imagenet", ("RN50", "RN101", "ViT-B/16", "ViT-B/32")),
@@ -81,7 +77,6 @@ MINI = Suite(
     table5=("digits", MINIS),
     same_queries=("bbt", "zip"),
     small_budget="configs/budgets/digits-5000.yaml",
-    logged=frozenset({"digits", "openmoji", "textile"}),
 )
 SUITES = {suite.name: suite for suite in (PAPER, MINI)}
 
@@ -113,14 +108,13 @@ class Maker:
         """One run. `variant`: the --run_name of a run whose `settings` differ from the configuration of its dataset."""
         own: dict[str, Any] = {
             "config": f"configs/{dataset}.yaml",
-            "root_path": self.root_path if DATASETS[dataset].folder else None,
+            "root_path": root_of(dataset, self.root_path),
             "output_dir": self.output_dir,
             "backbone": backbone or self.suite.backbone,
             "prompt_trainer": method,
             "shots": shots,
             "seed": seed,
             "run_name": variant or None,
-            "eval_test": True if dataset in self.suite.logged and method != "saved" else None,
         }
         return Job(flags_of(own | settings))
 

@@ -30,15 +30,18 @@ def directions(d: int, count: int, name: str) -> torch.Tensor:
     return torch.linalg.qr(normal)[0].T
 
 
-def surfaces(jobs: Sequence[tuple[str, Job]], radius: float = RADIUS, side: int = SIDE) -> dict[str, dict[str, Any]]:
+def surfaces(
+    jobs: Sequence[tuple[str, Job]], device: str = "", radius: float = RADIUS, side: int = SIDE
+) -> dict[str, dict[str, Any]]:
     """For each named run, whose settings but for the optimiser are one: the losses (side, side), the centre's, and the mean rise.
 
-    All are scored on the objective of the first run: the same images and the same A, since the seed is the same.
+    All are scored on the objective of the first run: the same images and the same A, since the seed is the same. `device`: "" for
+    the run's own.
     """
     config = jobs[0][1].config
-    device = pick_device(config.device)
-    config = resolved(config, device)
-    objective = build_problem(config, prepare(config, device)).objective
+    where = pick_device(device or config.device)
+    config = resolved(config, where)
+    objective = build_problem(config, prepare(config, where)).objective
     found = {}
     for name, job in jobs:
         w = load_prompt(Path(prompt_of(job)))[0]["w"]
