@@ -218,7 +218,7 @@ def test_times_are_to_the_highest_accuracy_that_all_reach(tmp_path: Path) -> Non
     assert "digits 67.00 %" in table.notes[0]
     cells = {row[0]: row[1] for row in table.rows}
     assert cells["zo-pruned"] == "15.0 (n 1) s; 1 500 queries; whole run: stage 1 10.0 s, stage 2 6.0 s"
-    assert cells["bbt"].startswith("16.0 (n 1) s; 1600 queries")
+    assert cells["bbt"].startswith("16.0 (n 1) s; 1 600 queries")
 
 
 @pytest.mark.parametrize("name", ["fig1", "fig3", "fig4", "queries", "time", "shots"])

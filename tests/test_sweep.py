@@ -106,7 +106,28 @@ def test_time_is_estimated_from_the_benchmark_of_the_dataset_or_of_the_nearest()
     # 47 classes, stage 1 in float64 too (μ 1e-5)
     dtd = 4.7 * (2 * 319_200e-3 + 2 * 101_376e-3 + 19_700 * 4e-3)
     assert benchmark.seconds(Job(("--config", "configs/dtd.yaml")).config) == pytest.approx(dtd)
+    # pairs of queries in one stage cost what stage 2's do
+    mezo = Job(("--config", "configs/eurosat.yaml", "--prompt_trainer", "mezo")).config
+    assert benchmark.seconds(mezo) == pytest.approx(cost(mezo).queries / 2 * 4e-3)
     assert benchmark.seconds(Job(("--config", "configs/eurosat.yaml", "--prompt_trainer", "zip")).config) is None
+
+
+def test_estimate_that_leaves_runs_out_is_a_lower_bound(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "b.json").write_text('[{"dataset": "eurosat", "classes": 10, "engine_seconds": 1e-3}]')
+    plan = (
+        "--datasets",
+        "eurosat",
+        "--seeds",
+        "1",
+        "--dry-run",
+        "--benchmark",
+        str(tmp_path / "b.json"),
+        "--methods",
+        "zo-pruned",
+    )
+    for methods, words in (((), " queries, "), (("zip",), " queries, at least ")):
+        assert sweep.main([*plan, *methods]) == 0
+        assert next(line for line in capsys.readouterr().out.splitlines() if line.startswith("left: ")).count(words) == 1
 
 
 def test_file_that_is_no_benchmark_is_refused(tmp_path: Path) -> None:

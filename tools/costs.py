@@ -40,7 +40,7 @@ FREE = {
 
 @dataclass(frozen=True)
 class Cost:
-    """`queries` of a run, at most where not `exact`; `refreshes`: those of them behind the pruning mask."""
+    """`queries` of a run, at most where not `exact`: `stage1` asked in whole batches, `refreshes` behind the pruning mask."""
 
     queries: int
     exact: bool = True
@@ -104,7 +104,10 @@ def _cost(config: Config) -> Cost | None:
     total = optimizer.plan(steps)
     two_stages = TRAINERS[config.prompt_trainer].two_stages
     exact = not (two_stages and config.change_point == "auto")
-    stage1 = optimizer.plan(min(steps, config.change_point)) if two_stages and exact else total
+    # of one stage: whole batches, unless its steps are pairs of queries as stage 2's are
+    stage1 = 0 if not two_stages and optimizer.plan(1) <= 2 else total
+    if two_stages and exact:
+        stage1 = optimizer.plan(min(steps, config.change_point))
     refreshes = 0
     if two_stages and exact and config.stage2 == "sparse-zo" and config.pruning == "zscore":
         refreshes = total - stage1 - 2 * config.num_pertub * (steps - min(steps, config.change_point))

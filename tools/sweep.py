@@ -115,7 +115,9 @@ def print_plan(jobs: Sequence[Job], benchmark: Benchmark | None, processes: int)
         print(f"{job.state:11} {queries_text(price):>10} queries  {duration(estimate):>8}  python {shlex.join(job.command[1:])}")
     states = Counter(job.state for job in jobs)
     print(f"{len(jobs)} runs: " + ", ".join(f"{count} {state}" for state, count in sorted(states.items())))
-    print(f"left: {queries} queries" + (f", {duration(seconds / processes)} on {processes} processes" if benchmark else ""))
+    least = "at least " if unknown else ""
+    time = f", {least}{duration(seconds / processes)} on {processes} processes" if benchmark else ""
+    print(f"left: {queries} queries{time}")
     if unknown:
         print(f"of {unknown} of these runs the {'benchmark' if benchmark else 'plan'} says nothing")
 

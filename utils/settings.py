@@ -35,7 +35,7 @@ class Config:
     )
     save_model: bool = option(True, "run", "write prompt.safetensors")
 
-    backbone: str = option("ViT-B/16", "model", "Mini, RN50, RN101, ViT-B/32, ViT-B/16, or an open_clip NAME or NAME@TAG")
+    backbone: str = option("ViT-B/16", "model", "Mini, Mini-RN, RN50, RN101, ViT-B/32, ViT-B/16, an open_clip NAME or NAME@TAG")
     checkpoint: str | None = option(None, "model", "local weights: OpenAI TorchScript, open_clip .pt, safetensors", kind=str)
     trust_checkpoint: bool = option(False, "model", "let a TorchScript file that is not OpenAI's run its code")
     precision: str = option(

@@ -20,151 +20,24 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tools.costs import Benchmark
-from tools.reproduce import paper, results
-from tools.reproduce.claims import claims_table
+from tools.reproduce.artefacts import PICTURES, measurements, write
 from tools.reproduce.figures import require_matplotlib
-from tools.reproduce.plans import OWN_BUDGET, PLANS
+from tools.reproduce.plans import PLANS
 from tools.reproduce.results import Results
-from tools.reproduce.suites import OURS, SHOTS, SUITES, Entry, Maker, Suite
+from tools.reproduce.suites import SUITES, Maker, Suite
 from tools.runs import Job
 from tools.sweep import add_running_options, devices_of, print_plan, run_jobs
-from tools.tables import Table
 from utils.config import FIELDS, Parser
 from utils.errors import RunError, UserError
-from utils.files import write_text
 
-if TYPE_CHECKING:
-    from tools.reproduce.memory import Measurement
-
-# whose memory table 4 compares
-MEASURED = ("craft", OURS)
 PLAN_OF = {"queries": "fig1", "time": "fig1"}
 # artefacts that can be made of a part of the suite
 PARTS = {
     "methods": ("table1", "table3", "table5", "fig1", "queries", "time", "shots", "base2new", "cross"),
     "datasets": ("table1", "table3", "table4", "shots", "base2new"),
 }
-
-
-def make_baselines(found: Results, maker: Maker, output: Path) -> list[Table]:
-    """All methods by budget, and the curves of their own budgets."""
-    from tools.reproduce import figures
-
-    title = f"all methods at their own budgets, {maker.suite.ablation}, {maker.suite.backbone}, 16 shots"
-    print(figures.draw_curves(found, OWN_BUDGET, output / "baselines.png", title, logarithmic=True))
-    return list(results.budgets_tables(found))
-
-
-def make_table(name: str, found: Results, maker: Maker, arguments: argparse.Namespace) -> list[Table]:
-    """The tables of one artefact, of which table 4 may run something yet. In the paper's suite its figures stand beside."""
-    output = arguments.output
-    papers = maker.suite.name == "paper"
-    backbone = maker.suite.backbone
-    where = f"{maker.suite.ablation}, {backbone}, 16 shots"
-    by_backbone = results.papers_by_backbone(name) if papers and name in ("table1", "table2") else None
-    by_method = results.papers_by_method(name) if papers and name in ("table3", "table4", "table6", "table7") else None
-    if name == "baselines":
-        return make_baselines(found, maker, output)
-    if name == "table1":
-        averaged = maker.suite.datasets
-        # the paper's averages are over all of them
-        whole = averaged == SUITES[maker.suite.name].datasets
-        return [
-            results.accuracy_table(found, "Table 1: test accuracy (%), 16 shots", by_backbone, averaged=averaged, whole=whole)
-        ]
-    if name == "table2":
-        title = f"Table 2: trained on {maker.suite.source}, tested under shift (%)"
-        return [results.accuracy_table(found, title, by_backbone, averaged=maker.suite.shifts)]
-    if name == "table3":
-        return [results.times_table(found, by_method)]
-    if name == "table4":
-        return [
-            results.accuracy_table(found, f"Table 4: test accuracy (%), {backbone}", by_method),
-            memory_table(maker, arguments),
-        ]
-    if name == "table5":
-        table5 = (lambda row, column: paper.value("table5", row, "imagenet", column)) if papers else None
-        return [results.accuracy_table(found, "Table 5: test accuracy (%) by backbone", table5)]
-    if name == "table6":
-        return [results.accuracy_table(found, f"Table 6: pruning metric × ratio, {where} (%)", by_method, "metric")]
-    if name == "table7":
-        return [results.accuracy_table(found, f"Table 7: ρ, {where} (%)", by_method, "ρ")]
-    if name == "base2new":
-        return [results.harmonic(found, maker.suite.datasets)]
-    if name == "cross":
-        return [results.accuracy_table(found, f"Trained on {maker.suite.datasets[0]}, tested on all (%)")]
-    if name == "fidelity":
-        return [results.departures_table(found, f"Departures of the released code, {where} (%)", maker.suite.ablation)]
-    return [claims_table(found, maker)]
-
-
-def measurements(maker: Maker, arguments: argparse.Namespace) -> dict[str, dict[str, Measurement]]:
-    """Of table 4's memory, by method and dataset: on the first device."""
-    from tools.reproduce.memory import Measurement
-
-    folder, device = arguments.output / "memory", devices_of(arguments)[0]
-    return {
-        method: {dataset: Measurement(maker.job(dataset, method), folder, device) for dataset in maker.suite.timed}
-        for method in MEASURED
-    }
-
-
-def memory_table(maker: Maker, arguments: argparse.Namespace) -> Table:
-    """Peak memory of the methods of table 4."""
-    table = Table("Table 4: peak memory (MiB)", ["method", *maker.suite.timed])
-    of = set()
-    for method, by_dataset in measurements(maker, arguments).items():
-        cells = []
-        for dataset, measurement in by_dataset.items():
-            figures = measurement.take(arguments.run)
-            if figures is None:
-                cells.append("–")
-                continue
-            theirs = paper.value("table4-memory", method, dataset) if maker.suite.name == "paper" else None
-            cells.append(f"{figures['mib']:.0f}" + (f"; {theirs:.1f} MB" if theirs else ""))
-            of.add(figures["of"])
-        table.rows.append([method, *cells])
-    table.notes.append(
-        f"Largest over two steps of each stage, seed 1; of the {', '.join(sorted(of)) or 'process'}. –: not measured."
-    )
-    return table
-
-
-def draw(name: str, found: Results, maker: Maker, entries: Sequence[Entry], arguments: argparse.Namespace) -> list[Path]:
-    """The picture of one artefact."""
-    from tools.reproduce import figures
-
-    column, path = maker.suite.ablation, arguments.output / f"{name}.png"
-    where = f"{column}, {maker.suite.backbone}, 16 shots"
-    if name == "shots":
-        return [figures.draw_shots(found, maker.suite.datasets, SHOTS, "zero-shot", path)]
-    if name == "fig2":
-        return draw_surface([(entry.row, entry.job) for entry in entries], devices_of(arguments)[0], path)
-    titles = {"fig3": "naive and sharpness-aware CMA-ES", "fig4": "stage 2: dense, magnitude, Z-pruning"}
-    x = "seconds" if name == "time" else "queries"
-    title = f"{titles.get(name, 'training')}, {where}"
-    return [figures.draw_curves(found, column, path, title, x, logarithmic=name == "queries")]
-
-
-def draw_surface(jobs: Sequence[tuple[str, Job]], device: str, path: Path) -> list[Path]:
-    from tools.reproduce import figures
-    from tools.reproduce.surface import DISTANCES, surfaces
-
-    found = surfaces(jobs, device)
-    table = Table("Loss around the end of stage 1", ["stage 1", "at its end", *(f"rise at distance {r}" for r in DISTANCES)])
-    for row, surface in found.items():
-        rises = (f"{surface['rises'][r]:.4f}" for r in DISTANCES)
-        table.rows.append([row, f"{surface['centre']:.4f}", *rises])
-    table.notes.append("Training loss; the rise is a mean over random directions, both ways, the same for both. One seed.")
-    text = path.with_suffix(".md")
-    write_text(text, table.markdown())
-    return [figures.draw_surfaces(found, path), text]
-
-
-PICTURES = ("fig1", "fig2", "fig3", "fig4", "shots", "queries", "time")
 DRAWN = (*PICTURES, "baselines")
 ARTEFACTS = (*PLANS, *PLAN_OF)
 
@@ -181,7 +54,7 @@ def reproduce(name: str, arguments: argparse.Namespace, maker: Maker) -> int:
         benchmark = Benchmark.read(arguments.benchmark) if arguments.benchmark else None
         print_plan(jobs, benchmark, len(devices))
         if name == "table4":
-            for measurement in [one for by_dataset in measurements(maker, arguments).values() for one in by_dataset.values()]:
+            for measurement in measurements(maker, arguments).values():
                 state = "finished" if measurement.output.is_file() else "missing"
                 print(f"{state:11} {'memory':>18}  {'':8}  python {shlex.join(measurement.command[1:])}")
         return 0
@@ -200,16 +73,6 @@ def reproduce(name: str, arguments: argparse.Namespace, maker: Maker) -> int:
     for path in write(name, found, maker, entries, arguments):
         print(path)
     return status
-
-
-def write(name: str, found: Results, maker: Maker, entries: Sequence[Entry], arguments: argparse.Namespace) -> list[Path]:
-    if name in PICTURES:
-        return draw(name, found, maker, entries, arguments)
-    tables = make_table(name, found, maker, arguments)
-    path = arguments.output / f"{name}.{'md' if arguments.format == 'markdown' else 'tex'}"
-    write_text(path, "\n".join(table.text(arguments.format) for table in tables) + "\n")
-    print("\n".join(table.markdown() for table in tables))
-    return [path]
 
 
 def unique(jobs: Sequence[Job]) -> list[Job]:
