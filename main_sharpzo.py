@@ -154,6 +154,7 @@ def resolved(config: Config, device: torch.device) -> Config:
     return dataclasses.replace(
         config,
         device=str(device),
+        root_path=config.root_path if DATASETS[config.dataset].folder else None,
         threads=torch.get_num_threads(),
         template=config.template or DATASETS[config.dataset].template,
         memory_limit=config.memory_limit or DEFAULT_MEMORY_LIMIT[device.type],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import importlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,7 +141,15 @@ def _check_activation(architecture: str, weights_quick: bool, weights: str) -> N
         )
 
 
+def quiet_hub() -> None:
+    """The hub's own complaints would stand between the user and the one line that says what to do."""
+    # its logger's level is set when it is imported
+    importlib.import_module("huggingface_hub")
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
+
+
 def _pretrained(architecture: str, tag: str) -> nn.Module:
+    quiet_hub()
     try:
         return open_clip.create_model(architecture, pretrained=tag, weights_only=True)
     # open_clip wraps whatever the download raised in a RuntimeError

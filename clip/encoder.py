@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clip.backbone import Backbone
+from clip.backbone import Backbone, quiet_hub
 from utils.errors import UserError
 from utils.seeds import torch_generator
 
@@ -63,8 +62,7 @@ def _timm_model(name: str, seed: int) -> nn.Module:
         close = difflib.get_close_matches(architecture, timm.list_models(), n=3)
         near = f"; near it: {', '.join(close)}" if close else ""
         raise UserError(f"--pt_backbone: timm has no model {architecture!r}{near}")
-    # the hub's own complaints would stand between the user and the one line that says what to do
-    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
+    quiet_hub()
     # timm fills a new model from the global generator, which gets its state back
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_generator(seed, "random encoder").initial_seed())

@@ -182,7 +182,8 @@ def test_table_shows_what_is_finished_and_says_what_is_not(tmp_path: Path, capsy
         if entry.column != "0.5":
             finish(entry.job, shift=float(entry.job.config.seed))
     assert call(tmp_path, "table7", "--no-run", "--seeds", "1", "2") == 0
-    assert "table7: made without 2 of 10 runs" in capsys.readouterr().out
+    told = "Made without 2 of 10 runs; --dry-run lists them.\n\nAsked for: --seeds 1 2.\n"
+    assert told in capsys.readouterr().out and told in (tmp_path / "made/table7.md").read_text()
     # 73 and 74: 73.5 ± 12.71 · 0.5
     line = next(line for line in (tmp_path / "made/table7.md").read_text().splitlines() if line.startswith("| zo-pruned"))
     assert line == "| zo-pruned | " + "73.50 ± 6.35 (n 2) | " * 4 + "– |"
@@ -258,7 +259,7 @@ def test_prompt_of_base_classes_is_evaluated_on_new_ones_and_both_give_a_harmoni
 
     tiny = {"intrinsic_dim": 4, "popsize": 4, "total_steps": 4, "change_point": 2, "prune_interval": 2, "shots": 1}
     trained = Entry("zo-pruned", "digits, base", maker(tmp_path).job("digits", "zo-pruned", subsample_classes="base", **tiny))
-    tested = evaluation(maker(tmp_path), trained, "digits", subsample_classes="new")._replace(column="digits, new")
+    tested = evaluation(maker(tmp_path), trained, "digits", "new")._replace(column="digits, new")
     assert tested.phase > trained.phase
     for entry in (trained, tested):
         assert main_sharpzo.main(list(entry.job.flags)) == 0

@@ -76,9 +76,9 @@ def test_prompt_of_the_base_classes_is_evaluated_on_the_new_ones(tmp_path: Path)
     path = train(tmp_path, "zo-pruned", "--subsample_classes", "base")
     assert main(["--load_prompt", str(path), "--subsample_classes", "new", "--output_dir", str(tmp_path)]) == 0
     assert load_prompt(path)[1]["classnames"] == ["zero", "one", "two", "three", "four"]
-    new = result(tmp_path, "saved", "Mini", "zo-pruned-from-digits")
+    new = result(tmp_path, "saved", "Mini", "zo-pruned-from-digits-new")
     assert 0 <= new["test_accuracy"] <= 100
-    split = json.loads((tmp_path / "digits/saved/Mini/zo-pruned-from-digits/2shots/seed3/split.json").read_text())
+    split = json.loads((tmp_path / "digits/saved/Mini/zo-pruned-from-digits-new/2shots/seed3/split.json").read_text())
     assert split == {"train": [], "val": []}
 
 

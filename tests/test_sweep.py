@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.helpers import refusal
 from tools import runs, sweep
@@ -174,12 +175,30 @@ def test_failing_run_does_not_stop_the_rest_and_is_named_at_the_end(
     assert named[1].strip() == "error: the seed is unlucky"
 
 
-def test_each_process_sees_its_own_card(calls: Path, tmp_path: Path) -> None:
+def test_each_process_sees_its_own_card(calls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert swept(tmp_path, "--seeds", "1", "2", "3", "4", "--devices", "cuda:0", "cuda:1") == 0
     entries = [json.loads(line) for line in calls.read_text().splitlines()]
     assert {entry["cards"] for entry in entries} == {"0", "1"}
     # a run's device is one of its settings: on whichever card it goes on, it is the same run
     assert not any("--device" in entry["argv"] for entry in entries)
+
+
+def test_card_or_data_that_is_not_there_is_told_before_any_run(
+    calls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert swept(tmp_path, "--devices", "cuda:0", "cuda:1") == 2
+    assert capsys.readouterr().err == "error: --devices: cuda:1: this machine has 1 CUDA devices\n"
+    output = ("--output_dir", str(tmp_path))
+    for flags, words in (
+        (("--datasets", "digits", "eurosat"), "--root_path: dataset eurosat needs the folder that holds eurosat/"),
+        (("--datasets", "eurosat", "--root_path", str(tmp_path / "no")), "no such folder"),
+        (("--datasets", "mnist"), "mnist is for evaluation only"),
+    ):
+        assert sweep.main([*flags, *output]) == 2
+        assert words in capsys.readouterr().err
+    assert not calls.exists()
 
 
 def test_zero_shot_runs_once_and_a_grid_names_its_points() -> None:
@@ -210,6 +229,7 @@ def test_processes_on_the_cpu_share_its_threads(calls: Path, tmp_path: Path, mon
     given = []
     monkeypatch.setattr(sweep.Runner, "run", lambda self, jobs: given.append(self.environment) or sweep.Outcome())
     monkeypatch.setattr(sweep.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for flags in (("--processes", "2"), ("--devices", "cpu", "cpu"), ("--devices", "cuda:0", "cuda:1"), ("--devices", "cpu")):
         assert swept(tmp_path, "--seeds", "1", *flags) == 0
     assert [environment.get("OMP_NUM_THREADS") for environment in given] == ["4", "4", None, None]

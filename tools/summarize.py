@@ -134,7 +134,9 @@ def accuracy_table(grid: Grid, spread: str) -> Table:
         name = f"{method}, {variant}" if variant else method
         table.rows.append([name, *texts, *([shown(means, whole, spread)] if several else [])])
     what = "95 % t-interval" if spread == "interval" else "population standard deviation"
-    table.notes.append(f"Mean ± {what} over n seeds; then the paper's figure and our difference to it. –: no run.")
+    paired = any("; paper" in text for row in table.rows for text in row)
+    then = "; then the paper's figure and our difference to it" if paired else ""
+    table.notes.append(f"Mean ± {what} over n seeds{then}. –: no run.")
     return table
 
 

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import yaml
 
+from datasets.roots import check_dataset
 from tools.costs import Benchmark, Cost, cost
 from tools.runs import Job, flags_of, root_of
 from trainers import TRAINERS
@@ -108,16 +109,18 @@ def print_plan(jobs: Sequence[Job], benchmark: Benchmark | None, processes: int)
     queries, seconds, unknown = 0, 0.0, 0
     for job in jobs:
         price, estimate = cost(job.config), benchmark.seconds(job.config) if benchmark else None
-        left = job.state != "finished"
+        left = job.state not in ("finished", "other settings")
         queries += price.queries if price and left else 0
         seconds += estimate or 0.0 if left else 0.0
         unknown += bool(left and (estimate is None if benchmark else price is None))
-        print(f"{job.state:11} {queries_text(price):>10} queries  {duration(estimate):>8}  python {shlex.join(job.command[1:])}")
+        print(f"{job.state:14} {queries_text(price):>10} queries  {duration(estimate):>8}  python {shlex.join(job.command[1:])}")
     states = Counter(job.state for job in jobs)
     print(f"{len(jobs)} runs: " + ", ".join(f"{count} {state}" for state, count in sorted(states.items())))
     least = "at least " if unknown else ""
     time = f", {least}{duration(seconds / processes)} on {processes} processes" if benchmark else ""
     print(f"left: {queries} queries{time}")
+    if states["other settings"]:
+        print("other settings: a run that differs is in the folder, and these will be refused; give another --output_dir")
     if unknown:
         print(f"of {unknown} of these runs the {'benchmark' if benchmark else 'plan'} says nothing")
 
@@ -245,7 +248,14 @@ def kept_threads(job: Job) -> list[str]:
 
 
 def run_jobs(jobs: Sequence[Job], devices: Sequence[str]) -> int:
-    """Runs what is not finished, says what became of it, and gives the exit status."""
+    """Runs what is not finished, says what became of it, and gives the exit status.
+
+    Raises UserError for what would fail every run: a device or a dataset that is not there.
+    """
+    check_devices(devices)
+    left = [job.config for job in jobs if job.state != "finished"]
+    for dataset, root, trains in dict.fromkeys((c.dataset, c.root_path, bool(TRAINERS[c.prompt_trainer].build)) for c in left):
+        check_dataset(dataset, root, trains)
     environment = dict(os.environ)
     if len(devices) > 1 and all(device in ("", "cpu") for device in devices):
         # processes side by side on a CPU, each with all threads, would stand in each other's way
@@ -268,14 +278,14 @@ def add_running_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root_path", help="folder that holds the datasets, in CoOp's layout")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--devices", nargs="+", help="one process on each: cuda:0 cuda:1 …, or cpu")
-    where.add_argument("--processes", type=int, default=1, help="so many processes side by side on the CPU or the one GPU")
+    where.add_argument("--processes", type=int, help="so many processes side by side on the CPU or the one GPU")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and run nothing")
     parser.add_argument("--benchmark", type=Path, help="JSON of tools.benchmark --output, to estimate times from")
 
 
 def devices_of(arguments: argparse.Namespace) -> list[str]:
     """A device for each process, "" where the run chooses. Raises UserError for what is no device, or for no process."""
-    if arguments.processes < 1:
+    if arguments.processes is not None and arguments.processes < 1:
         raise UserError(f"--processes: {arguments.processes}: it must be at least 1")
     for device in arguments.devices or ():
         if not re.fullmatch(r"cpu|cuda:\d+", device):
@@ -284,7 +294,17 @@ def devices_of(arguments: argparse.Namespace) -> list[str]:
     for device in arguments.devices or ():
         if device.startswith("cuda:") and shown != [""] and int(device.removeprefix("cuda:")) >= len(shown):
             raise UserError(f"--devices: {device}: CUDA_VISIBLE_DEVICES shows {len(shown)} cards")
-    return arguments.devices or [""] * arguments.processes
+    return arguments.devices or [""] * (arguments.processes or 1)
+
+
+def check_devices(devices: Sequence[str]) -> None:
+    """Raises UserError for a card that this machine does not have: its runs would choose the CPU."""
+    wanted = [int(device.removeprefix("cuda:")) for device in devices if device.startswith("cuda:")]
+    if wanted:
+        import torch
+
+        if max(wanted) >= torch.cuda.device_count():
+            raise UserError(f"--devices: cuda:{max(wanted)}: this machine has {torch.cuda.device_count()} CUDA devices")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

@@ -19,6 +19,7 @@ from trainers.objective import ImageSet, top1
 from utils.config import checked_settings
 from utils.errors import UserError
 from utils.memory import is_out_of_memory
+from utils.run import evaluation_name
 from utils.settings import Config
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def read_saved(config: Config) -> tuple[Config, dict[str, Tensor], dict[str, Any
     """The settings under which `--load_prompt` is evaluated, its tensors, and what it says of itself.
 
     Settings that make the prompt come from the run that saved it, shots and seed among them; where `--run_name` is not given,
-    the run is named after that trainer and dataset. Raises UserError for a file that no run wrote.
+    the run has its `evaluation_name`. Raises UserError for a file that no run wrote.
     """
     path = Path(config.load_prompt)
     tensors, about = load_prompt(path)
@@ -69,7 +70,7 @@ def read_saved(config: Config) -> tuple[Config, dict[str, Tensor], dict[str, Any
         raise UserError(f"{path}: was made by {trainer!r}, which is no trainer here")
     if source not in DATASETS:
         raise UserError(f"{path}: was made on {source!r}, which is no dataset here")
-    run_name = config.run_name or f"{trainer}-from-{source}"
+    run_name = config.run_name or evaluation_name(trainer, source, config.subsample_classes)
     evaluated = dataclasses.replace(config, shots=settings["shots"], seed=settings["seed"], run_name=run_name)
     return evaluated, tensors, about | {"settings": settings}
 

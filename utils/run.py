@@ -46,6 +46,11 @@ def run_path(config: Config) -> Path:
     return Path(config.output_dir).joinpath(*parts)
 
 
+def evaluation_name(trainer: str, source: str, classes: str) -> str:
+    """--run_name of an evaluation: "bbt-from-digits", and "bbt-from-digits-new" on the new classes."""
+    return f"{trainer}-from-{source}" + (f"-{classes}" if classes != "all" else "")
+
+
 def find_earlier_run(path: Path, config: Config) -> str:
     """What the run folder holds: "nothing", an "unfinished" or a "finished" run of this very configuration.
 

@@ -56,7 +56,7 @@ def reproduce(name: str, arguments: argparse.Namespace, maker: Maker) -> int:
         if name == "table4":
             for measurement in measurements(maker, arguments).values():
                 state = "finished" if measurement.output.is_file() else "missing"
-                print(f"{state:11} {'memory':>18}  {'':8}  python {shlex.join(measurement.command[1:])}")
+                print(f"{state:14} {'memory':>18}  {'':8}  python {shlex.join(measurement.command[1:])}")
         return 0
     status = 0
     for phase in sorted({entry.phase for entry in entries}) if arguments.run else ():
@@ -64,15 +64,23 @@ def reproduce(name: str, arguments: argparse.Namespace, maker: Maker) -> int:
         if status == 3:
             return status
     found = Results.read(entries)
+    if not found.cells and status:
+        return status
     if not found.cells:
         raise UserError(f"{name}: none of its {len(jobs)} runs is finished in {maker.output_dir}")
     arguments.output.mkdir(parents=True, exist_ok=True)
     lacking = len(jobs) - sum(job.state == "finished" for job in jobs)
-    if lacking:
-        print(f"{name}: made without {lacking} of {len(jobs)} runs; --dry-run lists them")
-    for path in write(name, found, maker, entries, arguments):
+    part = [f"Made without {lacking} of {len(jobs)} runs; --dry-run lists them."] if lacking else []
+    part += [f"Asked for: {flag}." for flag in part_of(arguments)]
+    for path in write(name, found, maker, entries, arguments, part):
         print(path)
     return status
+
+
+def part_of(arguments: argparse.Namespace) -> list[str]:
+    """The flags that chose a part of the suite."""
+    chosen = {axis: getattr(arguments, axis) for axis in ("seeds", "methods", "datasets")}
+    return [f"--{axis} {' '.join(map(str, values))}" for axis, values in chosen.items() if values]
 
 
 def unique(jobs: Sequence[Job]) -> list[Job]:

@@ -25,10 +25,21 @@ MEASURED = ("craft", OURS)
 PICTURES = ("fig1", "fig2", "fig3", "fig4", "shots", "queries", "time")
 
 
-def write(name: str, found: Results, maker: Maker, entries: Sequence[Entry], arguments: argparse.Namespace) -> list[Path]:
+def write(
+    name: str,
+    found: Results,
+    maker: Maker,
+    entries: Sequence[Entry],
+    arguments: argparse.Namespace,
+    part: Sequence[str],
+) -> list[Path]:
+    """The artefact's files; `part`: what to say where it is made of a part of its runs."""
     if name in PICTURES:
+        print("".join(f"{line}\n" for line in part), end="")
         return draw(name, found, maker, entries, arguments)
     tables = make_table(name, found, maker, arguments)
+    for table in tables:
+        table.notes += part
     path = arguments.output / f"{name}.{'md' if arguments.format == 'markdown' else 'tex'}"
     write_text(path, "\n".join(table.text(arguments.format) for table in tables) + "\n")
     print("\n".join(table.markdown() for table in tables))

@@ -102,7 +102,7 @@ def draw_curves(results: Results, column: str, path: Path, title: str, x: str = 
     axes.set_title(title, fontsize="medium")
     axes.grid(alpha=0.3)
     beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if logarithmic else {}
-    title = f"mean ± one standard deviation{chr(10) if logarithmic else '; '}| : change point"
+    title = f"mean ± one population standard deviation{chr(10) if logarithmic else '; '}| : change point"
     axes.legend(fontsize="small", title=title, title_fontsize="x-small", **beside)
     return finish(figure, path)
 
@@ -123,7 +123,8 @@ def draw_shots(results: Results, datasets: Sequence[str], shots: Sequence[int], 
                 heights = [figures.mean for _, figures in points]
                 errors = [0.0 if figures.n == 1 else figures.half for _, figures in points]
                 options = {"linestyle": style, "marker": marker, "color": grey, "capsize": 2, "markersize": 4}
-                axes.errorbar([count for count, _ in points], heights, errors, label=row, linewidth=1.2, **options)
+                label = f"{row} (n {max(figures.n for _, figures in points)})"
+                axes.errorbar([count for count, _ in points], heights, errors, label=label, linewidth=1.2, **options)
         figures = results.sample(zero_shot, f"{dataset}, {shots[-1]}")
         if figures:
             axes.plot(0, figures.mean, "*", markersize=13, color="black", clip_on=False, label=zero_shot)

@@ -8,6 +8,7 @@ from tools.costs import cost
 from tools.reproduce.suites import OURS, PAPERS_RATIOS, PAPERS_RHOS, SHOTS, Entry, Maker, prompt_of
 from trainers import TRAINERS
 from utils.errors import UserError
+from utils.run import evaluation_name
 from utils.settings import DEPARTURES
 
 PAPERS_READING, DENSE = "none (the paper's reading)", "none, dense stage 2"
@@ -24,7 +25,7 @@ def table1(maker: Maker) -> Iterator[Entry]:
         for dataset in maker.suite.datasets:
             for method in maker.methods():
                 yield from maker.repeats(f"{backbone}, {method}", dataset, dataset, method, backbone=backbone)
-            for method in maker.suite.same_queries:
+            for method in [method for method in maker.suite.same_queries if {method, OURS} <= set(maker.suite.methods)]:
                 yield from maker.with_our_queries(f"{backbone}, {method}, same queries", dataset, dataset, method, backbone)
 
 
@@ -65,12 +66,12 @@ def table2(maker: Maker) -> Iterator[Entry]:
                 yield from (evaluation(maker, entry, shift) for entry in trained)
 
 
-def evaluation(maker: Maker, trained: Entry, dataset: str, **settings: str) -> Entry:
+def evaluation(maker: Maker, trained: Entry, dataset: str, classes: str = "all") -> Entry:
     """The prompt that `trained` leaves, on another dataset or on other classes of its own."""
     made = trained.job.config
-    variant = f"{made.prompt_trainer}-from-{made.dataset}"
-    where = {"seed": made.seed, "backbone": made.backbone, "shots": made.shots}
-    job = maker.job(dataset, "saved", variant=variant, load_prompt=prompt_of(trained.job), **where, **settings)
+    variant = evaluation_name(made.prompt_trainer, made.dataset, classes)
+    where = {"seed": made.seed, "backbone": made.backbone, "shots": made.shots, "subsample_classes": classes}
+    job = maker.job(dataset, "saved", variant=variant, load_prompt=prompt_of(trained.job), **where)
     return Entry(trained.row, dataset, job, phase=1)
 
 
@@ -168,7 +169,7 @@ def base2new(maker: Maker) -> Iterator[Entry]:
                 continue
             for entry in maker.repeats(method, f"{dataset}, base", dataset, method, variant="base", subsample_classes="base"):
                 yield entry
-                yield evaluation(maker, entry, dataset, subsample_classes="new")._replace(column=f"{dataset}, new")
+                yield evaluation(maker, entry, dataset, "new")._replace(column=f"{dataset}, new")
 
 
 def cross(maker: Maker) -> Iterator[Entry]:

@@ -169,8 +169,8 @@ def times_table(results: Results, papers: Paper | None = None) -> Table:
     table.notes += [
         f"The common accuracy is the highest that all runs here reach at a logged step: {told}. "
         "The paper's thresholds are unpublished.",
-        "Seconds are of the method's own steps, evaluations aside. Features: of the images that are encoded once, before. "
-        + INTERVAL,
+        "Seconds are of the method's own steps, evaluations aside. Features: of the images that are encoded once, before, or "
+        f"read from the cache. {INTERVAL}",
         made_on(run for runs in results.cells.values() for run in runs),
     ]
     return table
@@ -196,7 +196,7 @@ def first_reaching(run: FinishedRun, level: float) -> tuple[float, float]:
 
 
 def stage_seconds(runs: Sequence[FinishedRun]) -> str:
-    """Mean seconds of each phase over whole runs: "features 1 s, stage 1 12 s, stage 2 40 s"."""
+    """Mean seconds of each phase over whole runs: "features 1 s, stage 1 12 s, stage 2 40 s", or "steps 3 s" of one stage."""
     known = all("feature_seconds" in run.result for run in runs)
     parts = [f"features {mean_of(runs, 'feature_seconds'):.1f} s"] if known else []
     ends = [
@@ -207,7 +207,8 @@ def stage_seconds(runs: Sequence[FinishedRun]) -> str:
     for stage in sorted({stage for end in ends for stage in end}):
         spent = [end.get(stage, start) - start for end, start in zip(ends, before, strict=True)]
         before = [end.get(stage, start) for end, start in zip(ends, before, strict=True)]
-        parts.append(f"stage {stage} {sum(spent) / len(spent):.1f} s")
+        name = f"stage {stage}" if any(len(end) > 1 for end in ends) else "steps"
+        parts.append(f"{name} {sum(spent) / len(spent):.1f} s")
     return ", ".join(parts)
 
 
