@@ -138,7 +138,7 @@ def draw(name: str, found: Results, maker: Maker, entries: Sequence[Entry], argu
     titles = {"fig3": "naive and sharpness-aware CMA-ES", "fig4": "stage 2: dense, magnitude, Z-pruning"}
     x = "seconds" if name == "time" else "queries"
     title = f"{titles.get(name, 'training')}, {where}"
-    return [figures.draw_curves(found, column, path, title, x, logarithmic=name == "queries")]
+    return [figures.draw_curves(found, column, path, title, x, logarithmic=name in ("queries", "time"))]
 
 
 def draw_surface(jobs: Sequence[tuple[str, Job]], device: str, path: Path) -> list[Path]:
