@@ -79,7 +79,8 @@ def draw_curves(results: Results, column: str, path: Path, title: str, x: str = 
         runs = results.cells[row, column]
         at, mean, std = band(runs, x, "test_accuracy")
         if logarithmic:
-            every = np.geomspace(at[at > 0][0], at[-1], POINTS)
+            # from the first step that was evaluated: what is before it is zero-shot's
+            every = np.geomspace(max(run.curve(x, "test_accuracy")[0][1] for run in runs), at[-1], POINTS)
             at, mean, std = every, *(np.interp(every, at, values) for values in (mean, std))
         at = at / unit
         options = {"linestyle": style, "color": grey, "marker": marker, "markevery": max(1, len(at) // MARKERS), "markersize": 4}
