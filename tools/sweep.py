@@ -34,6 +34,7 @@ from trainers import TRAINERS
 from utils.config import FIELDS, Parser
 from utils.errors import UserError
 from utils.run import identity
+from utils.settings import Config
 
 METHODS = ("zero-shot", "zo-pruned")
 POLL_SECONDS = 0.2
@@ -250,12 +251,10 @@ def kept_threads(job: Job) -> list[str]:
 def run_jobs(jobs: Sequence[Job], devices: Sequence[str]) -> int:
     """Runs what is not finished, says what became of it, and gives the exit status.
 
-    Raises UserError for what would fail every run: a device or a dataset that is not there.
+    Raises UserError for what would fail every run: a device that is not there, or no dataset that is.
     """
     check_devices(devices)
-    left = [job.config for job in jobs if job.state != "finished"]
-    for dataset, root, trains in dict.fromkeys((c.dataset, c.root_path, bool(TRAINERS[c.prompt_trainer].build)) for c in left):
-        check_dataset(dataset, root, trains)
+    check_datasets(job.config for job in jobs if job.state != "finished")
     environment = dict(os.environ)
     if len(devices) > 1 and all(device in ("", "cpu") for device in devices):
         # processes side by side on a CPU, each with all threads, would stand in each other's way
@@ -271,6 +270,20 @@ def run_jobs(jobs: Sequence[Job], devices: Sequence[str]) -> int:
     for job, said in outcome.failed:
         print(f"failed: python {shlex.join(job.command[1:])}\n  {said}", file=sys.stderr)
     return outcome.status
+
+
+def check_datasets(configs: Iterable[Config]) -> None:
+    """Raises UserError where none of the runs can have its images: a wrong --root_path; a dataset that lacks fails its runs."""
+    wrong = []
+    for dataset, root, trains in dict.fromkeys((c.dataset, c.root_path, bool(TRAINERS[c.prompt_trainer].build)) for c in configs):
+        try:
+            check_dataset(dataset, root, trains)
+        except UserError as error:
+            wrong.append(error)
+        else:
+            return
+    if wrong:
+        raise wrong[0]
 
 
 def add_running_options(parser: argparse.ArgumentParser) -> None:
