@@ -270,6 +270,16 @@ def test_prompt_of_base_classes_is_evaluated_on_new_ones_and_both_give_a_harmoni
     assert table.rows == [["zo-pruned", f"{base:.2f} (n 1); {new:.2f} (n 1); {2 * base * new / (base + new):.2f} (n 1)"]]
 
 
+def test_mean_of_columns_is_by_seed_over_the_seeds_that_all_have(tmp_path: Path) -> None:
+    entries = [entry for entry in PLANS["table7"](maker(tmp_path, seeds=(1, 2))) if entry.column in ("0.1", "0.5")]
+    for entry in entries:
+        if (entry.column, entry.job.config.seed) != ("0.5", 2):
+            finish(entry.job, shift=1.0 if entry.column == "0.1" else 3.0)
+    found = Results.read(entries)
+    assert found.accuracies("zo-pruned", "0.1", "0.5") == {1: 74.0}
+    assert found.accuracies("zo-pruned", "0.1") == {1: 73.0, 2: 73.0}
+
+
 def test_rival_with_one_seed_gives_no_interval_but_what_trains_nothing_does(tmp_path: Path) -> None:
     entries = [entry for entry in PLANS["table1"](maker(tmp_path, seeds=(1, 2, 3))) if entry.column == "digits"]
     for entry in entries:
