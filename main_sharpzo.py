@@ -87,7 +87,7 @@ def run(config: Config, stop: Stop) -> None:
     from datasets.fewshot import write_split
     from trainers.loop import build_optimizer, build_problem
     from utils.files import sha256
-    from utils.run import Run, find_earlier_run, refuse_locked, run_path, scored_another, tidy
+    from utils.run import Run, find_earlier_run, refuse_locked, run_path, tidy
 
     # open_clip reports through the root logger; what matters of it reaches the user as our own errors
     logging.basicConfig(level=logging.CRITICAL)
@@ -103,8 +103,6 @@ def run(config: Config, stop: Stop) -> None:
         scored = {"prompt_sha256": sha256(Path(config.load_prompt))}
     path = run_path(config)
     earlier = find_earlier_run(path, config)
-    if earlier == "finished" and scored_another(path, config):
-        raise UserError(f"{path}: scored another prompt than {config.load_prompt} holds now; --overwrite scores this one")
     if earlier == "finished":
         # of a run that was killed while it tidied up
         tidy(path)

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from datasets import DATASETS
 from tools.reproduce import paper
 from tools.runs import FinishedRun, find_runs
-from tools.tables import SPREADS, Table, sample, show
+from tools.tables import SPREADS, Table, sample, show, signed
 from trainers import TRAINERS
 from utils.config import FIELDS, Parser
 from utils.errors import UserError
@@ -166,10 +166,6 @@ def shown(figures: dict[int, float] | None, theirs: float | None, spread: str) -
     ours = sample(list(figures.values()))
     text = show(ours, spread)
     return text if theirs is None else f"{text}; paper {theirs:.2f}, {signed(ours.mean - theirs)}"
-
-
-def signed(number: float) -> str:
-    return f"{'−' if round(number, 2) < 0 else '+'}{abs(number):.2f}"
 
 
 def missing(grid: Grid) -> list[str]:

@@ -62,9 +62,14 @@ def show(figures: Sample, spread: str = "interval", digits: int = 2) -> str:
     return f"{figures.mean:.{digits}f} ± {width:.{digits}f} (n {figures.n})"
 
 
-def signed(figures: Sample) -> str:
-    """A difference: "−0.29 ± 1.40 (n 3)"."""
-    return f"{figures.mean:+.2f} ± {figures.half:.2f} (n {figures.n})".replace("-", "−")
+def signed(number: float) -> str:
+    """ "+0.58", "−0.29"; what rounds to 0 is +0.00."""
+    return f"{'−' if round(number, 2) < 0 else '+'}{abs(number):.2f}"
+
+
+def show_difference(figures: Sample) -> str:
+    """ "−0.29 ± 1.40 (n 3)"."""
+    return f"{signed(figures.mean)} ± {figures.half:.2f} (n {figures.n})"
 
 
 @dataclass

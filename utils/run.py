@@ -54,8 +54,8 @@ def evaluation_name(trainer: str, source: str, classes: str) -> str:
 def find_earlier_run(path: Path, config: Config) -> str:
     """What the run folder holds: "nothing", an "unfinished" or a "finished" run of this very configuration.
 
-    Raises UserError, unless `--overwrite` is given, where it holds a run of another configuration (naming the keys), and
-    in any case where it holds something that no run wrote.
+    Raises UserError, unless `--overwrite` is given, where it holds a run of another configuration (naming the keys) or of
+    another content of `--load_prompt`, and in any case where it holds something that no run wrote.
     """
     try:
         entries = list(path.iterdir()) if path.is_dir() else []
@@ -106,7 +106,11 @@ def _compare(path: Path, config: Config) -> str:
         raise UserError(
             f"{path}: holds a run with other settings: {keys}{more}; use --run_name NAME, or --overwrite to replace it"
         )
-    return "finished" if (path / "result.json").exists() else "unfinished"
+    if not (path / "result.json").exists():
+        return "unfinished"
+    if scored_another(path, config):
+        raise UserError(f"{path}: scored another prompt than {config.load_prompt} holds now; --overwrite scores this one")
+    return "finished"
 
 
 def scored_another(path: Path, config: Config) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tools.reproduce.results import Results, stage1_end
 from tools.reproduce.suites import OURS, PAPERS_RATIOS, PAPERS_RHOS, Maker
-from tools.tables import Sample, Table, difference, signed, spread_ratio
+from tools.tables import Sample, Table, difference, show_difference, spread_ratio
 
 SHARP, NAIVE = "fig3, sharpness-aware CMA-ES", "fig3, naive CMA-ES"
 
@@ -24,7 +24,7 @@ def claims_table(results: Results, maker: Maker) -> Table:
     """A line a claim: the difference in points of test accuracy between what should be higher and what should be lower."""
     table = Table("The paper's claims on this suite", ["claim", "on", "difference, points", "verdict"])
     for claim, where, figures in (*above_baselines(results, maker), *under_shift(results, maker), *ablations(results, maker)):
-        table.rows.append([claim, where, signed(figures) if figures else "–", verdict(figures)])
+        table.rows.append([claim, where, show_difference(figures) if figures else "–", verdict(figures)])
     table.rows += spreads(results, maker)
     table.notes.append(
         "Differences are paired by seed (the same images), mean ± 95 % t-interval. holds: the whole interval is above 0; fails: "

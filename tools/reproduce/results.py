@@ -10,7 +10,7 @@ from tools.reproduce import paper
 from tools.reproduce.plans import DENSE, PAPERS_READING
 from tools.reproduce.suites import Entry
 from tools.runs import FinishedRun, read_run
-from tools.tables import Sample, Table, difference, sample, show, signed
+from tools.tables import Sample, Table, difference, sample, show, show_difference
 from utils.errors import UserError
 
 INTERVAL = "Mean ± 95 % t-interval over n seeds. –: not run."
@@ -69,7 +69,9 @@ def departures_table(results: Results, title: str, dataset: str) -> Table:
         base = DENSE if "dense" in row and row != DENSE else PAPERS_READING
         figures = results.sample(row, dataset)
         apart = results.paired((dataset,), row, base) if row != base else None
-        table.rows.append([row, show(figures) if figures else "–", signed(apart) if apart else "–", base if apart else ""])
+        table.rows.append(
+            [row, show(figures) if figures else "–", show_difference(apart) if apart else "–", base if apart else ""]
+        )
     return table
 
 
