@@ -35,8 +35,8 @@ from utils.settings import Config, prompt_settings
 if TYPE_CHECKING:
     import torch
 
-    from trainers.problem import Problem, Task
-    from trainers.sharpzo import Optimizer
+    from trainers.blackbox.problem import Problem, Task
+    from trainers.sharpzo.algorithm import Optimizer
     from utils.run import Run
 
 DEFAULT_MEMORY_LIMIT = {"cpu": 1024, "cuda": 4096}
@@ -168,8 +168,8 @@ def prepare(config: Config, device: torch.device) -> Task:
     from datasets.features import FeatureReader, check_images
     from datasets.fewshot import choose_images, cut_classes
     from datasets.split import load_dataset
-    from trainers.objective import Images, top1
-    from trainers.problem import Task
+    from trainers.blackbox.objective import Images, top1
+    from trainers.blackbox.problem import Task
     from utils.seeds import sampling_generator
 
     trains = bool(TRAINERS[config.prompt_trainer].build)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clip.backbone import Backbone
 from main_sharpzo import main
-from tests.runs import FLAGS, Broken, folder_of, outcome
+from tests.helpers.runs import FLAGS, Broken, folder_of, outcome
 
 MINI: list[Backbone] = []
 CLASSNAMES = ("red square", "blue_circle", "a small dog", "river")
@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """How many inputs tests/test_fuzz.py tries: the same few each time, or many new ones."""
+    """How many inputs tests/runs/test_fuzz.py tries: the same few each time, or many new ones."""
     settings.register_profile("ordinary", max_examples=40, derandomize=True, database=None)
     settings.register_profile("slow", max_examples=1000, print_blob=True)
     settings.load_profile("slow" if config.getoption("--run-slow") else "ordinary")
@@ -96,7 +96,7 @@ def one_mini(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple:
-    """What an unbroken run of tests.runs.FLAGS ends with."""
+    """What an unbroken run of tests.helpers.runs.FLAGS ends with."""
     root = tmp_path_factory.mktemp("whole")
     assert main([*FLAGS, "--output_dir", str(root)]) == 0
     return outcome(folder_of(root, "zo-pruned"))

@@ -33,10 +33,10 @@ from clip.backbone import Backbone
 from clip.engine import Engine
 from clip.prompt import Projection, context_embeddings, make_projection
 from clip.text import TextFeatures
-from trainers.cmaes import CMAES, SharpnessAwareCMAES
-from trainers.gradients import cge
-from trainers.objective import Images, Objective
-from trainers.text_prompt import TextPrompt
+from trainers.blackbox.cmaes import CMAES, SharpnessAwareCMAES
+from trainers.blackbox.gradients import cge
+from trainers.blackbox.objective import Images, Objective
+from trainers.blackbox.text_prompt import TextPrompt
 from utils.config import REPOSITORY
 from utils.documents import read_yaml
 from utils.seeds import numpy_generator, torch_generator
@@ -54,7 +54,7 @@ PEAK_SIZE = 2048
 def class_names(dataset: str) -> list[str]:
     if dataset == "imagenet":
         return list(open_clip.IMAGENET_CLASSNAMES)
-    return json.loads(Path(__file__).with_name("classnames.json").read_text(encoding="utf-8"))[dataset]
+    return json.loads(Path(__file__).with_name("common").joinpath("classnames.json").read_text(encoding="utf-8"))[dataset]
 
 
 def projection_std(dataset: str) -> float:

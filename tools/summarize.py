@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datasets import DATASETS
-from tools.reproduce import paper
-from tools.runs import FinishedRun, find_runs
-from tools.tables import SPREADS, Table, sample, show, signed
+from tools.common import paper
+from tools.common.runs import FinishedRun, find_runs
+from tools.common.tables import SPREADS, Table, sample, show, signed
 from trainers import TRAINERS
 from utils.config import FIELDS, Parser
 from utils.errors import UserError

@@ -28,8 +28,8 @@ from pathlib import Path
 import yaml
 
 from datasets.roots import check_dataset
-from tools.costs import Benchmark, Cost, cost
-from tools.runs import Job, flags_of, root_of
+from tools.common.costs import Benchmark, Cost, cost
+from tools.common.runs import Job, flags_of, root_of
 from trainers import TRAINERS
 from utils.config import FIELDS, Parser
 from utils.errors import UserError

@@ -21,12 +21,12 @@ from clip.backbone import load_backbone
 from clip.prompt import load_prompt
 from datasets.features import FeatureReader
 from datasets.split import load_dataset
-from tools.runs import FinishedRun, find_runs
-from tools.tables import sample, show
+from tools.common.runs import FinishedRun, find_runs
+from tools.common.tables import sample, show
 from trainers import TRAINERS
+from trainers.blackbox.objective import Images, top1
+from trainers.blackbox.problem import Task
 from trainers.loop import registered
-from trainers.objective import Images, top1
-from trainers.problem import Task
 from utils.config import Parser, checked_settings
 from utils.errors import UserError
 from utils.settings import Config

@@ -15,7 +15,7 @@ from clip.prompt import load_prompt, placeholder_words
 from clip.text import TextFeatures
 from datasets import DATASETS
 from trainers import TRAINERS
-from trainers.objective import ImageSet, top1
+from trainers.blackbox.objective import ImageSet, top1
 from utils.config import checked_settings
 from utils.errors import UserError
 from utils.memory import is_out_of_memory
@@ -23,7 +23,7 @@ from utils.run import evaluation_name
 from utils.settings import Config
 
 if TYPE_CHECKING:
-    from trainers.problem import Task
+    from trainers.blackbox.problem import Task
 
 # settings of the run that saved the prompt which are the evaluating run's own
 OF_THIS_RUN = (

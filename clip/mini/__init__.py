@@ -2,7 +2,7 @@
 
 A weight file holds every weight in half precision, but only those rows of the 49408 × 128 token embedding that training touched
 (`token_ids`, `token_rows`). Any other token has the row it started from: row i of a table of N(0, 0.02²) numbers that a
-torch.Generator with seed 0 draws. `tools/train_mini.py` made them, and README.md beside this file says how.
+torch.Generator with seed 0 draws. `tools/maintain/train_mini.py` made them, and README.md beside this file says how.
 """
 
 from __future__ import annotations

@@ -21,13 +21,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools.costs import Benchmark
+from tools.common.costs import Benchmark
+from tools.common.runs import Job
 from tools.reproduce.artefacts import PICTURES, measurements, write
 from tools.reproduce.figures import require_matplotlib
 from tools.reproduce.plans import PLANS
 from tools.reproduce.results import Results
 from tools.reproduce.suites import SUITES, Maker, Suite
-from tools.runs import Job
 from tools.sweep import add_running_options, devices_of, print_plan, run_jobs
 from utils.config import FIELDS, Parser
 from utils.errors import RunError, UserError

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tools.reproduce import paper, results
+from tools.common import paper
+from tools.common.runs import Job
+from tools.common.tables import Table
+from tools.reproduce import results
 from tools.reproduce.claims import claims_table
 from tools.reproduce.plans import OWN_BUDGET
 from tools.reproduce.results import Results
 from tools.reproduce.suites import OURS, SHOTS, SUITES, Entry, Maker
-from tools.runs import Job
 from tools.sweep import devices_of
-from tools.tables import Table
 from utils.files import write_text
 
 if TYPE_CHECKING:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from tools.common.tables import Sample, Table, difference, show_difference, spread_ratio
 from tools.reproduce.results import Results, stage1_end
 from tools.reproduce.suites import OURS, PAPERS_RATIOS, PAPERS_RHOS, Maker
-from tools.tables import Sample, Table, difference, show_difference, spread_ratio
 
 SHARP, NAIVE = "fig3, sharpness-aware CMA-ES", "fig3, naive CMA-ES"
 

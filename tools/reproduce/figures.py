@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from tools.common.runs import FinishedRun
 from tools.reproduce.results import Results
-from tools.runs import FinishedRun
 from utils.errors import UserError
 
 STYLES = (

@@ -20,7 +20,7 @@ from typing import Any
 
 import main_sharpzo
 from main_sharpzo import pick_device
-from tools.runs import Job
+from tools.common.runs import Job
 from tools.sweep import visible
 from utils.config import REPOSITORY
 from utils.errors import RunError

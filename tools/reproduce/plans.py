@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from tools.costs import cost
+from tools.common.costs import cost
 from tools.reproduce.suites import OURS, PAPERS_RATIOS, PAPERS_RHOS, SHOTS, Entry, Maker, prompt_of
 from trainers import TRAINERS
 from utils.errors import UserError

@@ -6,11 +6,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tools.reproduce import paper
+from tools.common import paper
+from tools.common.runs import FinishedRun, read_run
+from tools.common.tables import Sample, Table, difference, sample, show, show_difference
 from tools.reproduce.plans import DENSE, PAPERS_READING
 from tools.reproduce.suites import Entry
-from tools.runs import FinishedRun, read_run
-from tools.tables import Sample, Table, difference, sample, show, show_difference
 from utils.errors import UserError
 
 INTERVAL = "Mean ± 95 % t-interval over n seeds. –: not run."

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from clip import MINIS
-from tools.costs import cost
-from tools.runs import Job, flags_of, root_of
+from tools.common.costs import cost
+from tools.common.runs import Job, flags_of, root_of
 from trainers import TRAINERS
 from utils.config import REPOSITORY
 from utils.documents import read_yaml

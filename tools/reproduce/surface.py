@@ -11,8 +11,8 @@ import torch
 
 from clip.prompt import load_prompt
 from main_sharpzo import pick_device, prepare, resolved
+from tools.common.runs import Job
 from tools.reproduce.suites import prompt_of
-from tools.runs import Job
 from trainers.loop import build_problem
 from utils.seeds import torch_generator
 

@@ -1,0 +1,216 @@
+"""Datasets without a split file: FGVC's lists, and any folder of images."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from datasets.split import Dataset, Item, load_dataset
+from tests.helpers.data import draw_images, refusal
+
+VARIANTS = ("707-320", "F/A-18", "Cessna 172", "DC-3")
+
+
+def load(folder: Path) -> Dataset:
+    return load_dataset("folder", str(folder))
+
+
+@pytest.fixture
+def fgvc(tmp_path: Path) -> Path:
+    """Four variants with two training images and one of each other part."""
+    folder = tmp_path / "fgvc_aircraft"
+    number = 0
+    for part, count in (("train", 2), ("val", 1), ("test", 1)):
+        lines = []
+        for variant in VARIANTS:
+            for _ in range(count):
+                lines.append(f"{number:07d} {variant}\n")
+                draw_images(folder / "images", f"{number:07d}.jpg")
+                number += 1
+        (folder / f"images_variant_{part}.txt").write_text("".join(lines))
+    (folder / "variants.txt").write_text("\n".join(VARIANTS) + "\n")
+    return folder
+
+
+def test_fgvc_labels_are_lines_of_variants_and_names_keep_spaces_and_slashes(fgvc: Path) -> None:
+    dataset = load_dataset("fgvc_aircraft", str(fgvc.parent))
+    assert dataset.classnames == VARIANTS
+    assert dataset.train[2:4] == (Item("0000002.jpg", 1, "F/A-18"), Item("0000003.jpg", 1, "F/A-18"))
+    assert [item.classname for item in dataset.test] == list(VARIANTS)
+    assert dataset.open_image(dataset.test[0]).mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("0000002 F/A-19", "'F/A-19' is no line of variants.txt"),
+        ("", "the line is blank"),
+        ("0000002", "'' is no line of variants.txt"),
+        ("../../etc/passwd F/A-18", "expected an image number, a space and a variant"),
+    ],
+)
+def test_wrong_line_of_an_fgvc_list_is_refused_with_its_number(line: str, reason: str, fgvc: Path) -> None:
+    path = fgvc / "images_variant_val.txt"
+    path.write_text(f"0000008 707-320\n{line}\n0000009 F/A-18\n")
+    message = refusal(load_dataset, "fgvc_aircraft", str(fgvc.parent))
+    assert message.startswith(f"{path}:2: ")
+    assert reason in message
+
+
+def test_missing_fgvc_list_and_repeated_variant_are_refused_by_name(fgvc: Path) -> None:
+    (fgvc / "images_variant_test.txt").unlink()
+    assert refusal(load_dataset, "fgvc_aircraft", str(fgvc.parent)) == f"{fgvc / 'images_variant_test.txt'}: the list is missing"
+    assert len(load_dataset("fgvc_aircraft", str(fgvc.parent), ("train", "val")).train) == 8
+    (fgvc / "variants.txt").write_text("707-320\nDC-3\n707-320\n")
+    assert refusal(load_dataset, "fgvc_aircraft", str(fgvc.parent)).endswith("variants.txt:3: the variant '707-320' stands twice")
+
+
+def test_fgvc_train_list_of_others_is_read_in_its_order(test_data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "fgvc_aircraft"
+    folder.mkdir()
+    for part in ("train", "val"):
+        text = (test_data / "names" / f"fgvc_images_variant_{part}.partial.txt").read_text()
+        (folder / f"images_variant_{part}.txt").write_text(text)
+    (folder / "variants.txt").write_text((test_data / "names" / "fgvc_variants.txt").read_text())
+    dataset = load_dataset("fgvc_aircraft", str(tmp_path), ("train", "val"))
+    assert (len(dataset.classnames), len(dataset.train), len(dataset.val)) == (100, 3219, 2516)
+    labels = [item.label for item in dataset.train]
+    assert labels == sorted(labels)
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> Path:
+    """Two classes of 10 and one of 7 images, directly below the folder."""
+    for name, count in (("wood_frog", 10), ("Ant", 10), ("bee hive", 7)):
+        draw_images(tmp_path / "mine" / name, *(f"{n}.png" for n in range(count)))
+    return tmp_path / "mine"
+
+
+def test_each_class_of_a_plain_folder_is_split_50_20_30(flat: Path) -> None:
+    dataset = load(flat)
+    assert dataset.classnames == ("Ant", "bee hive", "wood_frog")
+    counts = [Counter(item.label for item in part) for part in (dataset.train, dataset.val, dataset.test)]
+    assert counts == [{0: 5, 1: 4, 2: 5}, {0: 2, 1: 1, 2: 2}, {0: 3, 1: 2, 2: 3}]
+    paths = [item.path for part in (dataset.train, dataset.val, dataset.test) for item in part]
+    assert len(set(paths)) == 27
+    assert all((flat / path).is_file() for path in paths)
+    assert load(flat).test == dataset.test
+
+
+def test_split_of_one_class_does_not_depend_on_the_others(flat: Path) -> None:
+    before = [item.path for item in load(flat).test if item.classname == "wood_frog"]
+    draw_images(flat / "Bug", *(f"{n}.png" for n in range(5)))
+    assert [item.path for item in load(flat).test if item.classname == "wood_frog"] == before
+
+
+def test_what_is_no_image_litters_no_class(flat: Path) -> None:
+    before = load(flat)
+    (flat / ".git").mkdir()
+    (flat / "notes.txt").touch()
+    for stray in (".DS_Store", "._1.png", "Thumbs.db", "notes.txt"):
+        (flat / "Ant" / stray).touch()
+    (flat / "Ant" / "more.png").mkdir()
+    after = load(flat)
+    assert (after.classnames, after.train, after.test) == (before.classnames, before.train, before.test)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_class_too_small_to_be_split_is_refused_by_name(count: int, flat: Path) -> None:
+    (flat / "few").mkdir()
+    draw_images(flat / "few", *(f"{n}.png" for n in range(count)))
+    assert refusal(load, flat).startswith(f"{flat / 'few'}: the class has {count} images, too few to be split 50/20/30")
+
+
+def test_four_images_a_class_are_enough(flat: Path) -> None:
+    draw_images(flat / "few", *(f"{n}.png" for n in range(4)))
+    assert [sum(item.classname == "few" for item in part) for part in (load(flat).train, load(flat).val, load(flat).test)] == [
+        2,
+        1,
+        1,
+    ]
+
+
+@pytest.fixture
+def divided(tmp_path: Path) -> Path:
+    """Two classes in train/, val/ and test/."""
+    for part, count in (("train", 3), ("val", 2), ("test", 1)):
+        for name in ("cat", "dog"):
+            draw_images(tmp_path / "mine" / part / name, *(f"{n}.jpg" for n in range(count)))
+    return tmp_path / "mine"
+
+
+def test_parts_that_are_there_are_used(divided: Path) -> None:
+    dataset = load(divided)
+    assert [len(part) for part in (dataset.train, dataset.val, dataset.test)] == [6, 4, 2]
+    assert dataset.test == (Item("test/cat/0.jpg", 0, "cat"), Item("test/dog/0.jpg", 1, "dog"))
+    assert dataset.open_image(dataset.train[0]).mode == "RGB"
+
+
+def test_validation_part_may_be_left_out(divided: Path) -> None:
+    (divided / "val").rename(divided.parent / "away")
+    assert load(divided).val == ()
+
+
+def test_class_that_differs_between_parts_is_refused_by_name(divided: Path) -> None:
+    draw_images(divided / "test" / "cow", "1.jpg")
+    assert refusal(load, divided) == f"{divided / 'test'}: 'cow' is no class of train/"
+    draw_images(divided / "train" / "cow", "1.jpg")
+    assert refusal(load, divided) == f"{divided / 'val'}: 'cow' has no folder here, though train/ has it"
+
+
+def test_parts_that_are_not_all_there_or_not_alone_are_refused(divided: Path) -> None:
+    draw_images(divided / "bird", "1.jpg")
+    assert refusal(load, divided).startswith(f"{divided / 'bird'}: a folder beside train/ and test/")
+    (divided / "test").rename(divided.parent / "away")
+    assert refusal(load, divided) == f"{divided}: has train/ with class folders, but no test/ with class folders beside it"
+
+
+def test_class_without_images_is_refused_by_name(divided: Path) -> None:
+    (divided / "train" / "cat").rename(divided.parent / "away")
+    (divided / "train" / "cat").mkdir()
+    assert refusal(load, divided) == f"{divided / 'train' / 'cat'}: the class has no images"
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    for name in ("train", "bus"):
+        draw_images(tmp_path / name, *(f"{n}.jpg" for n in range(4)))
+    assert load(tmp_path).classnames == ("bus", "train")
+
+
+def test_names_come_from_classnames_where_it_is_there(flat: Path) -> None:
+    (flat / "classnames.txt").write_text("wood_frog Wood frog, adult\nAnt an ant\nbee hive a hive of bees\n\n")
+    dataset = load(flat)
+    assert dataset.classnames == ("an ant", "a hive of bees", "Wood frog, adult")
+    assert {item.classname for item in dataset.test} == set(dataset.classnames)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Ant ant\nwasp a wasp\n", ":2: 'wasp a wasp': expected a class folder, a space and the name to display"),
+        ("Ant ant\nAnt insect\n", ":2: the class folder 'Ant' stands twice"),
+        ("Ant ant\n\nwood_frog frog\n", ":2: the line is blank"),
+        ("Ant\n", ":1: 'Ant': expected a class folder, a space and the name to display"),
+        ("Ant ant\nwood_frog frog\n", ": names no class folder 'bee hive'"),
+        ("Ant insect\nwood_frog frog\nbee hive insect\n", ": the class folders 'Ant' and 'bee hive' share the name 'insect'"),
+        ("", ": the list is empty"),
+    ],
+)
+def test_wrong_classnames_are_refused(text: str, reason: str, flat: Path) -> None:
+    (flat / "classnames.txt").write_text(text)
+    assert refusal(load, flat) == f"{flat / 'classnames.txt'}{reason}"
+
+
+def test_folder_without_classes_or_none_at_all_is_refused(tmp_path: Path) -> None:
+    assert refusal(load, tmp_path).startswith(f"{tmp_path}: no class folders")
+    assert refusal(load, tmp_path / "nowhere") == f"--root_path: {tmp_path / 'nowhere'}: no such folder"
+    assert refusal(load_dataset, "folder", None) == "--root_path: dataset folder needs the image folder"
+
+
+@pytest.mark.skipif(os.name == "nt" or not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read every folder")
+def test_folder_that_may_not_be_read_is_refused(flat: Path) -> None:
+    (flat / "Ant").chmod(0)
+    assert refusal(load, flat).startswith(f"{flat / 'Ant'}: the folder cannot be read")

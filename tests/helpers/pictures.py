@@ -1,0 +1,42 @@
+"""A few random pictures as a dataset, and the task of a run on them, for tests of methods that change the image side."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+
+from clip.backbone import Backbone
+from datasets.split import Dataset, Item
+from tests.conftest import CLASSNAMES
+from trainers.blackbox.objective import Images
+from trainers.blackbox.problem import Task
+
+
+def make_items(n: int, part: str) -> tuple[Item, ...]:
+    return tuple(Item(f"{part}/{i}", i % len(CLASSNAMES), CLASSNAMES[i % len(CLASSNAMES)]) for i in range(n))
+
+
+class Shelf:
+    """Opens an item as 40 × 48 random pixels of its own; `opened` lists what was asked for."""
+
+    def __init__(self) -> None:
+        self.opened: list[str] = []
+
+    def __call__(self, item: Item) -> Image.Image:
+        self.opened.append(item.path)
+        noise = np.random.default_rng(sum(map(ord, item.path))).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        return Image.fromarray(noise)
+
+
+def make_task(backbone: Backbone, train: int = 10, val: int = 3, test: int = 5) -> Task:
+    parts = [make_items(n, part) for n, part in ((train, "train"), (val, "val"), (test, "test"))]
+    dataset = Dataset("random", CLASSNAMES, *parts, Shelf())
+    features = torch.zeros(test, backbone.model.visual.output_dim)
+    return Task(dataset, list(parts[0]), list(parts[1]), backbone, None, None, Images(features, torch.zeros(test)), 0.0, [])
+
+
+def pictures_of(task: Task, items: tuple[Item, ...] | list[Item]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Preprocessed pictures (n, 3, H, W) and labels (n,), by the backbone's own transform."""
+    pictures = [task.backbone.preprocess(task.dataset.open_image(item)) for item in items]
+    return torch.stack(pictures), torch.tensor([item.label for item in items])

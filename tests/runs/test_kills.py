@@ -1,0 +1,115 @@
+"""SIGKILL, as by a lost node or a power cut, at moments that nobody chose: what the run ends with does not show it."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.runs import FLAGS, folder_of, kill_after, outcome, run_to_the_end
+from utils.progress import find_kept
+from utils.run import LOCK
+
+
+def survive(flags: list[str], kills: int, seed: int, root: Path, log: Path) -> tuple[int, Path, Path]:
+    """Runs `flags` unbroken, and again with up to `kills` kills. How many there were, and the folders of both."""
+    status, seconds = run_to_the_end([*flags, "--output_dir", str(root / "whole")], log)
+    assert status == 0, log.read_text()
+    generator, killed = random.Random(seed), 0
+    broken = [*flags, "--output_dir", str(root / "broken")]
+    # a start and all of its answers again, then a share of the run that lets it reach its end in about so many kills
+    share = 2 * seconds / kills
+    while killed < kills:
+        status = kill_after(generator.uniform(0, min(seconds, 0.7 + share)), broken, log)
+        if status is not None:
+            assert status == 0, log.read_text()
+            break
+        killed += 1
+    else:
+        assert run_to_the_end(broken, log)[0] == 0, log.read_text()
+    whole, resumed = (next((root / name).rglob("result.json")).parent for name in ("whole", "broken"))
+    assert outcome(resumed) == outcome(whole)
+    assert {path.name for path in resumed.iterdir()} == {path.name for path in whole.iterdir()}
+    assert "Traceback" not in log.read_text()
+    return killed, whole, resumed
+
+
+def test_run_killed_a_few_times_ends_as_the_unbroken_one(tmp_path: Path) -> None:
+    killed, *_ = survive([*FLAGS, "--total_steps", "20"], 3, 1, tmp_path, tmp_path / "log")
+    assert killed >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_short_run_survives_kills_at_random_moments(seed: int, tmp_path: Path) -> None:
+    """Each run is killed once, at a moment drawn from its whole duration, the start and the end included: 10 runs a seed."""
+    log, generator = tmp_path / "log", random.Random(seed)
+    status, seconds = run_to_the_end([*FLAGS, "--output_dir", str(tmp_path / "whole")], log)
+    assert status == 0
+    expected = outcome(folder_of(tmp_path / "whole", "zo-pruned"))
+    killed = 0
+    for number in range(10):
+        flags = [*FLAGS, "--output_dir", str(tmp_path / str(number))]
+        killed += kill_after(generator.uniform(0, seconds), flags, log) is None
+        assert run_to_the_end(flags, log)[0] == 0, log.read_text()
+        assert outcome(folder_of(tmp_path / str(number), "zo-pruned")) == expected
+    print(f"{killed} of 10 starts were killed")
+    assert killed >= 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_embedded_default_survives_kills_at_random_moments(seed: int, tmp_path: Path) -> None:
+    """The README's first command, but for its time: 10 kills a seed, 50 in all."""
+    killed, *_ = survive([], 10, seed, tmp_path, tmp_path / "log")
+    print(f"{killed} kills")
+    assert killed >= 5
+
+
+@pytest.mark.parametrize("trainer", ["zo-pruned", "craft"])
+def test_kept_state_is_sound_at_every_moment(trainer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a kill would leave before each change that a run makes to its files: from any of them it could go on."""
+    import os
+    import shutil
+
+    from main_sharpzo import main
+    from utils import files
+
+    folder, copies = folder_of(tmp_path / "run", trainer), []
+
+    def copy() -> None:
+        if folder.exists():
+            copies.append(tmp_path / f"moment{len(copies)}")
+            shutil.copytree(folder, copies[-1])
+
+    replace, write = Path.replace, files.write_all
+
+    def replacing(self: Path, target: Path) -> Path:
+        copy()
+        return replace(self, target)
+
+    def writing(file: object, content: bytes, path: Path) -> None:
+        copy()
+        write(file, content[: len(content) // 2], path)
+        copy()
+        write(file, content[len(content) // 2 :], path)
+
+    flags = [*FLAGS, "--total_steps", "5", "--prompt_trainer", trainer, "--output_dir", str(tmp_path / "run")]
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replacing)
+        patch.setattr("utils.progress.write_all", writing)
+        assert main(flags) == 0
+    assert len(copies) > 20
+    owner = json.loads(
+        next(copy for copy in reversed(copies) if (copy / "state.json").exists()).joinpath("state.json").read_text()
+    )
+    steps = []
+    for moment in copies:
+        kept, refused = find_kept(moment, owner["owner"])
+        assert not refused, (moment, sorted(os.listdir(moment)))  # noqa: PTH208
+        steps.append(kept.step if kept else -1)
+        assert (moment / LOCK).exists()
+    assert steps == sorted(steps)
+    assert steps[-1] == 5

@@ -1,0 +1,172 @@
+"""Stage 2: Z-pruning (eq. 5) and the masked update (eq. 4)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from trainers.sharpzo.stage2 import SparseZO, prune_mask, z_pruning_score
+
+D = 8
+
+
+def directions(seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    return lambda shape: torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def start() -> Tensor:
+    return torch.linspace(-2.0, 3.0, D, dtype=torch.float64)
+
+
+def make(**options) -> SparseZO:
+    return SparseZO(start(), options.pop("lr", 0.05), options.pop("mu", 1e-4), directions(), **options)
+
+
+def test_score_is_squared_weight_times_standardised_squared_gradient() -> None:
+    w, g = np.array([1.0, -2.0, 0.5]), np.array([3.0, 1.0, -2.0])
+    square = g**2
+    expected = w**2 * (square - square.mean()) / square.std()
+    np.testing.assert_allclose(z_pruning_score(torch.tensor(w), torch.tensor(g)).numpy(), expected, rtol=1e-12)
+    released = w**2 * (np.abs(g) - np.abs(g).mean()) / np.abs(g).std()
+    np.testing.assert_allclose(z_pruning_score(torch.tensor(w), torch.tensor(g), absolute=True).numpy(), released, rtol=1e-12)
+
+
+def test_large_weight_with_small_gradient_ranks_below_a_weight_near_zero() -> None:
+    score = z_pruning_score(torch.tensor([5.0, 0.01, 1.0]), torch.tensor([0.1, 0.1, 2.0]))
+    assert score.argsort().tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("ratio", "dropped"), [(0.0, 0), (0.1, 1), (0.5, 5), (0.55, 5), (0.99, 9)])
+def test_mask_drops_the_floor_of_the_ratio(ratio: float, dropped: int) -> None:
+    score = torch.tensor([3.0, 9.0, 1.0, 7.0, 0.0, 8.0, 2.0, 6.0, 4.0, 5.0])
+    mask = prune_mask(score, ratio)
+    assert int((mask == 0).sum()) == dropped
+    assert dropped in (0, 10) or score[mask == 0].max() < score[mask == 1].min()
+    assert int(prune_mask(score, ratio, keep_lowest=True).sum()) == dropped
+
+
+def test_equal_scores_and_no_spread_fall_back_on_coordinate_order() -> None:
+    assert torch.equal(z_pruning_score(torch.ones(512), torch.full((512,), 0.3)), torch.zeros(512))
+    score = z_pruning_score(torch.arange(6.0), torch.ones(6))
+    assert torch.equal(score, torch.zeros(6))
+    assert prune_mask(score, 0.5).tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_one_step_is_the_formula(quadratic) -> None:
+    loss, lr, mu = quadratic(D), 0.05, 1e-2
+    stage = make(lr=lr, mu=mu, q=2, pruning="none")
+    draw = directions()
+    u = torch.stack([draw((D,)), draw((D,))])
+    w = start()
+    slopes = [(quadratic(D)((w + mu * v)[None]) - quadratic(D)((w - mu * v)[None])) / (2 * mu) for v in u]
+    expected = w - lr * (slopes[0] * u[0] + slopes[1] * u[1]) / 2
+    stage.step(loss)
+    torch.testing.assert_close(stage.estimate, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_masked_coordinates_never_move_between_refreshes(quadratic) -> None:
+    loss = quadratic(D)
+    stage = make(ratio=0.5, interval=10)
+    for _ in range(3):
+        before = stage.estimate.clone()
+        for _ in range(10):
+            stage.step(loss)
+            moved = stage.estimate != before
+            assert torch.equal(moved, stage.mask.bool())
+    perturbed = torch.cat([batch for batch in loss.batches if len(batch) == 2])
+    assert len(perturbed) == 60
+
+
+def test_mask_comes_from_the_gradient_and_weight_at_the_refresh(quadratic) -> None:
+    loss = quadratic(D)
+    stage = make(ratio=0.25)
+    expected = prune_mask(z_pruning_score(start(), loss.gradient(start())[1]), 0.25)
+    stage.step(loss)
+    assert torch.equal(stage.mask, expected)
+    assert float(stage.mask.mean()) == 0.75
+
+
+def test_magnitude_pruning_drops_the_smallest_weights_without_queries(quadratic) -> None:
+    loss = quadratic(D)
+    stage = make(pruning="magnitude", ratio=0.5)
+    stage.step(loss)
+    assert loss.queries == 2
+    assert set(start()[stage.mask == 0].tolist()) == set(sorted(start().tolist(), key=abs)[:4])
+
+
+@pytest.mark.parametrize(("ratio", "d", "dropped"), [(0.29, 100, 29), (0.57, 100, 57), (0.5, 511, 255)])
+def test_share_is_floored_in_decimal(ratio: float, d: int, dropped: int) -> None:
+    assert int((prune_mask(torch.arange(float(d)), ratio) == 0).sum()) == dropped
+
+
+def test_magnitude_refresh_clears_masked_entries_of_the_buffer(quadratic) -> None:
+    buffer = torch.ones(D, dtype=torch.float64)
+    stage = make(pruning="magnitude", departures={"gradient-buffer"}, buffer=buffer)
+    stage.step(quadratic(D))
+    assert torch.equal(stage.estimate != start(), stage.mask.bool())
+
+
+@pytest.mark.parametrize(("pruning", "refresh"), [("zscore", 2 * D), ("magnitude", 0), ("none", 0)])
+def test_plan_is_what_steps_ask(quadratic, pruning: str, refresh: int) -> None:
+    loss = quadratic(D)
+    stage = make(pruning=pruning, interval=3, q=2)
+    planned = stage.plan(7)
+    each = []
+    for _ in range(7):
+        before = loss.queries
+        next_step = stage.plan(1)
+        stage.step(loss)
+        each.append(loss.queries - before)
+        assert each[-1] == next_step
+    assert each == [4 + refresh, 4, 4, 4 + refresh, 4, 4, 4 + refresh]
+    assert planned == sum(each)
+
+
+def test_descends_on_a_quadratic(quadratic) -> None:
+    stage = make(lr=0.02, interval=20)
+    first = float(quadratic(D)(stage.estimate[None]))
+    for _ in range(600):
+        stage.step(quadratic(D))
+    assert float(quadratic(D)(stage.estimate[None])) < first / 20
+
+
+def test_gradient_buffer_adds_up_and_a_refresh_overwrites_it(quadratic) -> None:
+    loss, lr = quadratic(D), 0.01
+    first = torch.full((D,), 0.5, dtype=torch.float64)
+    stage = make(lr=lr, pruning="none", departures={"gradient-buffer"}, buffer=first)
+    plain = make(lr=lr, pruning="none")
+    plain.step(loss)
+    stage.step(loss)
+    torch.testing.assert_close(stage.estimate, plain.estimate - lr * first, rtol=0, atol=1e-12)
+    buffered = stage.buffer.clone()
+    w = stage.estimate
+    stage.step(loss)
+    assert not torch.equal(stage.buffer, buffered)
+    torch.testing.assert_close(stage.estimate, w - lr * stage.buffer, rtol=0, atol=1e-12)
+
+    sparse = make(lr=lr, departures={"gradient-buffer"}, buffer=100 * first)
+    sparse.step(loss)
+    assert sparse.buffer.abs().max() < 50
+    assert torch.equal(sparse.buffer != 0, sparse.mask.bool())
+
+
+def test_matrix_w_broadcasts_at_the_first_step_and_is_evaluated_by_its_row_mean(quadratic) -> None:
+    loss = quadratic(D)
+    gradient = torch.linspace(0, 1, D, dtype=torch.float64)
+    stage = make(pruning="none", departures={"gradient-buffer", "matrix-w"}, buffer=gradient, rows=5)
+    stage.step(loss)
+    assert stage.w.shape == (5, D)
+    stage.step(loss)
+    assert loss.batches[1].shape == (2, D)
+    torch.testing.assert_close(loss.batches[1].mean(0), torch.stack([stage.w + stage.lr * stage.buffer]).mean((0, 1)))
+    torch.testing.assert_close(stage.estimate, stage.w.mean(0))
+
+
+def test_keep_lowest_keeps_the_complement_of_the_papers_drop(quadratic) -> None:
+    paper, released = make(ratio=0.25), make(ratio=0.25, departures={"keep-lowest"})
+    paper.step(quadratic(D))
+    released.step(quadratic(D))
+    assert torch.equal(released.mask, 1 - paper.mask)

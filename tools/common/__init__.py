@@ -1,0 +1,1 @@
+"""What several commands in tools/ share; nothing here is run by itself."""

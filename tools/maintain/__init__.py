@@ -1,0 +1,1 @@
+"""Commands for maintainers: training the bundled models, checks against recordings, generated documents."""

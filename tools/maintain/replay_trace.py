@@ -1,0 +1,147 @@
+"""Replays numbers that were recorded while the authors' released code ran, with our code under `--fidelity released`.
+
+    python -m tools.maintain.replay_trace released_trace.npz
+
+Prints the largest deviation of each recorded quantity from ours, and its limit; exit status 1 where one is exceeded. Our
+random streams are replaced by the recording's: one numpy RandomState for pycma and for the seeds of stage 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+from torch import Tensor
+
+from clip.backbone import Backbone
+from clip.prompt import Projection
+from clip.text import TextFeatures
+from trainers.blackbox.cmaes import CMAES, SharpnessAwareCMAES
+from trainers.blackbox.objective import Images, Objective
+from trainers.blackbox.text_prompt import TextPrompt
+from trainers.sharpzo.stage2 import SparseZO
+from utils.settings import RELEASED
+
+CTX_INIT = "a photo of a"
+# what float32 differences in another order of operations can hold (SOURCES.md beside the recording)
+LIMITS = {"candidates": 1e-9, "fitness": 2e-6, "epsilon": 1e-2, "w": 1e-3, "accuracy": 0.0}
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A recording: its settings, and its arrays as tensors by name."""
+
+    settings: dict
+    arrays: dict[str, Tensor]
+
+
+def read_trace(path: Path) -> Trace:
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: torch.from_numpy(file[name]) for name in file.files if name != "settings"}
+        return Trace(json.loads(str(file["settings"])), arrays)
+
+
+def build_objective(trace: Trace, engine: str) -> Objective:
+    """The recorded text tower, projection and features behind our own prompt, reference text path and objective."""
+    arrays = trace.arrays
+    state = {name.removeprefix("text."): tensor for name, tensor in arrays.items() if name.startswith("text.")}
+    width, embed_dim = state["text_projection"].shape
+    layers = sum(name.endswith("ln_1.weight") for name in state)
+    heads = trace.settings["heads"]
+    text_cfg = {"context_length": 77, "vocab_size": 49408, "width": width, "heads": heads, "layers": layers}
+    vision_cfg = {"image_size": 32, "patch_size": 32, "layers": 1, "width": 32, "head_width": 32}
+    model = open_clip.model.CLIP(embed_dim, vision_cfg, text_cfg, quick_gelu=True).eval().requires_grad_(False)
+    missing, foreign = model.load_state_dict(state, strict=False)
+    stub = ("visual.", "token_", "logit_")
+    assert not foreign and all(name.startswith(stub) for name in missing), (missing, foreign)
+    model.token_embedding.weight.data[arrays["token_ids"]] = arrays["token_rows"]
+    tokenizer = open_clip.SimpleTokenizer(context_length=77)
+    preprocess = open_clip.transform.image_transform(32, False)
+    backbone = Backbone("recorded", model, tokenizer, preprocess, torch.device("cpu"))
+    text = TextFeatures(backbone, trace.settings["names"], CTX_INIT, 1 << 30, engine)
+    p0 = model.token_embedding.weight[tokenizer.encode(CTX_INIT)].double()
+    projection = Projection(p0, arrays["A"].double())
+    images = Images(arrays["train_features"], arrays["train_labels"])
+    model = TextPrompt(projection.contexts, text, 100.0, len(trace.settings["names"]), images.inputs.shape[1])
+    return Objective(model, lambda: images)
+
+
+def replay(trace: Trace, engine: str = "fast") -> dict[str, float]:
+    """Largest deviation by quantity: fitness relative to the generation's largest, ε* to its norm, accuracy in points."""
+    settings, arrays = trace.settings, trace.arrays
+    objective = build_objective(trace, engine)
+    stream = np.random.RandomState(settings["seed"])
+    worst = dict.fromkeys(LIMITS, 0.0)
+
+    def note(quantity: str, difference: Tensor) -> None:
+        worst[quantity] = max(worst[quantity], float(difference.abs().max()))
+
+    zeros = torch.zeros(settings["intrinsic_dim"], dtype=torch.float64)
+    cmaes = CMAES(zeros, settings["sigma"], settings["popsize"], settings["bound"], stream.randn)
+    first_mean = arrays["w0_population"].double().mean(0)
+    stage1 = SharpnessAwareCMAES(cmaes, settings["rho"], "zo", settings["zo_eps_cge"], RELEASED, first_mean)
+    accuracies = dict(zip(arrays["eval_step"].tolist(), arrays["eval_accuracy"].tolist(), strict=True))
+    test = Images(arrays["test_features"], arrays["test_labels"])
+
+    def check_accuracy(step: int, w: Tensor) -> None:
+        if step in accuracies:
+            worst["accuracy"] = max(worst["accuracy"], abs(100 * objective.accuracy(w, test) - accuracies[step]))
+
+    for step in range(settings["change_point"]):
+
+        def recorded_fitness(W: Tensor, mu: float | None = None, step: int = step) -> Tensor:
+            """Ours for the gradient; for the candidates, the recorded ones, once ours have been compared with them."""
+            if mu is not None:
+                return objective(W, mu)
+            x, epsilon = arrays["stage1_candidates"][step], arrays["stage1_epsilon"][step].double()
+            ours = stage1.rho * stage1.gradient / stage1.gradient.norm()
+            note("candidates", W - ours - x)
+            note("epsilon", (ours - epsilon) / epsilon.norm())
+            fitness = arrays["stage1_fitness"][step]
+            note("fitness", (objective(x + epsilon) - fitness) / fitness.max())
+            return arrays["stage1_fitness"][step]
+
+        stage1.step(recorded_fitness)
+        check_accuracy(step, stage1.estimate)
+
+    def normal(shape: torch.Size) -> Tensor:
+        seed = int(stream.randint(10**9))
+        return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).double()
+
+    stage2 = SparseZO(
+        stage1.estimate,
+        settings["zo_lr"],
+        settings["zo_eps_rge"],
+        normal,
+        pruning="none",
+        departures=RELEASED,
+        buffer=stage1.gradient,
+        rows=settings["popsize"],
+    )
+    for step in range(settings["change_point"], settings["total_steps"]):
+        stage2.step(objective)
+        note("w", stage2.estimate - arrays["stage2_w"][step - settings["change_point"]])
+        check_accuracy(step, stage2.estimate)
+    return worst
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("trace", type=Path, help="recording, as an npz file")
+    parser.add_argument("--engine", choices=("fast", "stock"), default="fast")
+    arguments = parser.parse_args()
+    worst = replay(read_trace(arguments.trace), arguments.engine)
+    for quantity, value in worst.items():
+        verdict = "ok" if value <= LIMITS[quantity] else "TOO FAR"
+        print(f"{quantity:<12}{value:10.2e}   limit {LIMITS[quantity]:.0e}   {verdict}")
+    return int(any(value > LIMITS[quantity] for quantity, value in worst.items()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

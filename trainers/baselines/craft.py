@@ -1,0 +1,181 @@
+"""CraFT (Wang et al., ICML 2024): a projected prompt by CMA-ES and, beside it, an adapter on the scores by backpropagation.
+
+z̃ = z + MLP(z) with z the class scores. Candidates are judged by CE(z, y) + λ KL(softmax z̃ ‖ softmax z) on all images; after
+each generation the adapter takes one epoch of Adam on CE(z̃, y) + λ' KL(softmax z ‖ softmax z̃).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+from trainers.baselines.bbt import NaiveCMAES, naive_cmaes
+from trainers.blackbox.batches import LazyImages, MiniBatches, mini_batches
+from trainers.blackbox.objective import Batches, Model, Objective, cross_entropies
+from trainers.blackbox.problem import Problem, Task, projected_prompt
+from trainers.saved import Scorer, text_prompt
+from utils.errors import UserError
+from utils.seeds import torch_generator
+from utils.settings import Config
+
+
+class Adapter(nn.Sequential):
+    """Linear(K, h) – ReLU – Linear(h, K) with torch's default initialisation, drawn from `generator`."""
+
+    def __init__(self, classes: int, hidden: int, generator: torch.Generator):
+        # skip_init: torch's own initialisation would draw from its global generator
+        first, second = skip_init(nn.Linear, classes, hidden), skip_init(nn.Linear, hidden, classes)
+        super().__init__(first, nn.ReLU(), second)
+        for layer in (self[0], self[2]):
+            limit = 1 / math.sqrt(layer.in_features)
+            for parameter in layer.parameters():
+                nn.init.uniform_(parameter, -limit, limit, generator=generator)
+
+    def adapted(self, scores: Tensor) -> Tensor:
+        """z̃ = z + MLP(z), float64, of scores (…, K)."""
+        return scores + self(scores.float()).double()
+
+
+def divergence(p: Tensor, q: Tensor) -> Tensor:
+    """KL(softmax p ‖ softmax q) over the last dimension."""
+    log_p, log_q = p.log_softmax(-1), q.log_softmax(-1)
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+class CraftObjective(Objective):
+    """The candidates' fitness, the adapter that it depends on, and the accuracy of both together."""
+
+    def __init__(self, model: Model, batches: Batches, adapter: Adapter, own: MiniBatches, config: Config):
+        """`own`: the mini-batches that the adapter is trained on."""
+        super().__init__(model, batches, config.precision, config.batch_size, self.fitness)
+        self.adapter, self.own, self.consistency = adapter, own, config.consistency
+        self.adam = torch.optim.Adam(adapter.parameters(), lr=config.lr)
+
+    def fitness(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """CE(z, y) + λ KL(softmax z̃ ‖ softmax z), (B, n) of scores z (B, n, K) and labels y (n,)."""
+        kl = divergence(self.adapter.adapted(scores), scores)
+        return cross_entropies(scores, labels) + self.consistency * kl
+
+    def deployed(self, scores: Tensor) -> Tensor:
+        return self.adapter.adapted(scores)
+
+    def train_adapter(self, w: Tensor, consistency: float) -> float:
+        """One epoch under the prompt at w (d,), λ' = `consistency`; a query (forward, backward) a batch. Returns the loss."""
+        batches = [self.own() for _ in range(self.own.an_epoch)]
+        self.queries += len(batches)
+        self.forwards += len(batches)
+        return float(self.answer(w.numpy(), 1, lambda: np.array([self._epoch(w, consistency, batches)]))[0])
+
+    def _epoch(self, w: Tensor, consistency: float, batches: Sequence[LazyImages]) -> float:
+        with torch.inference_mode():
+            score = self.model.scores(w[None], self.dtype(None))
+        losses = []
+        for batch in batches:
+            # what a backward pass saves must be made outside inference mode: the images, and a copy of the scores
+            images = batch.images
+            with torch.inference_mode():
+                scores = score(images.inputs)[0]
+            with torch.enable_grad():
+                scores = scores.clone()
+                adapted = self.adapter.adapted(scores)
+                loss = F.cross_entropy(adapted, images.labels) + consistency * divergence(scores, adapted).mean()
+                self.adam.zero_grad()
+                loss.backward()
+            self.adam.step()
+            losses.append(float(loss.detach()))
+        self._refuse_non_finite(torch.tensor(losses), w.expand(len(losses), -1))
+        return sum(losses) / len(losses)
+
+    def extras(self) -> dict[str, np.ndarray]:
+        """The adapter's parameters and Adam's averages of them."""
+        state = {f"adapter.{name}": tensor for name, tensor in self.adapter.state_dict().items()}
+        for i, averages in self.adam.state_dict()["state"].items():
+            state |= {f"adam.{i}.{name}": tensor for name, tensor in averages.items()}
+        return {name: tensor.cpu().numpy().copy() for name, tensor in state.items()}
+
+    def restore(self, costs: Mapping[str, int], extras: Mapping[str, np.ndarray]) -> None:
+        super().restore(costs, extras)
+        state: dict[str, dict] = {"adapter": {}, "adam": {}}
+        for key, array in extras.items():
+            kind, _, name = key.partition(".")
+            state[kind][name] = torch.from_numpy(array.copy())
+        self.adapter.load_state_dict(state["adapter"])
+        averages: dict[int, dict] = {}
+        for key, tensor in state["adam"].items():
+            i, _, name = key.partition(".")
+            averages.setdefault(int(i), {})[name] = tensor
+        self.adam.load_state_dict(self.adam.state_dict() | {"state": averages})
+
+    def costs(self) -> dict[str, int]:
+        costs = super().costs()
+        return costs | {"tower_images": costs["tower_images"] + (self.own.encoded if self.own.fresh else 0)}
+
+
+class Craft:
+    """A CMA-ES generation, then an epoch of the adapter: S + `batches` queries a step.
+
+    λ' = λ as long as no more than 1/`part` of the `steps` are done, then 0.
+    """
+
+    stage = 1
+
+    def __init__(self, inner: NaiveCMAES, batches: int, consistency: float, part: int, steps: int):
+        self.inner, self.batches = inner, batches
+        self.consistency, self.part, self.steps = consistency, part, steps
+        self.done = 0
+
+    @property
+    def estimate(self) -> Tensor:
+        return self.inner.estimate
+
+    def plan(self, steps: int) -> int:
+        return self.inner.plan(steps) + steps * self.batches
+
+    def step(self, loss: CraftObjective) -> dict[str, float]:
+        """Returns what CMA-ES learnt, and the adapter's mean loss over the epoch."""
+        figures = self.inner.step(loss)
+        self.done += 1
+        consistency = self.consistency if self.done * self.part <= self.steps else 0.0
+        return figures | {"adapter_loss": loss.train_adapter(self.estimate, consistency)}
+
+
+def problem(config: Config, task: Task) -> Problem:
+    """BBT's prompt with an adapter beside it."""
+    if not config.normalise_adapter and config.train_features == "cached":
+        raise UserError("--no-normalise_adapter: cached features are normalised; it needs --train_features fresh")
+    plain = projected_prompt(config, task)
+    model, classes = plain.objective.model, len(task.dataset.classnames)
+    adapter = Adapter(classes, config.adapter_dim, torch_generator(config.seed, "adapter")).to(task.backbone.device)
+    own = mini_batches(config, task, drop_last=False, normalise=config.normalise_adapter)
+    keep = model.keep
+
+    def keep_adapter(w: Tensor) -> dict[str, Tensor]:
+        return keep(w) | {f"adapter.{name}": tensor for name, tensor in adapter.state_dict().items()}
+
+    model.keep = keep_adapter
+    objective = CraftObjective(model, plain.objective.draw, adapter, own, config)
+    return dataclasses.replace(plain, objective=objective, steps_an_epoch=own.an_epoch)
+
+
+def restore(config: Config, task: Task, tensors: Mapping[str, Tensor]) -> Scorer:
+    """A saved prompt with the adapter that was trained beside it, which fits as many classes as it was trained on."""
+    plain = text_prompt(config, task, tensors)
+    adapter = Adapter(len(task.dataset.classnames), config.adapter_dim, torch.Generator())
+    adapter.load_state_dict({key.removeprefix("adapter."): value for key, value in tensors.items() if key.startswith("adapter.")})
+    adapter.to(task.backbone.device)
+    return dataclasses.replace(plain, scores=lambda images: adapter.adapted(plain.scores(images)))
+
+
+def build(config: Config, problem: Problem) -> Craft:
+    inner = naive_cmaes(config, len(problem.initial))
+    craft = Craft(inner, problem.steps_an_epoch, config.consistency, config.consistency_part, problem.steps)
+    if config.max_queries:
+        craft.steps = min(craft.steps, config.max_queries // craft.plan(1))
+    return craft

@@ -1,0 +1,274 @@
+"""The black box that trainers minimise: vectors in, training losses out, forward only. The only door to the model."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainers.blackbox.forward_mode import slopes_along
+from utils.errors import RunError, UserError
+from utils.settings import Config
+
+# below this finite-difference step, float32 noise of the tower (5e-7 of the loss) drowns the difference
+FLOAT64_BELOW = 1e-4
+# scores (B, n, K) and labels (n,) → what each image costs at each point, (B, n)
+Criterion = Callable[[Tensor, Tensor], Tensor]
+DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")}
+
+
+@dataclass(frozen=True)
+class Images:
+    """What is scored: features (N, D), or pictures (N, 3, H, W), float32, and labels (N,) int64, on the model's device."""
+
+    inputs: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, which: Tensor) -> Images:
+        return Images(self.inputs[which], self.labels[which])
+
+    def split(self, size: int) -> Iterator[Images]:
+        for inputs, labels in zip(self.inputs.split(size), self.labels.split(size), strict=True):
+            yield Images(inputs, labels)
+
+
+class ImageSet(Protocol):
+    """Images that need not all be held at once: `split` loads them part by part."""
+
+    def __len__(self) -> int: ...
+
+    def split(self, size: int) -> Iterator[Images]: ...
+
+
+class Batches(Protocol):
+    """What a call is scored on. `encoded`: how many training images passed the image tower, unprompted, to make them."""
+
+    encoded: int
+
+    def __call__(self) -> ImageSet: ...
+
+
+class Model(Protocol):
+    """CLIP with a prompt that a vector w (d,) decides."""
+
+    def scores(self, W: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        """For points W (B, d): a function from image inputs (n, …) to class scores (B, n, K) float64."""
+
+    def points_a_pass(self) -> int:
+        """How many points have their scores computed together."""
+
+    def images_a_pass(self, points: int) -> int:
+        """How many images are scored together at that many points."""
+
+    def tower_images(self, points: int, images: int) -> int:
+        """How many pictures pass the image tower for so many points and images; 0 where features are given."""
+
+    def tangents_a_pass(self, dtype: torch.dtype) -> int:
+        """How many directions share one pass in forward mode."""
+
+    def tensors(self, w: Tensor) -> dict[str, Tensor]:
+        """What must be kept to use the prompt at w again."""
+
+
+# points that are asked for, how many numbers answer them, and what computes those
+Answer = Callable[[np.ndarray, int, Callable[[], np.ndarray]], np.ndarray]
+
+
+class Objective:
+    """L(w): mean cross-entropy, or another `criterion`, of a prompted CLIP over a batch of images: all of them, or a mini-batch.
+
+    Calling it with W (B, d) gives B losses in float64, all of them on the one batch that `draw` gives for the call, and counts
+    B queries. `forwards` counts mini-batches of `batch_size` images.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        draw: Batches,
+        precision: str = "auto",
+        batch_size: int = 256,
+        criterion: Criterion | None = None,
+    ):
+        self.model, self.draw, self.precision, self.batch_size = model, draw, precision, batch_size
+        self.criterion = criterion or cross_entropies
+        self._passed: set[torch.dtype] = set()
+        # what is asked goes through here, so that a run that goes on can be told again what it was told before
+        self.answer: Answer = lambda asked, size, compute: compute().copy()
+        self._moved: Mapping[str, Tensor] = {}
+        self.queries = 0
+        self.forwards = 0
+        self.prompted_images = 0
+        self.evaluations = 0
+
+    def __call__(self, W: Tensor, mu: float | None = None) -> Tensor:
+        """Losses (B,) float64, on the CPU, of W (B, d).
+
+        `mu`: the finite-difference step that the rows are apart, from which precision "auto" chooses the dtype of the pass.
+        Raises RunError where a loss is not finite.
+        """
+        images = self._draw_for(len(W))
+
+        def compute() -> np.ndarray:
+            with torch.inference_mode():
+                parts = [self._losses(rows, images, self.dtype(mu)) for rows in W.split(self.model.points_a_pass())]
+                losses = torch.cat(parts).cpu()
+            self._refuse_non_finite(losses, W)
+            return losses.numpy()
+
+        return torch.from_numpy(self.answer(W.detach().numpy(), len(W), compute))
+
+    def gradient(self, w: Tensor, moved: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """L(w) and ∇L(w) (d,) by backpropagation, for comparison only; counts one query. RunError where not finite.
+
+        `moved`: all the tensors, by name, that the caller moves by its gradients, in place. The last of them are kept then,
+        and not d numbers a step: a gradient whose loss is repeated is zero, and `restore` puts right what it did not move.
+        """
+        self._refuse_without_derivative()
+        images = self._draw_for(1)
+        gradient = torch.zeros_like(w)
+
+        def compute() -> np.ndarray:
+            at = w.detach().clone().requires_grad_(True)
+            with torch.enable_grad():
+                loss = self._losses(at[None], images, self.dtype(None))[0]
+                loss.backward()
+            self._refuse_non_finite(loss.detach()[None] + at.grad.sum(), at.detach()[None])
+            gradient.copy_(at.grad)
+            return torch.cat([loss.detach()[None], at.grad[: 0 if moved else None]]).cpu().numpy()
+
+        # once it has moved, w is no longer what a repeated answer was asked at
+        asked = w[: 0 if self._moved else None]
+        loss, *_ = answer = torch.from_numpy(self.answer(asked.detach().numpy(), 1 if moved else 1 + len(w), compute))
+        self._moved = moved or {}
+        return loss, gradient if moved else answer[1:]
+
+    def extras(self) -> dict[str, np.ndarray]:
+        """State besides the answers that were given, as copies."""
+        return {name: tensor.numpy().copy() for name, tensor in self._moved.items()}
+
+    def restore(self, costs: Mapping[str, int], extras: Mapping[str, np.ndarray]) -> None:
+        """Goes on from the costs and the extras of an interrupted run, whose answers have been repeated."""
+        self.evaluations = costs["evaluations"]
+        for name, tensor in self._moved.items():
+            tensor.copy_(torch.tensor(extras[name]))
+
+    def jvp(self, w: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+        """L(w) and its slopes ∇L·v (m,) along the `tangents` (m, d), in forward mode: no graph, no step μ.
+
+        Counts m queries, one a tangent: a tangent takes the products of a forward pass, and all share the pass of w itself.
+        RunError where not finite.
+        """
+        self._refuse_without_derivative()
+        images, dtype = self._draw_for(len(tangents)), self.dtype(None)
+
+        def compute() -> np.ndarray:
+            if dtype not in self._passed:
+                # what a pass keeps for later passes must not be made inside a transform
+                with torch.inference_mode():
+                    self._losses(w[None], images, dtype)
+                self._passed.add(dtype)
+            parts = tangents.split(self.model.tangents_a_pass(dtype))
+            pairs = [slopes_along(lambda point: self._losses(point[None], images, dtype)[0], w, part) for part in parts]
+            loss, slopes = pairs[0][0].cpu(), torch.cat([slopes for _, slopes in pairs]).cpu()
+            self._refuse_non_finite(loss[None] + slopes, w.expand(len(slopes), -1))
+            return torch.cat([loss[None], slopes]).numpy()
+
+        asked = torch.cat([w[None], tangents]).detach()
+        loss, *_ = answer = torch.from_numpy(self.answer(asked.numpy(), len(asked), compute))
+        return loss, answer[1:]
+
+    def costs(self) -> dict[str, int]:
+        """What has been spent so far: loss evaluations, mini-batch forwards, training images through the image tower."""
+        tower_images = self.draw.encoded + self.prompted_images
+        return {"queries": self.queries, "forwards": self.forwards, "tower_images": tower_images}
+
+    def _draw_for(self, points: int) -> ImageSet:
+        images = self.draw()
+        self.queries += points
+        self.forwards += points * -(-len(images) // self.batch_size)
+        self.prompted_images += self.model.tower_images(points, len(images))
+        return images
+
+    def dtype(self, mu: float | None) -> torch.dtype:
+        """The dtype of a pass over points that are `mu` apart."""
+        if self.precision == "auto":
+            return torch.float64 if mu is not None and mu < FLOAT64_BELOW else torch.float32
+        return DTYPES[self.precision]
+
+    def loss_at(self, w: Tensor, images: ImageSet) -> float:
+        """L(w) on `images`, for the log: counted as an evaluation, not as a query. Raises RunError where it is not finite."""
+        self.evaluations += 1
+        with torch.inference_mode():
+            loss = self._losses(w[None], images, self.dtype(None))
+        self._refuse_non_finite(loss, w[None])
+        return float(loss[0])
+
+    def accuracy(self, w: Tensor, images: ImageSet) -> float:
+        """Top-1 accuracy at w on any images, in [0, 1]; counted as an evaluation, not as a query."""
+        self.evaluations += 1
+        with torch.inference_mode():
+            scores = self.model.scores(w[None], self.dtype(None))
+            return top1(lambda inputs: self.deployed(scores(inputs))[0], images, self.model.images_a_pass(1))
+
+    def deployed(self, scores: Tensor) -> Tensor:
+        """The scores that images are classified by."""
+        return scores
+
+    def _losses(self, W: Tensor, images: ImageSet, dtype: torch.dtype) -> Tensor:
+        scores = self.model.scores(W, dtype)
+        total: Tensor | float = 0.0
+        for part in images.split(self.model.images_a_pass(len(W))):
+            total = total + self.criterion(scores(part.inputs), part.labels).sum(1)
+        return total / len(images)
+
+    def _refuse_without_derivative(self) -> None:
+        if self.criterion is error_rates:
+            raise UserError(
+                "--objective accuracy: it has no derivative; choose a trainer and a smoothness_estimator that ask none"
+            )
+
+    def _refuse_non_finite(self, losses: Tensor, W: Tensor) -> None:
+        bad = ~torch.isfinite(losses)
+        if bad.any():
+            worst = int(bad.nonzero()[0])
+            raise RunError(
+                f"loss {losses[worst].item()} at query {self.queries - len(W) + worst + 1} (‖w‖ = {W[worst].norm().item():.3g}): "
+                "the step sizes are too large (--zo_lr, --sigma) or the precision too low (--precision)"
+            )
+
+
+def cross_entropies(scores: Tensor, labels: Tensor) -> Tensor:
+    """−log softmax(scores) at the labels: (B, n) of scores (B, n, K) and labels (n,)."""
+    hit = scores.gather(2, labels.expand(len(scores), -1)[..., None])[..., 0]
+    return scores.logsumexp(2) - hit
+
+
+def focal_losses(scores: Tensor, labels: Tensor, gamma: float = 2.0) -> Tensor:
+    """(1 − p)^γ · (−log p) at the labels' probabilities p (Lin et al. 2017), (B, n) of scores (B, n, K); γ 0: cross-entropy."""
+    entropies = cross_entropies(scores, labels)
+    return (-torch.expm1(-entropies)).clamp(min=0.0) ** gamma * entropies
+
+
+def error_rates(scores: Tensor, labels: Tensor) -> Tensor:
+    """0 where the highest score is the label's and 1 elsewhere, (B, n) of scores (B, n, K); their mean is 1 − accuracy."""
+    return (scores.argmax(2) != labels).double()
+
+
+def criterion(config: Config) -> Criterion:
+    """What `--objective` names."""
+    named = {"cross-entropy": cross_entropies, "accuracy": error_rates}
+    return named.get(config.objective) or functools.partial(focal_losses, gamma=config.focal_gamma)
+
+
+def top1(scores: Callable[[Tensor], Tensor], images: ImageSet, images_a_pass: int) -> float:
+    """Share of `images` whose highest score, of `scores(inputs)` (n, K), is that of their label."""
+    hits = sum(int((scores(part.inputs).argmax(1) == part.labels).sum()) for part in images.split(images_a_pass))
+    return hits / len(images)

@@ -1,0 +1,41 @@
+"""What the one-file rules share: one point that moves, and the same number of queries in every step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from trainers.blackbox.gradients import Loss
+from utils.seeds import torch_generator
+from utils.settings import Config
+
+Normal = Callable[..., Tensor]
+
+
+class Rule:
+    """A rule that moves the point `w` by `queries` queries a step: it adds `step`, and is a whole optimiser with that."""
+
+    stage = 1
+
+    def __init__(self, w0: Tensor, queries: int):
+        self.w = w0.clone()
+        self.queries = queries
+
+    @property
+    def estimate(self) -> Tensor:
+        return self.w
+
+    def plan(self, steps: int) -> int:
+        return self.queries * steps
+
+    def step(self, loss: Loss) -> dict[str, float]:
+        """Moves `w`; returns figures for the log, `loss` among them."""
+        raise NotImplementedError
+
+
+def gaussian(config: Config, stream: str = "RGE directions") -> Normal:
+    """normal(*shape): standard normals in float64, from a stream of the run's own."""
+    generator = torch_generator(config.seed, stream)
+    return lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)

@@ -1,0 +1,47 @@
+"""LOZO (Chen et al. 2024, Enhancing Zeroth-Order Fine-Tuning with Low-Rank Structures): low-rank perturbations of a matrix."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from trainers.blackbox.gradients import Loss, slopes_along_pairs
+from trainers.optimizer import Normal, Rule, gaussian
+from utils.errors import UserError
+from utils.settings import Config
+
+if TYPE_CHECKING:
+    from trainers.blackbox.problem import Problem
+
+
+class LOZO(Rule):
+    """W ← W − η s U Vᵀ / r, s = [L(W + μ U Vᵀ) − L(W − μ U Vᵀ)] / (2μ), W (m, n), U (m, r), V (n, r) ~ N(0, 1); 2 queries.
+
+    U is drawn in every step, V every ν = `interval` steps, so that the steps between stay in one subspace of the columns.
+    """
+
+    def __init__(self, w0: Tensor, lr: float, mu: float, normal: Normal, rank: int = 2, interval: int = 50):
+        """`w0` (m, n). The estimate and what the loss sees are W row after row, (m·n,)."""
+        super().__init__(w0.flatten(), 2)
+        self.shape = w0.shape
+        self.lr, self.mu, self.normal, self.rank, self.interval = lr, mu, normal, rank, interval
+        self.steps = 0
+
+    def step(self, loss: Loss) -> dict[str, float]:
+        rows, columns = self.shape
+        if self.steps % self.interval == 0:
+            self.V = self.normal(columns, self.rank)
+        self.steps += 1
+        perturbation = (self.normal(rows, self.rank) @ self.V.T).flatten()
+        slopes, mean_loss = slopes_along_pairs(loss, self.w, self.mu, perturbation[None])
+        gradient = slopes[0] * perturbation / self.rank
+        self.w = self.w - self.lr * gradient
+        return {"loss": mean_loss, "grad_norm": float(gradient.norm())}
+
+
+def build(config: Config, problem: Problem) -> LOZO:
+    """From problem.initial (n_ctx, width). Raises UserError for a vector, which has no rows and columns."""
+    if problem.initial.ndim != 2:
+        raise UserError("--prompt_space: lozo perturbs a matrix, and a projected w is none; add --prompt_space full")
+    return LOZO(problem.initial, config.zo_lr, config.zo_eps_rge, gaussian(config), config.lozo_rank, config.lozo_interval)
