@@ -35,8 +35,9 @@ from utils.settings import Config, prompt_settings
 if TYPE_CHECKING:
     import torch
 
-    from trainers.blackbox.problem import Problem, Task
-    from trainers.sharpzo.algorithm import Optimizer
+    from trainers.blackbox.problem import Problem
+    from trainers.blackbox.task import Task
+    from trainers.optimizer import Optimizer
     from utils.run import Run
 
 DEFAULT_MEMORY_LIMIT = {"cpu": 1024, "cuda": 4096}
@@ -87,7 +88,9 @@ def run(config: Config, stop: Stop) -> None:
     from datasets.fewshot import write_split
     from trainers.loop import build_optimizer, build_problem
     from utils.files import sha256
-    from utils.run import Run, find_earlier_run, refuse_locked, run_path, tidy
+    from utils.identity import run_path
+    from utils.lock import refuse_locked
+    from utils.run import Run, find_earlier_run, tidy
 
     # open_clip reports through the root logger; what matters of it reaches the user as our own errors
     logging.basicConfig(level=logging.CRITICAL)
@@ -165,11 +168,12 @@ def prepare(config: Config, device: torch.device) -> Task:
     from clip.text import ensemble_features
     from datasets.augment import RandomView
     from datasets.cache import FeatureCache, default_folder
+    from datasets.classes import cut_classes
     from datasets.features import FeatureReader, check_images
-    from datasets.fewshot import choose_images, cut_classes
+    from datasets.fewshot import choose_images
     from datasets.split import load_dataset
     from trainers.blackbox.objective import Images, top1
-    from trainers.blackbox.problem import Task
+    from trainers.blackbox.task import Task
     from utils.seeds import sampling_generator
 
     trains = bool(TRAINERS[config.prompt_trainer].build)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from datasets.classes import VAL_SHOTS, count, cut_classes, kept_labels, refuse_absent_class, renumber
+from datasets.fewshot_file import read_few_shot_file
 from datasets.split import Dataset, Item
 from utils.errors import UserError
 from utils.files import write_json
-
-VAL_SHOTS = 4
 
 
 def choose_images(
@@ -33,8 +31,6 @@ def choose_images(
     if not split_file:
         train, val = draw_few_shot(dataset, shots, generator, short_classes)
         return kept, renumber(train, labels), renumber(val, labels)
-
-    from datasets.fewshot_file import read_few_shot_file
 
     return kept, *read_few_shot_file(Path(split_file), dataset, labels, shots, short_classes)
 
@@ -80,43 +76,6 @@ def sample_classes(
                 "--short_classes take-all takes what is there"
             )
     return drawn
-
-
-def refuse_absent_class(items: Iterable[Item], classnames: Sequence[str], where: str) -> None:
-    absent = set(range(len(classnames))) - {item.label for item in items}
-    if absent:
-        raise UserError(f"{where}: class {classnames[min(absent)]!r} has no images")
-
-
-def count(images: int) -> str:
-    return f"{images} image{'s' if images != 1 else ''}"
-
-
-def kept_labels(classes: int, subsample: str) -> range:
-    """Labels that CoOp's subsample_classes keeps: all, base (the first ceil(n/2)) or new (the rest)."""
-    half = -(-classes // 2)
-    return {"all": range(classes), "base": range(half), "new": range(half, classes)}[subsample]
-
-
-def cut_classes(dataset: Dataset, subsample: str) -> Dataset:
-    """The dataset with only the classes that `subsample` keeps, renumbered from 0. Raises UserError where none is left."""
-    labels = kept_labels(len(dataset.classnames), subsample)
-    if not labels:
-        raise UserError(f"--subsample_classes: {dataset.name} has one class, so there is no {subsample!r} half")
-    if subsample == "all":
-        return dataset
-    names = dataset.classnames[labels.start : labels.stop]
-    train, val, test = (tuple(renumber(part, labels)) for part in (dataset.train, dataset.val, dataset.test))
-    return dataclasses.replace(dataset, classnames=names, train=train, val=val, test=test)
-
-
-def renumber(items: Iterable[Item], labels: range) -> list[Item]:
-    """The items with these labels, the first of them as label 0."""
-    return [item._replace(label=item.label - labels.start) for item in items if item.label in labels]
-
-
-def per_class(items: Iterable[Item]) -> Counter[int]:
-    return Counter(item.label for item in items)
 
 
 def few_shot_document(train: Sequence[Item], val: Sequence[Item]) -> dict[str, list[list]]:

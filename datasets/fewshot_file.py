@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets import PARTS
-from datasets.fewshot import VAL_SHOTS, count, per_class, refuse_absent_class, renumber
+from datasets.classes import VAL_SHOTS, count, per_class, refuse_absent_class, renumber
 from datasets.split import Dataset, Item, read_json, read_part
 from utils.errors import UserError
 

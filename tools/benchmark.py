@@ -33,10 +33,11 @@ from clip.backbone import Backbone
 from clip.engine import Engine
 from clip.prompt import Projection, context_embeddings, make_projection
 from clip.text import TextFeatures
-from trainers.blackbox.cmaes import CMAES, SharpnessAwareCMAES
+from trainers.blackbox.cmaes import CMAES
 from trainers.blackbox.gradients import cge
 from trainers.blackbox.objective import Images, Objective
 from trainers.blackbox.text_prompt import TextPrompt
+from trainers.sharpzo.stage1 import SharpnessAwareCMAES
 from utils.config import REPOSITORY
 from utils.documents import read_yaml
 from utils.seeds import numpy_generator, torch_generator

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tools.common.plotting import require_matplotlib
 from tools.common.runs import read_run
-from tools.reproduce.figures import require_matplotlib
 from utils.errors import UserError
 
 # with matplotlib's ten colours, twenty curves that differ

@@ -24,7 +24,7 @@ from tools.common.tables import SPREADS, Table, sample, show, signed
 from trainers import TRAINERS
 from utils.config import FIELDS, Parser
 from utils.errors import UserError
-from utils.run import identity
+from utils.identity import identity
 
 PAPERS_SHOTS = 16
 

@@ -25,7 +25,7 @@ from tools.common.runs import FinishedRun, find_runs
 from tools.common.tables import sample, show
 from trainers import TRAINERS
 from trainers.blackbox.objective import Images, top1
-from trainers.blackbox.problem import Task
+from trainers.blackbox.task import Task
 from trainers.loop import registered
 from utils.config import Parser, checked_settings
 from utils.errors import UserError

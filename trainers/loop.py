@@ -13,8 +13,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from trainers import TRAINERS, moves_a_matrix, registered
-from trainers.blackbox.problem import Problem, Task
-from trainers.sharpzo.algorithm import Optimizer
+from trainers.blackbox.problem import Problem
+from trainers.blackbox.task import Task
+from trainers.optimizer import Optimizer
 from utils.errors import RunError, UserError
 from utils.files import is_terminal
 from utils.interrupt import Pace, Stop

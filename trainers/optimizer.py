@@ -1,8 +1,9 @@
-"""What the one-file rules share: one point that moves, and the same number of queries in every step."""
+"""What every optimizer is, and what those with one moving point share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +13,22 @@ from utils.seeds import torch_generator
 from utils.settings import Config
 
 Normal = Callable[..., Tensor]
+
+
+class Optimizer(Protocol):
+    """What every optimiser here is: it asks for losses in `step`, and says what it would answer if stopped now."""
+
+    stage: int
+
+    @property
+    def estimate(self) -> Tensor:
+        """The current best estimate w (d,)."""
+
+    def plan(self, steps: int) -> int:
+        """How many queries the next `steps` steps will ask; exact for one step, an upper bound where a rule decides later."""
+
+    def step(self, loss: Loss) -> dict[str, float]:
+        """One step; returns figures for the log."""
 
 
 class Rule:

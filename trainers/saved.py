@@ -18,12 +18,12 @@ from trainers import TRAINERS
 from trainers.blackbox.objective import ImageSet, top1
 from utils.config import checked_settings
 from utils.errors import UserError
+from utils.identity import evaluation_name
 from utils.memory import is_out_of_memory
-from utils.run import evaluation_name
 from utils.settings import Config
 
 if TYPE_CHECKING:
-    from trainers.blackbox.problem import Task
+    from trainers.blackbox.task import Task
 
 # settings of the run that saved the prompt which are the evaluating run's own
 OF_THIS_RUN = (

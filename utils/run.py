@@ -3,52 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
-import hashlib
-import json
-import os
-import platform
 import shutil
 import stat
-import subprocess
 import sys
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import yaml
 from tqdm import tqdm
 
-from utils.config import REPOSITORY
 from utils.documents import read_yaml
 from utils.errors import RunError, UserError, shortened
-from utils.files import naming, sha256, write_all, write_json, write_text
+from utils.files import naming, write_all, write_json, write_text
+from utils.identity import fingerprint, identity, scored_another
+from utils.lock import LOCK, lock
 from utils.progress import ANSWERS, EXTRAS, METRICS, PREVIOUS, STATE, Mark, Progress, discard, find_kept
-from utils.settings import NOT_IDENTITY, PATHS, Config
+from utils.provenance import changed_versions, environment
+from utils.settings import Config
 
-PACKAGES = ("torch", "torchvision", "open_clip_torch", "cma", "numpy", "scikit-learn", "pillow", "safetensors")
-
-
-LOCK = "lock"
 OWN_FILES = frozenset(
     {"config.yaml", "env.json", "log.txt", "split.json", "prompt.safetensors", "result.json"}
     | {LOCK, METRICS, ANSWERS, STATE, PREVIOUS, *EXTRAS}
 )
-
-
-def run_path(config: Config) -> Path:
-    """OUTPUT_DIR/dataset/trainer/backbone[/run_name]/16shots/seed1."""
-    backbone = config.backbone.replace("/", "-")
-    variant = [config.run_name] if config.run_name else []
-    parts = [config.dataset, config.prompt_trainer, backbone, *variant, f"{config.shots}shots", f"seed{config.seed}"]
-    return Path(config.output_dir).joinpath(*parts)
-
-
-def evaluation_name(trainer: str, source: str, classes: str) -> str:
-    """--run_name of an evaluation: "bbt-from-digits", and "bbt-from-digits-new" on the new classes."""
-    return f"{trainer}-from-{source}" + (f"-{classes}" if classes != "all" else "")
 
 
 def find_earlier_run(path: Path, config: Config) -> str:
@@ -113,87 +90,8 @@ def _compare(path: Path, config: Config) -> str:
     return "finished"
 
 
-def scored_another(path: Path, config: Config) -> bool:
-    """Whether the finished run in `path` scored a `--load_prompt` whose content has changed since.
-
-    A prompt that is gone cannot be told from the one that was scored.
-    """
-    prompt = Path(config.load_prompt or "")
-    if not config.load_prompt or not prompt.is_file():
-        return False
-    try:
-        scored = json.loads((path / "result.json").read_text(encoding="utf-8"))["prompt_sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return True
-    return scored != sha256(prompt)
-
-
 def _shown(settings: Mapping[str, Any], key: str) -> str:
     return shortened(repr(settings.get(key)))
-
-
-def fingerprint(config: Config) -> str:
-    """SHA-256 of the settings that decide what a run computes: whose the kept answers are."""
-    return hashlib.sha256(json.dumps(identity(config.as_dict()), sort_keys=True).encode()).hexdigest()
-
-
-def identity(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings that decide what a run computes; a path is the same file however it is written."""
-    kept = {key: value for key, value in settings.items() if key not in NOT_IDENTITY}
-    return kept | {key: str(Path(kept[key]).absolute()) for key in PATHS if kept.get(key) and isinstance(kept[key], str)}
-
-
-def environment() -> dict[str, Any]:
-    """Versions, commit and machine, for env.json."""
-    return {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "python": platform.python_version(),
-        "packages": package_versions(),
-        "commit": _commit(),
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "machine": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
-    }
-
-
-def package_versions() -> dict[str, str | None]:
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    return versions
-
-
-def changed_versions(path: Path) -> list[str]:
-    """The packages and the commit that the run at `path` was begun with and that are others now, as its env.json has them."""
-    try:
-        env = json.loads((path / "env.json").read_text(encoding="utf-8"))
-        begun = {**env["packages"], "commit": env["commit"]}
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return []
-    current = package_versions() | {"commit": _commit()}
-    return [f"{name} {shortened(str(begun.get(name)))}" for name, now in current.items() if begun.get(name) != now]
-
-
-def _commit() -> str | None:
-    return _git("rev-parse", "HEAD")
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 class Run:
@@ -290,31 +188,6 @@ def tidy(path: Path) -> None:
     discard(path)
     if (path / LOCK).exists():
         (path / LOCK).unlink(missing_ok=True)
-
-
-def lock(path: Path) -> TextIO:
-    """Locks a run folder until the file that is returned is closed, or the process ends. Raises RunError where it is locked.
-
-    A POSIX record lock: the system drops it with its owner, and no child process inherits it.
-    """
-    file = (path / LOCK).open("a")
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # a lock file that its owner has removed meanwhile keeps nobody out
-        if not os.path.samestat(os.fstat(file.fileno()), (path / LOCK).stat()):
-            raise FileNotFoundError
-    except OSError as error:
-        file.close()
-        if isinstance(error, FileNotFoundError) or error.errno in (errno.EACCES, errno.EAGAIN):
-            raise RunError(f"{path}: another process is at work on this run") from None
-        raise
-    return file
-
-
-def refuse_locked(path: Path) -> None:
-    """Raises RunError where another process is at work in the run folder, if there is one; takes no lock."""
-    if (path / LOCK).is_file():
-        lock(path).close()
 
 
 def _empty(path: Path, everything: bool = False) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datasets.fewshot import choose_images, cut_classes, draw_few_shot, per_class, write_split
+from datasets.classes import cut_classes, per_class
+from datasets.fewshot import choose_images, draw_few_shot, write_split
 from datasets.split import Dataset, Item, load_dataset
 from tests.helpers.data import made_up, refusal
 from utils.seeds import sampling_generator

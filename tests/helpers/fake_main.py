@@ -17,7 +17,7 @@ import yaml
 from datasets import DATASETS
 from trainers import TRAINERS
 from utils.config import load_config
-from utils.run import run_path
+from utils.identity import run_path
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ from clip.backbone import Backbone
 from datasets.split import Dataset, Item
 from tests.conftest import CLASSNAMES
 from trainers.blackbox.objective import Images
-from trainers.blackbox.problem import Task
+from trainers.blackbox.task import Task
 
 
 def make_items(n: int, part: str) -> tuple[Item, ...]:

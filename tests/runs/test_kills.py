@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.runs import FLAGS, folder_of, kill_after, outcome, run_to_the_end
+from utils.lock import LOCK
 from utils.progress import find_kept
-from utils.run import LOCK
 
 
 def survive(flags: list[str], kills: int, seed: int, root: Path, log: Path) -> tuple[int, Path, Path]:

@@ -16,12 +16,12 @@ from datasets.features import FeatureReader
 from main_sharpzo import main
 from tests.helpers.runs import FLAGS, Broken, folder_of, outcome, stop_in_call
 from trainers import TRAINERS
-from trainers.blackbox.cmaes import SharpnessAwareCMAES
 from trainers.blackbox.objective import Objective
 from trainers.sharpzo.algorithm import SharpZO
+from trainers.sharpzo.stage1 import SharpnessAwareCMAES
 from utils.interrupt import Interrupted
+from utils.lock import lock
 from utils.progress import ANSWERS, PREVIOUS, STATE
-from utils.run import lock
 
 trainers = pytest.mark.parametrize("trainer", [name for name, info in TRAINERS.items() if info.build])
 

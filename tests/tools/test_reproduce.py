@@ -24,7 +24,7 @@ from trainers import TRAINERS
 from utils.config import FIELDS, REPOSITORY
 from utils.documents import read_yaml
 from utils.errors import UserError
-from utils.run import identity
+from utils.identity import identity
 
 CURVE = ((0, 1, 0, 40.0), (10, 1, 1000, 60.0), (20, 2, 1500, 70.0), (30, 2, 1600, 72.0))
 

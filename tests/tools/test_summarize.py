@@ -15,7 +15,7 @@ from tools import summarize
 from tools.common import paper
 from tools.common.tables import Table, sample, show, spread_ratio
 from utils.config import FIELDS
-from utils.run import run_path
+from utils.identity import run_path
 from utils.settings import Config
 
 

@@ -14,7 +14,8 @@ from main_sharpzo import main
 from tests.helpers.pictures import make_task
 from trainers import TRAINERS, registered
 from trainers.blackbox.objective import Images
-from trainers.blackbox.problem import Problem, Task
+from trainers.blackbox.problem import Problem
+from trainers.blackbox.task import Task
 from trainers.loop import build_problem
 from utils.settings import Config
 

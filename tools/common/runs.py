@@ -16,8 +16,8 @@ from datasets import DATASETS
 from trainers import TRAINERS
 from utils.config import FIELDS, REPOSITORY, load_config
 from utils.errors import UserError
+from utils.identity import identity, run_path, scored_another
 from utils.progress import METRICS
-from utils.run import identity, run_path, scored_another
 from utils.settings import Config
 
 MAIN = REPOSITORY / "main_sharpzo.py"

@@ -22,9 +22,10 @@ from torch import Tensor
 from clip.backbone import Backbone
 from clip.prompt import Projection
 from clip.text import TextFeatures
-from trainers.blackbox.cmaes import CMAES, SharpnessAwareCMAES
+from trainers.blackbox.cmaes import CMAES
 from trainers.blackbox.objective import Images, Objective
 from trainers.blackbox.text_prompt import TextPrompt
+from trainers.sharpzo.stage1 import SharpnessAwareCMAES
 from trainers.sharpzo.stage2 import SparseZO
 from utils.settings import RELEASED
 

@@ -22,13 +22,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tools.common.costs import Benchmark
+from tools.common.devices import add_running_options, devices_of
+from tools.common.plan import print_plan
+from tools.common.plotting import require_matplotlib
+from tools.common.runner import run_jobs
 from tools.common.runs import Job
 from tools.reproduce.artefacts import PICTURES, measurements, write
-from tools.reproduce.figures import require_matplotlib
 from tools.reproduce.plans import PLANS
 from tools.reproduce.results import Results
 from tools.reproduce.suites import SUITES, Maker, Suite
-from tools.sweep import add_running_options, devices_of, print_plan, run_jobs
 from utils.config import FIELDS, Parser
 from utils.errors import RunError, UserError
 

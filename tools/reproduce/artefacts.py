@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tools.common import paper
+from tools.common.devices import devices_of
 from tools.common.runs import Job
 from tools.common.tables import Table
 from tools.reproduce import results
@@ -15,7 +16,6 @@ from tools.reproduce.claims import claims_table
 from tools.reproduce.plans import OWN_BUDGET
 from tools.reproduce.results import Results
 from tools.reproduce.suites import OURS, SHOTS, SUITES, Entry, Maker
-from tools.sweep import devices_of
 from utils.files import write_text
 
 if TYPE_CHECKING:

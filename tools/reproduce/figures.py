@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tools.common.plotting import finish, start
 from tools.common.runs import FinishedRun
 from tools.reproduce.results import Results
 from utils.errors import UserError
@@ -29,32 +29,6 @@ STYLES = (
 MARKERS = 8
 # of a curve on a logarithmic axis, whose end would else be all of it
 POINTS = 60
-SIZE = (6.4, 3.8)
-
-
-def require_matplotlib() -> None:
-    """Raises UserError where it is missing: before hours of runs that are to be drawn."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UserError("figures need matplotlib; pip install matplotlib")
-
-
-def start(**options: Any) -> tuple[Any, Any]:
-    """A figure and its axes, drawn without a display."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt.subplots(layout="constrained", **({"figsize": SIZE} | options))
-
-
-def finish(figure: Any, path: Path) -> Path:
-    import matplotlib.pyplot as plt
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-    return path
 
 
 def band(runs: Sequence[FinishedRun], x: str, y: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -20,12 +20,12 @@ from typing import Any
 
 import main_sharpzo
 from main_sharpzo import pick_device
+from tools.common.runner import visible
 from tools.common.runs import Job
-from tools.sweep import visible
 from utils.config import REPOSITORY
 from utils.errors import RunError
 from utils.files import write_json
-from utils.run import fingerprint
+from utils.identity import fingerprint
 
 # two steps of each stage; features not from the cache, so that the image tower's share is seen as in a first run
 SHORT = ("--total_steps", "4", "--change_point", "2", "--max_queries", "0", "--overwrite", "--no-cache", "--run_name", "memory")

@@ -8,7 +8,7 @@ from tools.common.costs import cost
 from tools.reproduce.suites import OURS, PAPERS_RATIOS, PAPERS_RHOS, SHOTS, Entry, Maker, prompt_of
 from trainers import TRAINERS
 from utils.errors import UserError
-from utils.run import evaluation_name
+from utils.identity import evaluation_name
 from utils.settings import DEPARTURES
 
 PAPERS_READING, DENSE = "none (the paper's reading)", "none, dense stage 2"

@@ -18,9 +18,8 @@ from clip.deep_text import DeepText
 from clip.prompt import initial_context, placeholder_words, text_tower
 from clip.text import TextFeatures
 from clip.visual_prompt import PromptedVision
-from trainers.baselines.bbt import NaiveCMAES, naive_cmaes
 from trainers.blackbox.batches import FullBatch
-from trainers.blackbox.cmaes import CMAES
+from trainers.blackbox.cmaes import CMAES, NaiveCMAES, naive_cmaes
 from trainers.blackbox.gradients import Loss
 from trainers.blackbox.objective import Objective, criterion
 from trainers.blackbox.pictures import Pictures, picture_sets
@@ -32,7 +31,7 @@ from utils.seeds import numpy_generator, torch_generator
 from utils.settings import Config
 
 if TYPE_CHECKING:
-    from trainers.blackbox.problem import Task
+    from trainers.blackbox.task import Task
 
 CLIPPINGS = 5
 # pictures, and classes, of the forward that deep projections take their scale from

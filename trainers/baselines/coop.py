@@ -14,7 +14,8 @@ from utils.seeds import torch_generator
 from utils.settings import Config
 
 if TYPE_CHECKING:
-    from trainers.blackbox.problem import Problem, Task
+    from trainers.blackbox.problem import Problem
+    from trainers.blackbox.task import Task
 
 WARMUP_LR = 1e-5
 

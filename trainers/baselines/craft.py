@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from trainers.baselines.bbt import NaiveCMAES, naive_cmaes
 from trainers.blackbox.batches import LazyImages, MiniBatches, mini_batches
+from trainers.blackbox.cmaes import NaiveCMAES, naive_cmaes
 from trainers.blackbox.objective import Batches, Model, Objective, cross_entropies
-from trainers.blackbox.problem import Problem, Task, projected_prompt
+from trainers.blackbox.problem import Problem, projected_prompt
+from trainers.blackbox.task import Task
 from trainers.saved import Scorer, text_prompt
 from utils.errors import UserError
 from utils.seeds import torch_generator

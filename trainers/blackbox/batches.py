@@ -18,7 +18,7 @@ from utils.settings import Config
 
 if TYPE_CHECKING:
     from datasets.split import Item
-    from trainers.blackbox.problem import Task
+    from trainers.blackbox.task import Task
 
 # the smallest share of a picture that a random crop keeps, in CoOp's pipeline, which ZIP, BlackVIP and CoOp train with
 CROP_SCALE = 0.08

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from datasets.split import Dataset, Item
-    from trainers.blackbox.problem import Task
+    from trainers.blackbox.task import Task
 
 # decoded pictures that are kept never take more than this part of the memory limit, for each of a run's three sets
 SHARE_OF_PICTURES = 8

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,33 +13,11 @@ from torch import Tensor
 from clip.prompt import FullSpace, initial_context, make_projection
 from clip.text import TextFeatures
 from trainers.blackbox.batches import FullBatch, MiniBatches
-from trainers.blackbox.objective import Images, ImageSet, Objective, criterion
+from trainers.blackbox.objective import ImageSet, Objective, criterion
+from trainers.blackbox.task import Task
 from trainers.blackbox.text_prompt import TextPrompt
 from utils.seeds import torch_generator
 from utils.settings import Config
-
-if TYPE_CHECKING:
-    from clip.backbone import Backbone
-    from datasets.split import Dataset, Item
-
-
-@dataclass(frozen=True)
-class Task:
-    """The drawn images, the frozen CLIP, and the features of all images that the run will score.
-
-    `feature_seconds`: what those of the training images took, from the images or from the cache.
-    """
-
-    dataset: Dataset
-    train: list[Item]
-    val: list[Item]
-    backbone: Backbone
-    train_images: Images | None
-    val_images: Images | None
-    test_images: Images
-    zero_shot_accuracy: float
-    warnings: list[str]
-    feature_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

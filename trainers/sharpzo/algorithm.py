@@ -4,37 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from trainers import TRAINERS, registered
-from trainers.blackbox.cmaes import CMAES, SharpnessAwareCMAES, refuse_outside_box
+from trainers.blackbox.cmaes import CMAES, refuse_outside_box
 from trainers.blackbox.gradients import Loss
-from trainers.optimizer import gaussian
+from trainers.optimizer import Optimizer, gaussian
+from trainers.sharpzo.stage1 import SharpnessAwareCMAES
 from trainers.sharpzo.stage2 import SparseZO
 from utils.seeds import numpy_generator, torch_generator
 from utils.settings import Config, departures
 
 if TYPE_CHECKING:
     from trainers.blackbox.problem import Problem
-
-
-class Optimizer(Protocol):
-    """What every optimiser here is: it asks for losses in `step`, and says what it would answer if stopped now."""
-
-    stage: int
-
-    @property
-    def estimate(self) -> Tensor:
-        """The current best estimate w (d,)."""
-
-    def plan(self, steps: int) -> int:
-        """How many queries the next `steps` steps will ask; exact for one step, an upper bound where a rule decides later."""
-
-    def step(self, loss: Loss) -> dict[str, float]:
-        """One step; returns figures for the log."""
 
 
 class ChangeAt:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection
-from fractions import Fraction
 
 import torch
 from torch import Tensor
 
 from trainers.blackbox.gradients import Loss, cge, rge
+from trainers.blackbox.masks import prune_mask
 
 
 def z_pruning_score(w: Tensor, gradient: Tensor, absolute: bool = False) -> Tensor:
@@ -19,19 +18,6 @@ def z_pruning_score(w: Tensor, gradient: Tensor, absolute: bool = False) -> Tens
     spread = bool(x.max() > x.min())
     z = (x - x.mean()) / x.std(correction=0) if spread else torch.zeros_like(x)
     return w.square() * z
-
-
-def prune_mask(score: Tensor, ratio: float, keep_lowest: bool = False) -> Tensor:
-    """Ω (d,) of 0 and 1: drops the ⌊ratio·d⌋ lowest scores, the first coordinate of equal ones first.
-
-    `keep_lowest`: keeps those and drops the rest, as the released code does.
-    """
-    # in decimal, since 0.29 · 100 is 28.999… in binary
-    dropped = math.floor(Fraction(str(ratio)) * len(score))
-    lowest = torch.argsort(score, stable=True)[:dropped]
-    mask = torch.zeros_like(score) if keep_lowest else torch.ones_like(score)
-    mask[lowest] = 1.0 if keep_lowest else 0.0
-    return mask
 
 
 class SparseZO:

@@ -1,10 +1,10 @@
-"""sep-CMA-ES (Ros and Hansen 2008): CMA-ES with a diagonal covariance, time and memory linear in d; S queries a step."""
+"""sep-CMA-ES (Ros and Hansen 2008): CMA-ES with a diagonal covariance, time and memory linear in d; S queries per step."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trainers.blackbox.cmaes import CMAES, SharpnessAwareCMAES, refuse_outside_box
+from trainers.blackbox.cmaes import CMAES, NaiveCMAES, refuse_outside_box
 from utils.seeds import numpy_generator
 from utils.settings import Config
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from trainers.blackbox.problem import Problem
 
 
-def build(config: Config, problem: Problem) -> SharpnessAwareCMAES:
-    """Without the worst-case shift. pycma's other linear variants draw from numpy's global generator, so not they."""
+def build(config: Config, problem: Problem) -> NaiveCMAES:
+    """The search mean is deployed. pycma's other linear variants draw from numpy's global generator, so they are not offered."""
     refuse_outside_box(config, problem.initial)
     generator = numpy_generator(config.seed, "sep-CMA-ES")
     inner = CMAES(
@@ -24,4 +24,4 @@ def build(config: Config, problem: Problem) -> SharpnessAwareCMAES:
         lambda n, size: generator.standard_normal((n, size)),
         diagonal=True,
     )
-    return SharpnessAwareCMAES(inner, config.rho, "none", config.zo_eps_cge)
+    return NaiveCMAES(inner, "mean")

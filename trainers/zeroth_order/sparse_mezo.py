@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from trainers.blackbox.gradients import Loss
+from trainers.blackbox.masks import prune_mask
 from trainers.optimizer import Normal, gaussian
-from trainers.sharpzo.stage2 import prune_mask
 from trainers.zeroth_order.mezo import MeZO
 from utils.settings import Config
 

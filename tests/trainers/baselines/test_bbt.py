@@ -10,7 +10,7 @@ import torch
 from datasets import DATASETS
 from tests.conftest import Quadratic
 from trainers import TRAINERS
-from trainers.baselines.bbt import naive_cmaes
+from trainers.blackbox.cmaes import naive_cmaes
 from utils.config import load_config
 from utils.settings import Config
 

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 
 from clip.prompt import load_prompt
 from main_sharpzo import main
-from trainers.baselines.bbt import naive_cmaes
 from trainers.baselines.craft import Adapter, Craft, CraftObjective, divergence
 from trainers.blackbox.batches import FullBatch, MiniBatches
+from trainers.blackbox.cmaes import naive_cmaes
 from trainers.blackbox.objective import Images, cross_entropies
 from utils.settings import Config
 

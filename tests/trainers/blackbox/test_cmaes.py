@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainers.blackbox.cmaes import CMAES, SharpnessAwareCMAES
+from trainers.blackbox.cmaes import CMAES
+from trainers.sharpzo.stage1 import SharpnessAwareCMAES
 from utils.seeds import numpy_generator
 
 D, S = 6, 8

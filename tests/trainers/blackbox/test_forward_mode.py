@@ -11,8 +11,9 @@ import torch
 from clip.backbone import Backbone
 from main_sharpzo import main
 from tests.trainers.blackbox.test_objective import D, engines, make_objective, no_autograd_graph, points
-from trainers.blackbox.cmaes import CMAES, SharpnessAwareCMAES
+from trainers.blackbox.cmaes import CMAES
 from trainers.blackbox.objective import criterion
+from trainers.sharpzo.stage1 import SharpnessAwareCMAES
 from utils.errors import RunError
 from utils.settings import Config
 

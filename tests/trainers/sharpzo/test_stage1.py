@@ -16,10 +16,11 @@ from main_sharpzo import main
 from tests.trainers.sharpzo.test_algorithm import PAPER
 from tests.trainers.test_every_trainer import CountingQuadratic, run, toy_problem
 from trainers import TRAINERS, registered
-from trainers.blackbox.cmaes import CMAES, SharpnessAwareCMAES
+from trainers.blackbox.cmaes import CMAES
 from trainers.blackbox.gradients import cge, cge_one_sided, rge
 from trainers.blackbox.objective import criterion
 from trainers.loop import build_optimizer
+from trainers.sharpzo.stage1 import SharpnessAwareCMAES
 from utils.config import load_config
 from utils.errors import UserError
 from utils.settings import Config

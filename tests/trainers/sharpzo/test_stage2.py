@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainers.sharpzo.stage2 import SparseZO, prune_mask, z_pruning_score
+from trainers.blackbox.masks import prune_mask
+from trainers.sharpzo.stage2 import SparseZO, z_pruning_score
 
 D = 8
 

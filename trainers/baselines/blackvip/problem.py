@@ -29,7 +29,7 @@ from utils.seeds import torch_generator
 from utils.settings import Config
 
 if TYPE_CHECKING:
-    from trainers.blackbox.problem import Task
+    from trainers.blackbox.task import Task
 
 # float64 values that a pixel of a picture keeps alive in a decoder: 64 channels at a quarter of the pixels, in and out, and 3
 LIVE_VALUES = 40
