@@ -28,20 +28,20 @@ from datasets.roots import check_dataset
 from trainers import TRAINERS
 from utils.config import check_paths, load_config
 from utils.errors import RunError, UserError
-from utils.interrupt import Stop, interruptible
-from utils.memory import memory_told
+from utils.interrupt import Deadline, interruptible
+from utils.memory import explain_oom
 from utils.settings import Config, prompt_settings
 
 if TYPE_CHECKING:
     import torch
 
     from trainers.blackbox.problem import Problem
-    from trainers.blackbox.task import Task
+    from trainers.blackbox.task import FewShotTask
     from trainers.optimizer import Optimizer
     from utils.run import Run
 
 DEFAULT_MEMORY_LIMIT = {"cpu": 1024, "cuda": 4096}
-ZERO_SHOT_IMAGES_A_PASS = 4096
+ZERO_SHOT_IMAGES_PER_PASS = 4096
 ABOUT_PROMPT = ("dataset", "backbone", "checkpoint", "prompt_trainer", "ctx_init", "shots", "seed")
 
 
@@ -82,7 +82,7 @@ def again_command(config: Config | None) -> str:
     return f"the same command{without} goes on from what was kept"
 
 
-def run(config: Config, stop: Stop) -> None:
+def run(config: Config, stop: Deadline) -> None:
     """One run: data → CLIP → features → prompt → objective → trainer → report. Heavy imports wait until settings are good."""
 
     from datasets.fewshot import write_split
@@ -90,7 +90,7 @@ def run(config: Config, stop: Stop) -> None:
     from utils.files import sha256
     from utils.identity import run_path
     from utils.lock import refuse_locked
-    from utils.run import Run, find_earlier_run, tidy
+    from utils.run import Run, find_earlier_run, remove_checkpoint
 
     # open_clip reports through the root logger; what matters of it reaches the user as our own errors
     logging.basicConfig(level=logging.CRITICAL)
@@ -108,27 +108,27 @@ def run(config: Config, stop: Stop) -> None:
     earlier = find_earlier_run(path, config)
     if earlier == "finished":
         # of a run that was killed while it tidied up
-        tidy(path)
+        remove_checkpoint(path)
         print(f"{path}: finished already; --overwrite runs it again")
         return
     refuse_locked(path)
 
     trains = bool(TRAINERS[config.prompt_trainer].build)
-    with memory_told("--batch_size", config.batch_size, device):
+    with explain_oom("--batch_size", config.batch_size, device):
         task = prepare(config, device)
     # before anything is written, so that what cannot work leaves no folder
-    with memory_told("--memory_limit", config.memory_limit, device):
+    with explain_oom("--memory_limit", config.memory_limit, device):
         accuracy = 100 * saved_accuracy(config, task, *saved) if saved else task.zero_shot_accuracy
-    with memory_told("--intrinsic_dim", config.intrinsic_dim, device):
+    with explain_oom("--intrinsic_dim", config.intrinsic_dim, device):
         problem = build_problem(config, task) if trains else None
         optimizer = build_optimizer(config, problem) if trains else None
-    with memory_told("--memory_limit", config.memory_limit, device), Run(path, config, device_name(device)) as folder:
+    with explain_oom("--memory_limit", config.memory_limit, device), Run(path, config, device_name(device)) as folder:
         # the zero-shot prompts are often those that tuning starts from
         for warning in dict.fromkeys([*task.warnings, *(problem.warnings if problem else ())]):
-            folder.say(f"warning: {warning}")
+            folder.log(f"warning: {warning}")
         of = f"{config.template!r} and {len(ENSEMBLE)} more" if config.ensemble else f"{config.template!r}"
         images = f"{of}, {len(task.test_images)} test images"
-        folder.say(f"Zero-shot accuracy: {task.zero_shot_accuracy:.2f}% ({images})")
+        folder.log(f"Zero-shot accuracy: {task.zero_shot_accuracy:.2f}% ({images})")
         write_split(path / "split.json", task.train, task.val)
         result = {key: getattr(config, key) for key in ("dataset", "backbone", "shots", "seed")}
         result |= {"trainer": config.prompt_trainer, "zero_shot_accuracy": task.zero_shot_accuracy}
@@ -137,14 +137,14 @@ def run(config: Config, stop: Stop) -> None:
             about |= {"classnames": task.dataset.classnames, "weights_sha256": task.backbone.fingerprint()}
             about |= {"settings": prompt_settings(config)}
             names = json.dumps([about["weights_sha256"], *about["classnames"]])
-            images = [tensor for part in (task.train_images, task.val_images) for tensor in (part.inputs, part.labels)]
-            folder.progress.asking(names.encode(), *(tensor.cpu().numpy() for tensor in images))
+            images = [tensor for part in (task.train_samples, task.val_samples) for tensor in (part.inputs, part.labels)]
+            folder.progress.hash_input(names.encode(), *(tensor.cpu().numpy() for tensor in images))
             result |= {"feature_seconds": round(task.feature_seconds, 3)}
             result |= tune(config, problem, optimizer, about, folder, stop)
         else:
             nothing = dict.fromkeys(("queries", "forwards", "tower_images", "evaluations"), 0)
             result |= {"test_accuracy": accuracy, "seconds": 0.0} | nothing | (scored if saved else {})
-        report(folder, result, len(task.test_images))
+        report(folder, result, len(task.test_samples))
         folder.finish(result)
 
 
@@ -162,7 +162,7 @@ def resolved(config: Config, device: torch.device) -> Config:
     )
 
 
-def prepare(config: Config, device: torch.device) -> Task:
+def prepare(config: Config, device: torch.device) -> FewShotTask:
     """Data, CLIP and features. A trainer that trains nothing reads only the test list."""
     from clip.backbone import load_backbone
     from clip.text import ensemble_features
@@ -172,8 +172,8 @@ def prepare(config: Config, device: torch.device) -> Task:
     from datasets.features import FeatureReader, check_images
     from datasets.fewshot import choose_images
     from datasets.split import load_dataset
-    from trainers.blackbox.objective import Images, top1
-    from trainers.blackbox.task import Task
+    from trainers.blackbox.objective import Samples, top1
+    from trainers.blackbox.task import FewShotTask
     from utils.seeds import sampling_generator
 
     trains = bool(TRAINERS[config.prompt_trainer].build)
@@ -190,32 +190,34 @@ def prepare(config: Config, device: torch.device) -> Task:
     remarks: list[str] = []
     cache = FeatureCache(Path(config.cache_dir or default_folder()), remarks.append) if config.cache else None
     features = FeatureReader(dataset, backbone, config.batch_size, cache)
-    test_images = Images(*features(dataset.test, "test images"))
+    test_samples = Samples(*features(dataset.test, "test images"))
     templates = (*ENSEMBLE, config.template) if config.ensemble else (config.template,)
     zero_shot, of_text = ensemble_features(backbone, dataset.classnames, templates)
-    zero_shot_accuracy = 100 * top1(lambda features: features @ zero_shot.T, test_images, ZERO_SHOT_IMAGES_A_PASS)
-    train_images, val_images, seconds = None, None, 0.0
+    zero_shot_accuracy = 100 * top1(lambda features: features @ zero_shot.T, test_samples, ZERO_SHOT_IMAGES_PER_PASS)
+    train_samples, val_samples, seconds = None, None, 0.0
     if trains:
         scale = DATASETS[config.dataset].crop_scale
         views = [RandomView(config.seed, view, backbone.image_size, scale) for view in range(config.augment_views)]
         started = time.perf_counter()
-        train_images = Images(*features.of_views(train, "train images", views))
+        train_samples = Samples(*features.of_views(train, "train images", views))
         seconds = time.perf_counter() - started
-        val_images = Images(*features(val, "val images"))
+        val_samples = Samples(*features(val, "val images"))
     remarks += of_text
-    return Task(dataset, train, val, backbone, train_images, val_images, test_images, zero_shot_accuracy, remarks, seconds)
+    return FewShotTask(
+        dataset, train, val, backbone, train_samples, val_samples, test_samples, zero_shot_accuracy, remarks, seconds
+    )
 
 
 def tune(
-    config: Config, problem: Problem, optimizer: Optimizer, about: dict[str, Any], folder: Run, stop: Stop
+    config: Config, problem: Problem, optimizer: Optimizer, about: dict[str, Any], folder: Run, stop: Deadline
 ) -> dict[str, Any]:
-    """Runs the optimiser and saves the prompt; returns what result.json says of it. Accuracies in percent.
+    """Runs the optimizer and saves the prompt; returns what result.json says of it. Accuracies in percent.
 
     `about`: what the prompt's file says of where it comes from.
     """
     from clip.prompt import save_prompt
-    from trainers.loop import optimise
-    from utils.progress import METRICS
+    from trainers.loop import optimize
+    from utils.replay import METRICS
 
     objective = problem.objective
 
@@ -223,12 +225,12 @@ def tune(
         figures = {"train_loss": objective.loss_at(w, problem.train), "val_accuracy": 100 * objective.accuracy(w, problem.val)}
         return figures | ({"test_accuracy": 100 * objective.accuracy(w, problem.test)} if config.eval_test else {})
 
-    w = optimise(config, optimizer, problem, evaluate, folder.progress.record, folder.progress, stop)
+    w = optimize(config, optimizer, problem, evaluate, folder.progress.record, folder.progress, stop)
     if config.save_model:
         save_prompt(folder.path / "prompt.safetensors", objective.model.tensors(w), about)
     last = json.loads((folder.path / METRICS).read_text().splitlines()[-1])
     if TRAINERS[config.prompt_trainer].two_stages and last["stage"] == 1 and last["step"] < problem.steps:
-        folder.say(f"note: --max_queries {config.max_queries} ended the run at step {last['step']}, before stage 2")
+        folder.log(f"note: --max_queries {config.max_queries} ended the run at step {last['step']}, before stage 2")
     outcome = {"val_accuracy": last["val_accuracy"], "seconds": last["seconds"]} | objective.costs()
     outcome["test_accuracy"] = 100 * objective.accuracy(w, problem.test)
     return outcome | {"evaluations": objective.evaluations}
@@ -237,7 +239,7 @@ def tune(
 def report(folder: Run, result: dict[str, Any], total: int) -> None:
     """The closing lines, in the form that CoOp's result parser reads."""
     correct = round(result["test_accuracy"] / 100 * total)
-    folder.say(f"{result['queries']} queries in {result['seconds']:.1f} s; zero-shot was {result['zero_shot_accuracy']:.2f}%")
+    folder.log(f"{result['queries']} queries in {result['seconds']:.1f} s; zero-shot was {result['zero_shot_accuracy']:.2f}%")
     for line in (
         "Finish training",
         "=> result",
@@ -245,7 +247,7 @@ def report(folder: Run, result: dict[str, Any], total: int) -> None:
         f"* correct: {correct:,}",
         f"* accuracy: {result['test_accuracy']:.2f}%",
     ):
-        folder.say(line)
+        folder.log(line)
 
 
 def pick_device(name: str) -> torch.device:
@@ -268,7 +270,7 @@ def device_name(device: torch.device) -> str:
 
 @contextlib.contextmanager
 def arithmetic(config: Config) -> Iterator[None]:
-    """Makes torch compute as `--threads` and `--deterministic` ask, and as before afterwards."""
+    """Makes torch compute as `--threads` and `--deterministic` ask, and as before afterward."""
     import torch
 
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
@@ -284,7 +286,7 @@ def arithmetic(config: Config) -> Iterator[None]:
         torch.use_deterministic_algorithms(deterministic)
 
 
-def leave(status: int) -> None:
+def exit_process(status: int) -> None:
     """Ends the process with `status`, also where nobody takes what is still to be written out."""
     try:
         if sys.stdout is not None:
@@ -296,4 +298,4 @@ def leave(status: int) -> None:
 
 
 if __name__ == "__main__":
-    leave(main())
+    exit_process(main())

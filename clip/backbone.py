@@ -68,10 +68,10 @@ class Backbone:
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
-    def encode_images(self, images: Tensor, normalise: bool = True) -> Tensor:
-        """Features (n, D) float32, L2-normalised unless told otherwise, of preprocessed images (n, 3, H, W)."""
+    def encode_images(self, images: Tensor, normalize: bool = True) -> Tensor:
+        """Features (n, D) float32, L2-normalized unless told otherwise, of preprocessed images (n, 3, H, W)."""
         with torch.inference_mode():
-            return self.model.encode_image(images.to(self.device), normalize=normalise)
+            return self.model.encode_image(images.to(self.device), normalize=normalize)
 
 
 def load_backbone(name: str, device: torch.device, checkpoint: str | None = None, trust: bool = False) -> Backbone:
@@ -184,7 +184,7 @@ def _from_file(architecture: str, tag: str, path: Path, trust: bool) -> nn.Modul
 
 
 def _preprocess(model: nn.Module) -> Callable[[Image.Image], Tensor]:
-    """The deterministic test transform: shorter side to size, bicubic, centre crop, the model's mean and std."""
+    """The deterministic test transform: shorter side to size, bicubic, center crop, the model's mean and std."""
     settings = dict(getattr(model.visual, "preprocess_cfg", {}))
     settings.setdefault("size", model.visual.image_size)
     return image_transform_v2(PreprocessCfg(**settings), is_train=False)

@@ -35,7 +35,7 @@ class DeepText(Stock):
         return len(self._parts[torch.float32].transformer.resblocks)
 
     def __call__(self, contexts: Tensor, dtype: torch.dtype = torch.float32, watch: Watch | None = None) -> Tensor:
-        """L2-normalised, in `dtype`, of `contexts` (B, L, n_ctx, width). `watch(layer, tokens)` sees what leaves a layer."""
+        """L2-normalized, in `dtype`, of `contexts` (B, L, n_ctx, width). `watch(layer, tokens)` sees what leaves a layer."""
         tower = self._tower(dtype)
         contexts = contexts.to(self.tokens.device, dtype)
         B, K = len(contexts), len(self.tokens)

@@ -17,7 +17,7 @@ from clip.folded import FoldedTower, Layer, activate, fold_tower
 from clip.tree import Attention, PromptTree, build_tree
 
 # rows that share a product: enough for full speed, few enough that a pass stays near the caches
-ROWS_A_PASS = {"cpu": 2048, "cuda": 32768}
+ROWS_PER_PASS = {"cpu": 2048, "cuda": 32768}
 # values a row keeps alive: stream, norm, q k v, padded keys and values, attention output twice, hidden layer
 LIVE_WIDTHS = 16
 
@@ -37,7 +37,7 @@ class Engine:
         self._passes: dict[tuple[torch.dtype, bool], _Pass] = {}
 
     def __call__(self, contexts: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """L2-normalised features (B, K, D) of contexts (B, n_ctx, width), or (B, K, n_ctx, width) with one a class.
+        """L2-normalized features (B, K, D) of contexts (B, n_ctx, width), or (B, K, n_ctx, width) with one a class.
 
         Differentiable where `contexts` carries a tangent, or asks for gradients where they are enabled; otherwise in place and
         without a graph.
@@ -57,7 +57,7 @@ class Engine:
         width = self.folded.positions.shape[1]
         spread = len(tree.rows.keys) / len(tree)
         row_bytes = (LIVE_WIDTHS + 2 * spread) * width * dtype.itemsize
-        rows = min(ROWS_A_PASS.get(self.device.type, ROWS_A_PASS["cuda"]), self.memory_limit / row_bytes)
+        rows = min(ROWS_PER_PASS.get(self.device.type, ROWS_PER_PASS["cuda"]), self.memory_limit / row_bytes)
         return max(1, int(rows // len(tree)))
 
     def tree(self, class_specific: bool = False) -> PromptTree:
@@ -184,7 +184,7 @@ class _Pass:
         return self.masks[key]
 
     def _buffer(self, name: str, *shape: int) -> Tensor:
-        """Uninitialised memory; kept for the next pass, since fresh pages cost more than the arithmetic on them."""
+        """Uninitialized memory; kept for the next pass, since fresh pages cost more than the arithmetic on them."""
         if not self.in_place:
             return self.x0.new_empty(shape)
         size = math.prod(shape)

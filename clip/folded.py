@@ -89,7 +89,7 @@ def _checked_blocks(tower: nn.Module) -> list[ResidualAttentionBlock]:
             raise Unsupported(f"its text blocks are {type(block).__name__} with {type(block.attn).__name__}")
         norms = {type(block.ln_1).__name__, type(block.ln_2).__name__, type(tower.ln_final).__name__}
         if norms - {"LayerNorm", "LayerNormFp32"}:
-            raise Unsupported(f"it normalises by {', '.join(sorted(norms))}")
+            raise Unsupported(f"it normalizes by {', '.join(sorted(norms))}")
         if type(block.mlp.gelu) not in (nn.GELU, QuickGELU) or getattr(block.mlp.gelu, "approximate", "none") != "none":
             raise Unsupported(f"its activation is {block.mlp.gelu}")
         if len({block.ln_1.eps, block.ln_2.eps, tower.ln_final.eps}) > 1 or block.attn.in_proj_weight is None:

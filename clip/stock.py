@@ -17,7 +17,7 @@ LIVE_WIDTHS = 14
 
 
 class Stock:
-    """Features (B, K, D) of K tokenised prompts whose context tokens are given as vectors."""
+    """Features (B, K, D) of K tokenized prompts whose context tokens are given as vectors."""
 
     def __init__(self, tower: nn.Module, tokens: Tensor, slots: Tensor, memory_limit: int):
         """`tokens` (K, L) and the context's `slots` (K, n_ctx) among them, on the tower's device. `memory_limit`: bytes that the
@@ -28,7 +28,7 @@ class Stock:
         self._embeddings = tower.token_embedding(tokens).detach()
 
     def __call__(self, contexts: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """L2-normalised, in `dtype`, of `contexts` (B, n_ctx, width), or (B, K, n_ctx, width) with one a class."""
+        """L2-normalized, in `dtype`, of `contexts` (B, n_ctx, width), or (B, K, n_ctx, width) with one a class."""
         tower = self._tower(dtype)
         B, K = len(contexts), len(self.tokens)
         contexts = contexts.to(self.tokens.device, dtype)

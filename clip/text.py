@@ -14,7 +14,7 @@ from clip.folded import Unsupported
 from clip.prompt import clean_name, context_ids, text_tower, tokenize
 from clip.stock import Stock
 
-ZERO_SHOT_PROMPTS_A_PASS = 256
+ZERO_SHOT_PROMPTS_PER_PASS = 256
 
 
 class TextFeatures:
@@ -62,10 +62,10 @@ class TextFeatures:
         self._features = Stock(tower, tokens.to(backbone.device), slots.to(backbone.device), memory_limit)
 
     def __call__(self, contexts: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """L2-normalised features (B, K, D) in `dtype` of `contexts` (B, n_ctx, width), or (B, K, n_ctx, width)."""
+        """L2-normalized features (B, K, D) in `dtype` of `contexts` (B, n_ctx, width), or (B, K, n_ctx, width)."""
         return self._features(contexts, dtype)
 
-    def queries_a_pass(self, dtype: torch.dtype) -> int:
+    def queries_per_pass(self, dtype: torch.dtype) -> int:
         """How many queries with one context each fit into a pass."""
         return max(1, self.chunk(dtype) // (1 if self.engine else self.classes))
 
@@ -89,15 +89,15 @@ def move_names(tokens: Tensor, name_lengths: Sequence[int], n_ctx: int, before: 
 
 
 def zero_shot_features(backbone: Backbone, prompts: Sequence[str]) -> tuple[Tensor, list[str]]:
-    """L2-normalised features (K, D) float32 of whole text prompts, by open_clip's own `encode_text`; and warnings."""
+    """L2-normalized features (K, D) float32 of whole text prompts, by open_clip's own `encode_text`; and warnings."""
     tokens, warnings = tokenize(backbone, prompts)
     with torch.inference_mode():
-        chunks = tokens.to(backbone.device).split(ZERO_SHOT_PROMPTS_A_PASS)
+        chunks = tokens.to(backbone.device).split(ZERO_SHOT_PROMPTS_PER_PASS)
         return torch.cat([backbone.model.encode_text(chunk, normalize=True) for chunk in chunks]), warnings
 
 
 def ensemble_features(backbone: Backbone, classnames: Sequence[str], templates: Sequence[str]) -> tuple[Tensor, list[str]]:
-    """L2-normalised means (K, D) over the templates of each name's features; and warnings. {} is where a name goes."""
+    """L2-normalized means (K, D) over the templates of each name's features; and warnings. {} is where a name goes."""
     prompts = [template.replace("{}", clean_name(name)) for template in templates for name in classnames]
     features, warnings = zero_shot_features(backbone, prompts)
     features = features.unflatten(0, (len(templates), -1))

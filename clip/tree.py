@@ -114,7 +114,7 @@ def build_tree(suffixes: Sequence[Sequence[int]], n_ctx: int, class_specific: bo
 def group_attention(wanted: Sequence[int], chains: Sequence[Sequence[int]], group_size: int) -> Attention:
     """Groups of equal size over the rows `wanted`; row i looks at [SOS] and at chains[i], which ends in i itself.
 
-    `wanted` orders the queries; neighbours in it should look at the same keys.
+    `wanted` orders the queries; neighbors in it should look at the same keys.
     """
     groups = -(-len(wanted) // group_size)
     size = -(-len(wanted) // groups)

@@ -63,7 +63,7 @@ class PromptedVision:
         return torch.cat([first, patches], 1) + tower.positional_embedding
 
     def __call__(self, embedded: Tensor, tokens: Tensor, watch: Watch | None = None) -> Tensor:
-        """L2-normalised features (B, n, D) of `embedded` pictures (n, 1 + P, width) under each of B sets of prompt tokens.
+        """L2-normalized features (B, n, D) of `embedded` pictures (n, 1 + P, width) under each of B sets of prompt tokens.
 
         `tokens` (B, L, m, width): what the m prompt tokens are at the input of the first L layers; further on they are what the
         layers make of them. `watch(layer, tokens (·, 1 + P + m, width))` sees what leaves a layer, pass by pass.
@@ -119,24 +119,24 @@ def _first_row(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
 
 
 class ImageTower:
-    """Features of pictures as they are, by any tower that open_clip has: L2-normalised (n, D) in the pictures' dtype."""
+    """Features of pictures as they are, by any tower that open_clip has: L2-normalized (n, D) in the pictures' dtype."""
 
-    def __init__(self, backbone: Backbone, images_a_pass: int):
-        self.device, self.images_a_pass = backbone.device, images_a_pass
+    def __init__(self, backbone: Backbone, images_per_pass: int):
+        self.device, self.images_per_pass = backbone.device, images_per_pass
         self._models = {torch.float32: backbone.model}
 
     def __call__(self, pictures: Tensor) -> Tensor:
         dtype = pictures.dtype
         if dtype not in self._models:
             self._models[dtype] = copy.deepcopy(self._models[torch.float32]).to(dtype)
-        parts = pictures.to(self.device).split(self.images_a_pass)
+        parts = pictures.to(self.device).split(self.images_per_pass)
         return torch.cat([self._models[dtype].encode_image(part, normalize=True) for part in parts])
 
 
-def image_tower(backbone: Backbone, images_a_pass: int, memory_limit: int) -> Callable[[Tensor], Tensor]:
-    """Features (n, D) of pictures, L2-normalised, in the pictures' dtype: by a ViT at its own pass size, or by `ImageTower`."""
+def image_tower(backbone: Backbone, images_per_pass: int, memory_limit: int) -> Callable[[Tensor], Tensor]:
+    """Features (n, D) of pictures, L2-normalized, in the pictures' dtype: by a ViT at its own pass size, or by `ImageTower`."""
     if not isinstance(backbone.model.visual, VisionTransformer):
-        return ImageTower(backbone, images_a_pass)
+        return ImageTower(backbone, images_per_pass)
     vision = PromptedVision(backbone, memory_limit)
     nothing = torch.zeros(1, 1, 0, vision.width)
     return lambda pictures: vision(vision.embed(pictures, pictures.dtype), nothing)[0]

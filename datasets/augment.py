@@ -38,7 +38,7 @@ class RandomView:
 def crop_box(width: int, height: int, scale: float, uniform: Callable[[float, float], float]) -> tuple[int, int, int, int]:
     """Left, top, width and height of a random crop: U(scale, 1) of the area, log-uniform sides' ratio of 3/4 to 4/3.
 
-    As torchvision's RandomResizedCrop: where ten draws do not fit into the picture, the largest allowed crop at its centre.
+    As torchvision's RandomResizedCrop: where ten draws do not fit into the picture, the largest allowed crop at its center.
     """
     for _ in range(ATTEMPTS):
         area = width * height * uniform(scale, 1.0)

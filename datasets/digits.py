@@ -38,7 +38,7 @@ def read_digits(name: str = "digits", folder: Path | None = None, needed: Sequen
 
 
 def access(pictures: np.ndarray) -> tuple[Callable[[Item], Image.Image], Callable[[Item], str]]:
-    """`open_image` and `stamp` of items that are positions among grey `pictures` (n, H, W) uint8."""
+    """`open_image` and `stamp` of items that are positions among gray `pictures` (n, H, W) uint8."""
 
     def open_image(item: Item) -> Image.Image:
         return Image.fromarray(pictures[position_of(item)]).convert("RGB")

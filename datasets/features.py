@@ -18,12 +18,12 @@ from datasets.cache import FeatureCache, cache_key
 from datasets.split import Dataset, Item
 from utils.errors import UserError
 from utils.files import is_terminal
-from utils.parallel import map_ahead
+from utils.parallel import parallel_map
 
 # what decodes, resizes or encodes an image: another version may give other bits
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "pillow")
 # so that a long pass that is interrupted, or meets an unreadable image late, goes on from there
-BATCHES_AN_ENTRY = 16
+BATCHES_PER_ENTRY = 16
 
 View = Callable[[Image.Image, Item], Image.Image]
 
@@ -65,12 +65,12 @@ class FeatureReader:
     cache: FeatureCache | None = None
 
     def __call__(self, items: Sequence[Item], what: str, view: View | None = None) -> tuple[Tensor, Tensor]:
-        """L2-normalised features (N, D) float32 and labels (N,) of `items`, on the backbone's device.
+        """L2-normalized features (N, D) float32 and labels (N,) of `items`, on the backbone's device.
 
         `view` changes each picture before the deterministic transform. `what` is the progress bar's text. A cached result
         has the bits of a computed one. Raises UserError naming the first image that cannot be read.
         """
-        size = self.batch_size * BATCHES_AN_ENTRY
+        size = self.batch_size * BATCHES_PER_ENTRY
         with tqdm(total=len(items), desc=what, unit="img", disable=not is_terminal()) as bar:
             starts = range(0, len(items), size)
             features = [self._entry(items[start : start + size], view, bar.update) for start in starts]
@@ -135,7 +135,7 @@ def _decoded(items: Sequence[Item], decode: Callable[[Item], Tensor], batch_size
 
     Threads serve: Pillow releases the interpreter while it decodes and resizes.
     """
-    images = map_ahead(decode, items, batch_size)
+    images = parallel_map(decode, items, batch_size)
     for start in range(0, len(items), batch_size):
         size = min(batch_size, len(items) - start)
         first = next(images)

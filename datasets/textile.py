@@ -1,6 +1,6 @@
 """1 500 simulated textile images of PyPI's conformal-clip-data (MIT; Megahed et al., arXiv 2501.12596), in three classes.
 
-Nominal, local defect and global defect, 250 × 250 grey pictures. The package holds twice as many nominal images: the first 500 by
+Nominal, local defect and global defect, 250 × 250 gray pictures. The package holds twice as many nominal images: the first 500 by
 name are taken, so that chance is a third. Each class is split by the rule of `datasets.folder.split_names`.
 """
 

@@ -108,7 +108,7 @@ def broken(tmp_path: Path, capsys: pytest.CaptureFixture) -> Broken:
 
 
 class Quadratic:
-    """L(w) = ½ Σ c_i (w_i − t_i)², as optimisers see a loss; remembers every batch it was asked."""
+    """L(w) = ½ Σ c_i (w_i − t_i)², as optimizers see a loss; remembers every batch it was asked."""
 
     def __init__(self, d: int):
         self.curvature = torch.linspace(0.5, 2.0, d, dtype=torch.float64)

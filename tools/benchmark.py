@@ -35,7 +35,7 @@ from clip.prompt import Projection, context_embeddings, make_projection
 from clip.text import TextFeatures
 from trainers.blackbox.cmaes import CMAES
 from trainers.blackbox.gradients import cge
-from trainers.blackbox.objective import Images, Objective
+from trainers.blackbox.objective import Objective, Samples
 from trainers.blackbox.text_prompt import TextPrompt
 from trainers.sharpzo.stage1 import SharpnessAwareCMAES
 from utils.config import REPOSITORY
@@ -125,7 +125,7 @@ def make_subject(names: list[str], backbone: Backbone, d: int, std: float) -> Su
     K, N = len(names), SHOTS * len(names)
     generator = torch_generator(0, "benchmark images")
     width = backbone.model.text_projection.shape[1]
-    images = Images(F.normalize(torch.randn(N, width, generator=generator), dim=-1), torch.arange(N) % K)
+    images = Samples(F.normalize(torch.randn(N, width, generator=generator), dim=-1), torch.arange(N) % K)
     projection = make_projection(context_embeddings(backbone, CTX_INIT), d, std, torch_generator(0, "projection"))
     W = 0.02 * torch.randn(d, d, generator=generator, dtype=torch.float64)
     fast, stock = (TextFeatures(backbone, names, CTX_INIT, 1 << 30, engine) for engine in ("fast", "stock"))
@@ -218,7 +218,7 @@ def measure(dataset: str, names: list[str], backbone: Backbone, rounds: int, pas
         "images": len(by_engine.draw()),
         "threads": torch.get_num_threads(),
         "rows_a_query": len(fast.engine.tree()),
-        "queries_a_pass": chunk,
+        "queries_per_pass": chunk,
         "stock_seconds": median["stock"],
         "engine_seconds": median["engine"],
         "ratio": median["stock"] / median["engine"],

@@ -18,7 +18,7 @@ from tools.common.plotting import require_matplotlib
 from tools.common.runs import read_run
 from utils.errors import UserError
 
-# with matplotlib's ten colours, twenty curves that differ
+# with matplotlib's ten colors, twenty curves that differ
 STYLES = ("-", "--", "-.", ":")
 
 

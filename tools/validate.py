@@ -24,8 +24,8 @@ from datasets.split import load_dataset
 from tools.common.runs import FinishedRun, find_runs
 from tools.common.tables import sample, show
 from trainers import TRAINERS
-from trainers.blackbox.objective import Images, top1
-from trainers.blackbox.task import Task
+from trainers.blackbox.objective import Samples, top1
+from trainers.blackbox.task import FewShotTask
 from trainers.loop import registered
 from utils.config import Parser, checked_settings
 from utils.errors import UserError
@@ -36,7 +36,7 @@ class Validator:
     """Validation accuracy of runs; backbones, datasets and features are loaded once."""
 
     def __init__(self) -> None:
-        self._tasks: dict[tuple, Task] = {}
+        self._tasks: dict[tuple, FewShotTask] = {}
 
     def accuracy(self, run: FinishedRun) -> float:
         """In percent. Raises UserError for a run whose prompt does not belong to its dataset's classes."""
@@ -47,9 +47,9 @@ class Validator:
             raise UserError(f"{run.path}: was made for other classes than the dataset has")
         scorer = registered(TRAINERS[config.prompt_trainer].restore)(config, task, tensors)
         with torch.inference_mode():
-            return 100 * top1(scorer.scores, scorer.images, scorer.images_a_pass)
+            return 100 * top1(scorer.logits, scorer.images, scorer.images_per_pass)
 
-    def _task(self, config: Config) -> Task:
+    def _task(self, config: Config) -> FewShotTask:
         """What a saved prompt is scored on, with the validation images in the place of the test images."""
         key = config.dataset, config.root_path, config.backbone, config.checkpoint
         if key not in self._tasks:
@@ -57,9 +57,9 @@ class Validator:
             data = load_dataset(config.dataset, config.root_path, ("train", "val"))
             if not data.val:
                 raise UserError(f"{config.dataset}: has no validation images of its own")
-            images = Images(*FeatureReader(data, backbone, config.batch_size)(data.val, "val images"))
+            images = Samples(*FeatureReader(data, backbone, config.batch_size)(data.val, "val images"))
             judged = dataclasses.replace(data, test=data.val)
-            self._tasks[key] = Task(judged, [], [], backbone, None, None, images, 0.0, [])
+            self._tasks[key] = FewShotTask(judged, [], [], backbone, None, None, images, 0.0, [])
         return self._tasks[key]
 
 

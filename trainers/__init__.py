@@ -1,4 +1,4 @@
-"""Optimisers of a black box. The table below is the registry of trainers; nothing heavy is imported until one is built."""
+"""Optimizers of a black box. The table below is the registry of trainers; nothing heavy is imported until one is built."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class TrainerInfo:
-    """`build`: the optimiser, as "module:function" with the signature of `trainers.sharpzo.algorithm.build`; "" where nothing is
+    """`build`: the optimizer, as "module:function" with the signature of `trainers.sharpzo.algorithm.build`; "" where nothing is
     trained.
 
     `problem`: what it searches, "module:function" as `trainers.blackbox.problem.projected_prompt`. `restore`: how its saved
     prompt is used again, "module:function" as `trainers.saved.text_prompt`. `defaults`: settings in which this trainer's
     defaults differ from Config's. `by_shots`: those that depend on the shots, {setting: {least shots: value}}. `two_stages`:
-    whether change_point matters. `rule`: `--stage2` may name it, since it goes on from any w. `matrix`: it moves a matrix, so
+    whether change_point matters. `stage2`: `--stage2` may name it, since it goes on from any w. `matrix`: it moves a matrix, so
     that w0 is one. `derivative`: it differentiates the loss.
     """
 
@@ -28,7 +28,7 @@ class TrainerInfo:
     defaults: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     by_shots: Mapping[str, Mapping[int, Any]] = field(default_factory=lambda: MappingProxyType({}))
     two_stages: bool = False
-    rule: bool = False
+    stage2: bool = False
     matrix: bool = False
     derivative: bool = False
 
@@ -47,7 +47,7 @@ TRAINERS = {
     "fo": TrainerInfo(
         "gradient descent by backpropagation, for reference",
         "trainers.baselines.gradient_descent:build",
-        rule=True,
+        stage2=True,
         derivative=True,
     ),
     "bbt": TrainerInfo(
@@ -101,34 +101,34 @@ TRAINERS = {
             | {"deploy": "best", "max_queries": 3600}
         ),
     ),
-    "mezo": TrainerInfo("dense ZO-SGD along random directions", "trainers.zeroth_order.mezo:build", rule=True),
+    "mezo": TrainerInfo("dense ZO-SGD along random directions", "trainers.zeroth_order.mezo:build", stage2=True),
     "sparse-mezo": TrainerInfo(
-        "MeZO on the coordinates of small magnitude", "trainers.zeroth_order.sparse_mezo:build", rule=True
+        "MeZO on the coordinates of small magnitude", "trainers.zeroth_order.sparse_mezo:build", stage2=True
     ),
-    "cge": TrainerInfo("descent along coordinate-wise differences", "trainers.zeroth_order.cge:build", rule=True),
-    "zo-sign": TrainerInfo("MeZO by signs", "trainers.zeroth_order.mezo_variants:build_sign", rule=True),
-    "zo-momentum": TrainerInfo("MeZO with averaged estimates", "trainers.zeroth_order.mezo_variants:build_momentum", rule=True),
-    "zo-adam": TrainerInfo("Adam on MeZO's estimates", "trainers.zeroth_order.mezo_variants:build_adam", rule=True),
+    "cge": TrainerInfo("descent along coordinate-wise differences", "trainers.zeroth_order.cge:build", stage2=True),
+    "zo-sign": TrainerInfo("MeZO by signs", "trainers.zeroth_order.mezo_variants:build_sign", stage2=True),
+    "zo-momentum": TrainerInfo("MeZO with averaged estimates", "trainers.zeroth_order.mezo_variants:build_momentum", stage2=True),
+    "zo-adam": TrainerInfo("Adam on MeZO's estimates", "trainers.zeroth_order.mezo_variants:build_adam", stage2=True),
     "zo-conservative": TrainerInfo(
-        "MeZO that keeps the best of three points", "trainers.zeroth_order.mezo_variants:build_conservative", rule=True
+        "MeZO that keeps the best of three points", "trainers.zeroth_order.mezo_variants:build_conservative", stage2=True
     ),
     "forward-gradient": TrainerInfo(
         "exact slopes along random directions, by forward mode",
         "trainers.zeroth_order.forward_gradient:build",
-        rule=True,
+        stage2=True,
         derivative=True,
     ),
     "lozo": TrainerInfo(
         "low-rank perturbations of the context matrix",
         "trainers.zeroth_order.lozo:build",
         defaults=MappingProxyType({"prompt_space": "full"}),
-        rule=True,
+        stage2=True,
         matrix=True,
     ),
-    "polystep": TrainerInfo("barycentre of a polytope's vertices", "trainers.zeroth_order.polystep:build", rule=True),
-    "rank-sgd": TrainerInfo("ranks of losses alone, then a line search", "trainers.zeroth_order.rank_sgd:build", rule=True),
-    "sep-cma": TrainerInfo("CMA-ES with a diagonal covariance", "trainers.zeroth_order.sep_cma:build", rule=True),
-    "spsa": TrainerInfo("SPSA with ZIP's decaying steps", "trainers.zeroth_order.spsa:build", rule=True),
+    "polystep": TrainerInfo("barycenter of a polytope's vertices", "trainers.zeroth_order.polystep:build", stage2=True),
+    "rank-sgd": TrainerInfo("ranks of losses alone, then a line search", "trainers.zeroth_order.rank_sgd:build", stage2=True),
+    "sep-cma": TrainerInfo("CMA-ES with a diagonal covariance", "trainers.zeroth_order.sep_cma:build", stage2=True),
+    "spsa": TrainerInfo("SPSA with ZIP's decaying steps", "trainers.zeroth_order.spsa:build", stage2=True),
     "zero-shot": TrainerInfo("the template alone, nothing trained", ""),
     "saved": TrainerInfo("the prompt that --load_prompt names, nothing trained", ""),
 }
@@ -141,6 +141,6 @@ def registered(name: str) -> Callable[..., Any]:
 
 
 def moves_a_matrix(trainer: str, stage2: str) -> bool:
-    """Whether the optimiser, or what fills its second stage, wants w0 as a matrix."""
+    """Whether the optimizer, or what fills its second stage, wants w0 as a matrix."""
     info = TRAINERS[trainer]
     return info.matrix or (info.two_stages and stage2 in TRAINERS and TRAINERS[stage2].matrix)

@@ -16,23 +16,23 @@ Normal = Callable[..., Tensor]
 
 
 class Optimizer(Protocol):
-    """What every optimiser here is: it asks for losses in `step`, and says what it would answer if stopped now."""
+    """What every optimizer here is: it asks for losses in `step`, and says what it would answer if stopped now."""
 
     stage: int
 
     @property
-    def estimate(self) -> Tensor:
+    def solution(self) -> Tensor:
         """The current best estimate w (d,)."""
 
-    def plan(self, steps: int) -> int:
+    def num_queries(self, steps: int) -> int:
         """How many queries the next `steps` steps will ask; exact for one step, an upper bound where a rule decides later."""
 
     def step(self, loss: Loss) -> dict[str, float]:
         """One step; returns figures for the log."""
 
 
-class Rule:
-    """A rule that moves the point `w` by `queries` queries a step: it adds `step`, and is a whole optimiser with that."""
+class SinglePointOptimizer:
+    """A rule that moves the point `w` by `queries` queries a step: it adds `step`, and is a whole optimizer with that."""
 
     stage = 1
 
@@ -41,10 +41,10 @@ class Rule:
         self.queries = queries
 
     @property
-    def estimate(self) -> Tensor:
+    def solution(self) -> Tensor:
         return self.w
 
-    def plan(self, steps: int) -> int:
+    def num_queries(self, steps: int) -> int:
         return self.queries * steps
 
     def step(self, loss: Loss) -> dict[str, float]:

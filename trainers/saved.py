@@ -15,7 +15,7 @@ from clip.prompt import load_prompt, placeholder_words
 from clip.text import TextFeatures
 from datasets import DATASETS
 from trainers import TRAINERS
-from trainers.blackbox.objective import ImageSet, top1
+from trainers.blackbox.objective import SampleSet, top1
 from utils.config import checked_settings
 from utils.errors import UserError
 from utils.identity import evaluation_name
@@ -23,7 +23,7 @@ from utils.memory import is_out_of_memory
 from utils.settings import Config
 
 if TYPE_CHECKING:
-    from trainers.blackbox.task import Task
+    from trainers.blackbox.task import FewShotTask
 
 # settings of the run that saved the prompt which are the evaluating run's own
 OF_THIS_RUN = (
@@ -46,9 +46,9 @@ OF_THIS_RUN = (
 class Scorer:
     """Class scores (n, K) of image inputs (n, …), the test images in that form, and how many to score together."""
 
-    scores: Callable[[Tensor], Tensor]
-    images: ImageSet
-    images_a_pass: int
+    logits: Callable[[Tensor], Tensor]
+    images: SampleSet
+    images_per_pass: int
 
 
 def read_saved(config: Config) -> tuple[Config, dict[str, Tensor], dict[str, Any]]:
@@ -75,7 +75,7 @@ def read_saved(config: Config) -> tuple[Config, dict[str, Tensor], dict[str, Any
     return evaluated, tensors, about | {"settings": settings}
 
 
-def saved_accuracy(config: Config, task: Task, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> float:
+def saved_accuracy(config: Config, task: FewShotTask, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> float:
     """Top-1 test accuracy, in [0, 1], of the saved prompt on this run's classes and images."""
     from trainers.loop import registered
 
@@ -90,10 +90,10 @@ def saved_accuracy(config: Config, task: Task, tensors: Mapping[str, Tensor], ab
             raise
         raise UserError(f"{config.load_prompt}: its tensors do not fit these classes or this backbone: {error}") from error
     with torch.inference_mode():
-        return top1(scorer.scores, scorer.images, scorer.images_a_pass)
+        return top1(scorer.logits, scorer.images, scorer.images_per_pass)
 
 
-def text_prompt(config: Config, task: Task, tensors: Mapping[str, Tensor]) -> Scorer:
+def text_prompt(config: Config, task: FewShotTask, tensors: Mapping[str, Tensor]) -> Scorer:
     """The context at its words' places before this dataset's names. One context a class needs the same number of classes."""
     context, classes = tensors["context"], len(task.dataset.classnames)
     if context.ndim == 3 and len(context) != classes:
@@ -104,4 +104,4 @@ def text_prompt(config: Config, task: Task, tensors: Mapping[str, Tensor]) -> Sc
     with torch.inference_mode():
         features = text(context[None])[0]
     scale = task.backbone.logit_scale
-    return Scorer(lambda images: scale * (images @ features.T).double(), task.test_images, 4096)
+    return Scorer(lambda images: scale * (images @ features.T).double(), task.test_samples, 4096)

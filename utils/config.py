@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from utils.documents import Entry, read_yaml
+from utils.documents import Located, read_yaml
 from utils.errors import UserError, is_unicode, shortened
 from utils.settings import DEPARTURES, Config, departures
 
@@ -44,7 +44,7 @@ class Trainer(Protocol):
     defaults: Mapping[str, Any]
     by_shots: Mapping[str, Mapping[int, Any]]
     two_stages: bool
-    rule: bool
+    stage2: bool
     matrix: bool
     derivative: bool
 
@@ -110,18 +110,18 @@ def load_config(
         if "prompt_trainer" in entry.value:
             raise UserError(f"{entry.value['prompt_trainer'].where}: a trainer's section cannot choose the trainer")
     typed_sections = {key: _typed(entry.value, trainers) for key, entry in sections.items()}
-    given = _typed({key: Entry(value, f"--{key}") for key, value in flags.items()}, trainers)
+    given = _typed({key: Located(value, f"--{key}") for key, value in flags.items()}, trainers)
 
     if "load_prompt" in given:
-        given.setdefault("prompt_trainer", Entry("saved", "--load_prompt"))
-    unset = Entry(FIELDS["prompt_trainer"].default, "default")
+        given.setdefault("prompt_trainer", Located("saved", "--load_prompt"))
+    unset = Located(FIELDS["prompt_trainer"].default, "default")
     trainer, where = given.get("prompt_trainer") or settings.get("prompt_trainer") or unset
     if trainer not in trainers:
         raise UserError(f"{where}: unknown trainer {trainer!r}{_nearest(trainer, trainers)}; there are {', '.join(trainers)}")
-    chosen = settings | typed_sections.get(trainer, {}) | given | {"config": Entry(str(path), "--config")}
-    shots = chosen.get("shots", Entry(FIELDS["shots"].default, "")).value
+    chosen = settings | typed_sections.get(trainer, {}) | given | {"config": Located(str(path), "--config")}
+    shots = chosen.get("shots", Located(FIELDS["shots"].default, "")).value
     own = {**trainers[trainer].defaults, **trainers[trainer].by_shots}
-    resolved = {key: Entry(value, f"default of {trainer}") for key, value in own.items()} | chosen
+    resolved = {key: Located(value, f"default of {trainer}") for key, value in own.items()} | chosen
     config = Config(**{key: _at_shots(entry.value, shots) for key, entry in resolved.items()})
     config = dataclasses.replace(config, dataset=aliases.get(config.dataset, config.dataset))
     origins = {key: entry.where for key, entry in resolved.items()}
@@ -130,14 +130,14 @@ def load_config(
     return config
 
 
-def _typed(entries: Mapping[str, Entry], trainers: Collection[str]) -> dict[str, Entry]:
+def _typed(entries: Mapping[str, Located], trainers: Collection[str]) -> dict[str, Located]:
     for key, entry in entries.items():
         if key in trainers:
             raise UserError(f"{entry.where}: {key} is a trainer; its settings belong in a mapping below it")
-    return {key: Entry(_coerced(key, entry), entry.where) for key, entry in entries.items()}
+    return {key: Located(_coerced(key, entry), entry.where) for key, entry in entries.items()}
 
 
-def _coerced(key: str, entry: Entry) -> Any:
+def _coerced(key: str, entry: Located) -> Any:
     """The value as its field wants it; of a section, also {least shots: value}."""
     if not isinstance(entry.value, dict) or key == "shots":
         return _coerce(key, entry.value, entry.where)
@@ -267,7 +267,7 @@ def _check_rules(config: Config, where: Mapping[str, str], trainers: Mapping[str
     name, own_stage2 = config.prompt_trainer, FIELDS["stage2"].default
     parts = [(name, trainers[name])]
     if config.stage2 != own_stage2:
-        rules = [own_stage2, *(key for key, trainer in trainers.items() if trainer.rule)]
+        rules = [own_stage2, *(key for key, trainer in trainers.items() if trainer.stage2)]
         if config.stage2 not in rules:
             refuse("stage2", f"{config.stage2!r} is no rule{_nearest(config.stage2, rules)}; there are {', '.join(rules)}")
         if not trainers[name].two_stages:

@@ -13,14 +13,14 @@ from utils.errors import UserError
 DEEPEST = 2
 
 
-class Entry(NamedTuple):
+class Located(NamedTuple):
     """A value and where it was given: FILE:LINE: KEY, or --FLAG."""
 
     value: Any
     where: str
 
 
-def read_yaml(path: Path) -> dict[str, Entry]:
+def read_yaml(path: Path) -> dict[str, Located]:
     """Settings by key, a section's and those by shots as dicts of their own. Raises UserError, which names file and line."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -35,11 +35,11 @@ def read_yaml(path: Path) -> dict[str, Entry]:
         raise UserError(f"{path}: not valid YAML: {error}") from error
 
 
-def _mapping(node: yaml.Node, path: str, depth: int) -> dict[str, Entry]:
+def _mapping(node: yaml.Node, path: str, depth: int) -> dict[str, Located]:
     line = node.start_mark.line + 1
     if not isinstance(node, yaml.MappingNode):
         raise UserError(f"{path}:{line}: expected a mapping of settings, such as 'shots: 16'")
-    entries: dict[str, Entry] = {}
+    entries: dict[str, Located] = {}
     for key_node, value_node in node.value:
         where = f"{path}:{key_node.start_mark.line + 1}: {key_node.value}"
         if not isinstance(key_node, yaml.ScalarNode):
@@ -50,7 +50,7 @@ def _mapping(node: yaml.Node, path: str, depth: int) -> dict[str, Entry]:
             value: Any = _mapping(value_node, path, depth + 1)
         else:
             value = _scalar(value_node, where)
-        entries[key_node.value] = Entry(value, where)
+        entries[key_node.value] = Located(value, where)
     return entries
 
 

@@ -19,7 +19,7 @@ def sha256(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def naming(path: Path | str) -> Iterator[None]:
+def with_filename(path: Path | str) -> Iterator[None]:
     """An OSError of a call that knows no file, as writing, names `path`."""
     try:
         yield
@@ -32,7 +32,7 @@ def write_all(file: RawIOBase, content: bytes, path: Path) -> None:
     """Writes to an unbuffered file, so that what a full disk refuses is not tried again when the file is closed."""
     rest = memoryview(content)
     while rest:
-        with naming(path):
+        with with_filename(path):
             rest = rest[file.write(rest) :]
 
 
@@ -43,7 +43,7 @@ def write_bytes(path: Path, content: bytes, previous: Path | None = None) -> Non
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with naming(path), temporary.open("wb") as file:
+        with with_filename(path), temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

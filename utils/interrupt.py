@@ -16,7 +16,7 @@ class Interrupted(KeyboardInterrupt):
     """The run was told to stop, or its time is up; the same command goes on with it."""
 
 
-class Stop:
+class Deadline:
     """Whether the run should stop. `seconds`: the time that it may take from here on."""
 
     def __init__(self, seconds: float = math.inf):
@@ -34,7 +34,7 @@ class Stop:
             raise Interrupted("--max_seconds")
 
 
-class Pace:
+class StepTimer:
     """How long steps take, by how many queries they ask."""
 
     def __init__(self) -> None:
@@ -51,12 +51,12 @@ class Pace:
 
 
 @contextlib.contextmanager
-def interruptible(seconds: float = math.inf) -> Iterator[Stop]:
+def interruptible(seconds: float = math.inf) -> Iterator[Deadline]:
     """The first signal raises Interrupted where the program is; those that come while it tidies up are ignored.
 
     Signals that are ignored already stay so: SIGHUP below nohup, SIGINT of a shell's background jobs.
     """
-    stop = Stop(seconds)
+    stop = Deadline(seconds)
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return

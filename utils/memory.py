@@ -21,7 +21,7 @@ ON_CPU = re.compile(r"DefaultCPUAllocator|can't allocate memory|not enough memor
 
 
 @contextlib.contextmanager
-def memory_told(setting: str, value: int, device: torch.device) -> Iterator[None]:
+def explain_oom(setting: str, value: int, device: torch.device) -> Iterator[None]:
     """An out-of-memory error becomes a RunError that proposes half of `setting`, which is `value`; that it fits is not known.
 
     Nothing is tried again with less: another chunk gives other last digits, so that is the user's to choose.

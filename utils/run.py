@@ -15,16 +15,16 @@ from tqdm import tqdm
 
 from utils.documents import read_yaml
 from utils.errors import RunError, UserError, shortened
-from utils.files import naming, write_all, write_json, write_text
+from utils.files import with_filename, write_all, write_json, write_text
 from utils.identity import fingerprint, identity, scored_another
 from utils.lock import LOCK, lock
-from utils.progress import ANSWERS, EXTRAS, METRICS, PREVIOUS, STATE, Mark, Progress, discard, find_kept
 from utils.provenance import changed_versions, environment
+from utils.replay import CHECKPOINT, EXTRAS, LOSSES, METRICS, PREVIOUS_CHECKPOINT, Checkpoint, ReplayLog, discard, find_checkpoint
 from utils.settings import Config
 
 OWN_FILES = frozenset(
     {"config.yaml", "env.json", "log.txt", "split.json", "prompt.safetensors", "result.json"}
-    | {LOCK, METRICS, ANSWERS, STATE, PREVIOUS, *EXTRAS}
+    | {LOCK, METRICS, LOSSES, CHECKPOINT, PREVIOUS_CHECKPOINT, *EXTRAS}
 )
 
 
@@ -116,26 +116,26 @@ class Run:
                 self._make(settings, device, everything=config.overwrite)
             try:
                 self._log = self._files.enter_context((path / "log.txt").open("ab", buffering=0))
-                self.progress = Progress(path, fingerprint(config), kept)
+                self.progress = ReplayLog(path, fingerprint(config), kept)
             except OSError as error:
                 raise _unwritable(path, error) from error
             self._files.callback(self.progress.close)
             for line in refused:
-                self.say(f"warning: {line}")
+                self.log(f"warning: {line}")
             if kept:
-                self.say(f"{path}: an earlier run was interrupted; going on from step {kept.step}")
+                self.log(f"{path}: an earlier run was interrupted; going on from step {kept.step}")
                 if changed := changed_versions(path):
                     begun = ", ".join(changed)
-                    self.say(
+                    self.log(
                         f"warning: it was begun with {begun}; its points so far are compared, results from here on may differ"
                     )
             elif earlier == "unfinished":
-                self.say(f"{path}: an earlier run did not finish; starting over")
+                self.log(f"{path}: an earlier run did not finish; starting over")
             # all went well: they are closed when the run ends
             self._files = self._files.pop_all()
 
-    def _take_over(self, config: Config) -> tuple[str, Mark | None, list[str]]:
-        """Locks the folder. What `find_earlier_run` says of it, and what `find_kept` does."""
+    def _take_over(self, config: Config) -> tuple[str, Checkpoint | None, list[str]]:
+        """Locks the folder. What `find_earlier_run` says of it, and what `find_checkpoint` does."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._files.enter_context(lock(self.path))
@@ -144,10 +144,10 @@ class Run:
         earlier = find_earlier_run(self.path, config)
         if earlier == "finished":
             raise RunError(f"{self.path}: another process has finished this run")
-        kept, refused = find_kept(self.path, fingerprint(config)) if earlier == "unfinished" else (None, [])
+        kept, refused = find_checkpoint(self.path, fingerprint(config)) if earlier == "unfinished" else (None, [])
         if kept and refused:
             # so that it does not become the previous state
-            (self.path / STATE).unlink(missing_ok=True)
+            (self.path / CHECKPOINT).unlink(missing_ok=True)
         return earlier, kept, refused
 
     def _make(self, settings: dict[str, Any], device: str, everything: bool) -> None:
@@ -169,10 +169,10 @@ class Run:
     def __exit__(self, *reason: object) -> None:
         self._files.__exit__(*reason)
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         # without a standard output there is nothing to print to
         if sys.stdout is not None:
-            with naming("standard output"):
+            with with_filename("standard output"):
                 tqdm.write(text)
                 sys.stdout.flush()
         write_all(self._log, f"{text}\n".encode(errors="backslashreplace"), self.path / "log.txt")
@@ -180,10 +180,10 @@ class Run:
     def finish(self, result: dict[str, Any]) -> None:
         """Writes result.json, which is what a finished run is known by, and removes what only an unfinished one needs."""
         write_json(self.path / "result.json", result)
-        tidy(self.path)
+        remove_checkpoint(self.path)
 
 
-def tidy(path: Path) -> None:
+def remove_checkpoint(path: Path) -> None:
     """Removes what only an unfinished run needs from the folder of a finished one."""
     discard(path)
     if (path / LOCK).exists():

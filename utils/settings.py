@@ -84,7 +84,7 @@ class Config:
         choices=("projected", "full"),
     )
 
-    prompt_trainer: str = option("zo-pruned", "method", "which optimiser")
+    prompt_trainer: str = option("zo-pruned", "method", "which optimizer")
     load_prompt: str | None = option(
         None, "method", "evaluate this prompt.safetensors of an earlier run (implies --prompt_trainer saved)", kind=str
     )
@@ -98,11 +98,13 @@ class Config:
     objective: str = option(
         "cross-entropy",
         "method",
-        "what is minimised: cross-entropy, focal loss, or the error rate (accuracy; forward-only trainers)",
+        "what is minimized: cross-entropy, focal loss, or the error rate (accuracy; forward-only trainers)",
         choices=("cross-entropy", "focal", "accuracy"),
     )
     focal_gamma: float = option(2.0, "method", "γ of the focal loss", low=0.0)
-    stage2: str = option("sparse-zo", "method", "what follows stage 1: sparse-zo (the paper's), or a rule of docs/optimizers.md")
+    stage2: str = option(
+        "sparse-zo", "method", "what follows stage 1: sparse-zo (the paper's) or a ZO optimizer (docs/optimizers.md)"
+    )
 
     popsize: int = option(40, "stage 1", "S, CMA-ES population", low=2, high=100_000)
     sigma: float = option(0.4, "stage 1", "σ, initial CMA-ES step", above=0.0)
@@ -118,7 +120,7 @@ class Config:
     sharpness_queries: int = option(20, "stage 1", "q, directions of the RGE gradient behind ε*", low=1)
     smoothness_every: int = option(1, "stage 1", "generations between refreshes of ε*", low=1)
 
-    zo_lr: float = option(1e-3, "stage 2", "η, step size (of the rules and the fo trainer too)", above=0.0)
+    zo_lr: float = option(1e-3, "stage 2", "η, step size (of the ZO optimizers and the fo trainer too)", above=0.0)
     zo_eps_rge: float = option(1e-3, "stage 2", "μ of the RGE gradient", above=0.0)
     num_pertub: int = option(1, "stage 2", "q, RGE samples a step", low=1)
     pruning: str = option(
@@ -128,24 +130,27 @@ class Config:
     prune_interval: int = option(200, "stage 2", "K_int, steps between mask refreshes", low=1)
     zo_eps_mask: float = option(1e-5, "stage 2", "μ of the mask's CGE gradient", above=0.0)
 
-    beta1: float = option(0.9, "rules", "β₁ of zo-momentum and zo-adam", low=0.0, below=1.0)
-    beta2: float = option(0.999, "rules", "β₂ of zo-adam", low=0.0, below=1.0)
-    adam_eps: float = option(1e-8, "rules", "ε of zo-adam", above=0.0)
+    beta1: float = option(0.9, "ZO optimizers", "β₁ of zo-momentum and zo-adam", low=0.0, below=1.0)
+    beta2: float = option(0.999, "ZO optimizers", "β₂ of zo-adam", low=0.0, below=1.0)
+    adam_eps: float = option(1e-8, "ZO optimizers", "ε of zo-adam", above=0.0)
     sign_of: str = option(
-        "estimate", "rules", "zo-sign: sign of the estimate's coordinates, or of the slope alone", choices=("estimate", "slope")
+        "estimate",
+        "ZO optimizers",
+        "zo-sign: sign of the estimate's coordinates, or of the slope alone",
+        choices=("estimate", "slope"),
     )
     cge_differences: str = option(
-        "central", "rules", "cge: 2 queries a coordinate, or 1 and one more", choices=("central", "forward")
+        "central", "ZO optimizers", "cge: 2 queries a coordinate, or 1 and one more", choices=("central", "forward")
     )
-    cge_share: float = option(1.0, "rules", "cge: share of the coordinates, drawn in each step", above=0.0, high=1.0)
-    lozo_rank: int = option(2, "rules", "r of lozo's perturbation U Vᵀ", low=1)
-    lozo_interval: int = option(50, "rules", "ν, steps that lozo keeps V", low=1)
-    polystep_radius: float = option(0.5, "rules", "ρ, distance of polystep's vertices", above=0.0)
-    polystep_temperature: float = option(0.5, "rules", "τ of polystep's softmax", above=0.0)
-    polystep_particles: int = option(1, "rules", "points that polystep moves", low=1)
-    rank_points: int = option(16, "rules", "m, points that rank-sgd ranks", low=2)
-    line_search: int = option(5, "rules", "n, points of rank-sgd's line search, the present one included", low=2)
-    line_decay: float = option(0.5, "rules", "γ, ratio of step lengths in rank-sgd's line search", above=0.0, below=1.0)
+    cge_share: float = option(1.0, "ZO optimizers", "cge: share of the coordinates, drawn in each step", above=0.0, high=1.0)
+    lozo_rank: int = option(2, "ZO optimizers", "r of lozo's perturbation U Vᵀ", low=1)
+    lozo_interval: int = option(50, "ZO optimizers", "ν, steps that lozo keeps V", low=1)
+    polystep_radius: float = option(0.5, "ZO optimizers", "ρ, distance of polystep's vertices", above=0.0)
+    polystep_temperature: float = option(0.5, "ZO optimizers", "τ of polystep's softmax", above=0.0)
+    polystep_particles: int = option(1, "ZO optimizers", "points that polystep moves", low=1)
+    rank_points: int = option(16, "ZO optimizers", "m, points that rank-sgd ranks", low=2)
+    line_search: int = option(5, "ZO optimizers", "n, points of rank-sgd's line search, the present one included", low=2)
+    line_decay: float = option(0.5, "ZO optimizers", "γ, ratio of step lengths in rank-sgd's line search", above=0.0, below=1.0)
 
     sp_avg: int = option(5, "SPSA", "q, two-sided estimates that are averaged in a step", low=1)
     spsa_c: float = option(0.01, "SPSA", "c of the perturbation c / k^γ", above=0.0)
@@ -193,8 +198,8 @@ class Config:
     adapter_dim: int = option(256, "craft", "hidden width of craft's adapter", low=1)
     consistency: float = option(0.1, "craft", "λ of craft's Kullback-Leibler term", low=0.0)
     consistency_part: int = option(4, "craft", "n: the adapter's own term stops after 1/n of the budget", low=1)
-    normalise_adapter: bool = option(
-        True, "craft", "train craft's adapter on normalised image features; the released code does not"
+    normalize_adapter: bool = option(
+        True, "craft", "train craft's adapter on normalized image features; the released code does not"
     )
 
     eval_every: int = option(10, "log", "steps between validation accuracies in metrics.jsonl; 0: at the end only", low=0)

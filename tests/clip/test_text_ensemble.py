@@ -1,4 +1,4 @@
-"""The zero-shot ensemble: the mean of normalised features over templates, normalised again."""
+"""The zero-shot ensemble: the mean of normalized features over templates, normalized again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datasets import ENSEMBLE
 from tests.conftest import CLASSNAMES
 
 
-def test_ensemble_is_the_normalised_mean_of_the_templates_features(tiny_backbone: Backbone) -> None:
+def test_ensemble_is_the_normalized_mean_of_the_templates_features(tiny_backbone: Backbone) -> None:
     templates = (*ENSEMBLE, "a photo of a {}.")
     ours, _ = ensemble_features(tiny_backbone, CLASSNAMES, templates)
     for name, feature in zip(CLASSNAMES, ours, strict=True):

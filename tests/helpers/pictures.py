@@ -9,8 +9,8 @@ from PIL import Image
 from clip.backbone import Backbone
 from datasets.split import Dataset, Item
 from tests.conftest import CLASSNAMES
-from trainers.blackbox.objective import Images
-from trainers.blackbox.task import Task
+from trainers.blackbox.objective import Samples
+from trainers.blackbox.task import FewShotTask
 
 
 def make_items(n: int, part: str) -> tuple[Item, ...]:
@@ -29,14 +29,16 @@ class Shelf:
         return Image.fromarray(noise)
 
 
-def make_task(backbone: Backbone, train: int = 10, val: int = 3, test: int = 5) -> Task:
+def make_task(backbone: Backbone, train: int = 10, val: int = 3, test: int = 5) -> FewShotTask:
     parts = [make_items(n, part) for n, part in ((train, "train"), (val, "val"), (test, "test"))]
     dataset = Dataset("random", CLASSNAMES, *parts, Shelf())
     features = torch.zeros(test, backbone.model.visual.output_dim)
-    return Task(dataset, list(parts[0]), list(parts[1]), backbone, None, None, Images(features, torch.zeros(test)), 0.0, [])
+    return FewShotTask(
+        dataset, list(parts[0]), list(parts[1]), backbone, None, None, Samples(features, torch.zeros(test)), 0.0, []
+    )
 
 
-def pictures_of(task: Task, items: tuple[Item, ...] | list[Item]) -> tuple[torch.Tensor, torch.Tensor]:
+def pictures_of(task: FewShotTask, items: tuple[Item, ...] | list[Item]) -> tuple[torch.Tensor, torch.Tensor]:
     """Preprocessed pictures (n, 3, H, W) and labels (n,), by the backbone's own transform."""
     pictures = [task.backbone.preprocess(task.dataset.open_image(item)) for item in items]
     return torch.stack(pictures), torch.tensor([item.label for item in items])

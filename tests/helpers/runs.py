@@ -18,7 +18,7 @@ import pytest
 from clip.prompt import load_prompt
 from main_sharpzo import main
 from utils.interrupt import Interrupted
-from utils.progress import Progress
+from utils.replay import ReplayLog
 
 FINISHED = {"config.yaml", "env.json", "log.txt", "metrics.jsonl", "prompt.safetensors", "result.json", "split.json"}
 SMALL = {"shots": 2, "popsize": 4, "intrinsic_dim": 16, "total_steps": 9, "change_point": 4, "eval_every": 2}
@@ -38,19 +38,19 @@ def folder_of(output: Path, trainer: str) -> Path:
 
 
 def stop_in_call(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException) -> None:
-    """Makes the `number`-th question that the optimiser asks from here on raise `error`."""
+    """Makes the `number`-th question that the optimizer asks from here on raise `error`."""
     asked = 0
-    answer = Progress.answer
+    answer = ReplayLog.query
 
     def counting(self, asked_for, size, compute):
         nonlocal asked
-        if not self.repeating:
+        if not self.replaying:
             asked += 1
             if asked == number:
                 raise error
         return answer(self, asked_for, size, compute)
 
-    monkeypatch.setattr(Progress, "answer", counting)
+    monkeypatch.setattr(ReplayLog, "answer", counting)
 
 
 class Broken:

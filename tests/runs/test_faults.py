@@ -34,7 +34,7 @@ from trainers.sharpzo.stage2 import SparseZO
 from utils.config import REPOSITORY
 from utils.interrupt import Interrupted
 from utils.memory import is_out_of_memory
-from utils.progress import ANSWERS, PREVIOUS, STATE
+from utils.replay import CHECKPOINT, LOSSES, PREVIOUS_CHECKPOINT
 
 pytestmark = pytest.mark.usefixtures("one_mini")
 
@@ -55,7 +55,7 @@ def test_state_of_other_settings_is_refused_and_never_gone_on_from(
     if held == "config.yaml":
         (folder / "config.yaml").unlink()
     assert broken.run() == 0
-    assert f"warning: {folder / STATE}: not used: it is of a run with other settings" in broken.printed
+    assert f"warning: {folder / CHECKPOINT}: not used: it is of a run with other settings" in broken.printed
     assert "starting over" in broken.printed
     assert outcome(folder) == whole
 
@@ -64,19 +64,19 @@ def test_refused_state_does_not_take_the_place_of_the_good_previous_one(
     whole: tuple, broken: Broken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = broken.stopped(monkeypatch)
-    previous = (folder / PREVIOUS).read_text()
-    (folder / STATE).write_text("{")
+    previous = (folder / PREVIOUS_CHECKPOINT).read_text()
+    (folder / CHECKPOINT).write_text("{")
     with monkeypatch.context() as patch:
         # the second start saves one state
         stop_in_call(patch, 3, Interrupted("test"))
         assert broken.run() == 3
-    assert (folder / PREVIOUS).read_text() == previous
-    (folder / STATE).write_text("{")
+    assert (folder / PREVIOUS_CHECKPOINT).read_text() == previous
+    (folder / CHECKPOINT).write_text("{")
     broken.ends_as(whole)
     assert "going on from step 2" in broken.printed
 
 
-TRUNCATED = ["env.json", "log.txt", "split.json", "metrics.jsonl", ANSWERS, STATE, PREVIOUS]
+TRUNCATED = ["env.json", "log.txt", "split.json", "metrics.jsonl", LOSSES, CHECKPOINT, PREVIOUS_CHECKPOINT]
 
 
 @pytest.mark.parametrize("name", TRUNCATED)
@@ -111,7 +111,7 @@ def fail_with(number: int) -> Callable[..., None]:
 
 
 @pytest.mark.parametrize(
-    ("limit", "name"), [(300, "split.json"), (1300, r"(metrics.jsonl|answers.bin)"), (30_000, "prompt.safetensors")]
+    ("limit", "name"), [(300, "split.json"), (1300, r"(metrics.jsonl|losses.bin)"), (30_000, "prompt.safetensors")]
 )
 def test_disk_that_fills_up_names_the_file_and_the_run_goes_on_once_there_is_room(
     limit: int, name: str, whole: tuple, broken: Broken, monkeypatch: pytest.MonkeyPatch
@@ -205,7 +205,7 @@ def test_out_of_memory_names_a_setting_to_lower_and_keeps_what_was_done(
         stop_in_call(patch, 8, OUT_OF_MEMORY[kind])
         assert broken.run() == 1
     assert re.search(r"out of memory.*--memory_limit is 1024, and \d+ MiB are free; try --memory_limit \d+, ", broken.error)
-    assert json.loads((broken.folder / STATE).read_text())["mark"]["step"] == 3
+    assert json.loads((broken.folder / CHECKPOINT).read_text())["mark"]["step"] == 3
     broken.ends_as(whole)
 
 
@@ -243,7 +243,7 @@ def test_loss_that_is_not_finite_stops_with_its_step_and_the_good_one_is_kept(
     monkeypatch.setattr(Objective, "_losses", turning)
     assert broken.run() == 1
     step = int(re.fullmatch(rf"error: loss {value} at query \d+ .*; in step (\d+)\n", broken.error)[1])
-    assert json.loads((broken.folder / STATE).read_text())["mark"]["step"] == step - 1
+    assert json.loads((broken.folder / CHECKPOINT).read_text())["mark"]["step"] == step - 1
     assert "NaN" not in (broken.folder / "metrics.jsonl").read_text()
 
 

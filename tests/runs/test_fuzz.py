@@ -186,7 +186,7 @@ PICTURES = picture_bytes()
 
 @many
 @given(st.sampled_from(PICTURES), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=8), st.floats(0, 1.2))
-def test_images(whole: bytes, changes: list[tuple[float, int]], length: float) -> None:
+def test_samples(whole: bytes, changes: list[tuple[float, int]], length: float) -> None:
     content = bytearray(whole)
     for place, value in changes:
         content[int(place * (len(content) - 1))] = value

@@ -29,7 +29,7 @@ from tests.helpers.data import draw_images, refusal
 from tests.helpers.runs import FLAGS, folder_of, stop_in_call
 from utils.errors import UserError
 from utils.interrupt import Interrupted
-from utils.progress import ANSWERS, EXTRAS, PREVIOUS, STATE, find_kept
+from utils.replay import CHECKPOINT, EXTRAS, LOSSES, PREVIOUS_CHECKPOINT, find_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_mini")
 
@@ -180,17 +180,17 @@ def interrupted(broken_off: Path, tmp_path: Path, fed: Callable) -> tuple[Path, 
     return folder_of(tmp_path / "outputs", "craft"), lambda: fed("--prompt_trainer", "craft")
 
 
-@pytest.mark.parametrize("name", [STATE, ANSWERS, "both", "extras"])
+@pytest.mark.parametrize("name", [CHECKPOINT, LOSSES, "both", "extras"])
 def test_state(name: str, payload: bytes, interrupted: tuple) -> None:
     folder, _ = interrupted
-    owner = json.loads((folder / STATE).read_text())["owner"]
-    assert find_kept(folder, owner)[1] == []
-    named = {"both": [folder / STATE, folder / PREVIOUS], "extras": [folder / name for name in EXTRAS]}
+    owner = json.loads((folder / CHECKPOINT).read_text())["owner"]
+    assert find_checkpoint(folder, owner)[1] == []
+    named = {"both": [folder / CHECKPOINT, folder / PREVIOUS_CHECKPOINT], "extras": [folder / name for name in EXTRAS]}
     for target in named.get(name, [folder / name]):
         target.write_bytes(payload)
-    kept, refused = find_kept(folder, owner)
-    assert len(refused) == (1 if name == STATE else 2)
-    assert bool(kept) == (name == STATE)
+    kept, refused = find_checkpoint(folder, owner)
+    assert len(refused) == (1 if name == CHECKPOINT else 2)
+    assert bool(kept) == (name == CHECKPOINT)
 
 
 def test_settings_of_a_run_folder(payload: bytes, interrupted: tuple) -> None:
@@ -236,9 +236,9 @@ def foreign_extras(mark: dict, folder: Path) -> None:
 
 FORGERIES: dict[str, Callable[[dict, Path], object]] = {
     "path out of the folder": lead_out,
-    "size beyond all": lambda mark, folder: mark["files"].update({ANSWERS: [10**30, ""]}),
-    "negative size": lambda mark, folder: mark["files"].update({ANSWERS: [-1, ""]}),
-    "size in words": lambda mark, folder: mark["files"].update({ANSWERS: ["many", ""]}),
+    "size beyond all": lambda mark, folder: mark["files"].update({LOSSES: [10**30, ""]}),
+    "negative size": lambda mark, folder: mark["files"].update({LOSSES: [-1, ""]}),
+    "size in words": lambda mark, folder: mark["files"].update({LOSSES: ["many", ""]}),
     "step in words": lambda mark, folder: mark.update(step="3"),
     "no costs": lambda mark, folder: mark.update(costs={}),
     "costs in words": lambda mark, folder: mark.update(costs={"evaluations": []}),
@@ -253,16 +253,16 @@ FORGERIES: dict[str, Callable[[dict, Path], object]] = {
 @pytest.mark.parametrize("forgery", FORGERIES)
 def test_forged_state_with_a_good_checksum_is_refused_or_ends_in_one_line(forgery: str, interrupted: tuple) -> None:
     folder, again = interrupted
-    state = json.loads((folder / STATE).read_text())
+    state = json.loads((folder / CHECKPOINT).read_text())
     FORGERIES[forgery](state["mark"], folder)
-    for name in (STATE, PREVIOUS):
+    for name in (CHECKPOINT, PREVIOUS_CHECKPOINT):
         (folder / name).write_text(signed(state))
     status, error = again()
     assert status in (0, 1)
     assert not status or "--overwrite" in error
 
 
-@pytest.mark.parametrize("name", ["log.txt", "metrics.jsonl", "config.yaml", "config.yaml.tmp", STATE, "lock"])
+@pytest.mark.parametrize("name", ["log.txt", "metrics.jsonl", "config.yaml", "config.yaml.tmp", CHECKPOINT, "lock"])
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
 def test_link_pipe_or_folder_in_a_files_place_is_refused(kind: str, name: str, tmp_path: Path, fed: Callable) -> None:
     folder, victim = folder_of(tmp_path / "outputs", "zo-pruned"), tmp_path / "victim"

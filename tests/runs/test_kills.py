@@ -10,7 +10,7 @@ import pytest
 
 from tests.helpers.runs import FLAGS, folder_of, kill_after, outcome, run_to_the_end
 from utils.lock import LOCK
-from utils.progress import find_kept
+from utils.replay import find_checkpoint
 
 
 def survive(flags: list[str], kills: int, seed: int, root: Path, log: Path) -> tuple[int, Path, Path]:
@@ -99,15 +99,15 @@ def test_kept_state_is_sound_at_every_moment(trainer: str, tmp_path: Path, monke
     flags = [*FLAGS, "--total_steps", "5", "--prompt_trainer", trainer, "--output_dir", str(tmp_path / "run")]
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", replacing)
-        patch.setattr("utils.progress.write_all", writing)
+        patch.setattr("utils.replay.write_all", writing)
         assert main(flags) == 0
     assert len(copies) > 20
     owner = json.loads(
-        next(copy for copy in reversed(copies) if (copy / "state.json").exists()).joinpath("state.json").read_text()
+        next(copy for copy in reversed(copies) if (copy / "checkpoint.json").exists()).joinpath("checkpoint.json").read_text()
     )
     steps = []
     for moment in copies:
-        kept, refused = find_kept(moment, owner["owner"])
+        kept, refused = find_checkpoint(moment, owner["owner"])
         assert not refused, (moment, sorted(os.listdir(moment)))  # noqa: PTH208
         steps.append(kept.step if kept else -1)
         assert (moment / LOCK).exists()

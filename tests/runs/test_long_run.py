@@ -12,7 +12,7 @@ import pytest
 
 from main_sharpzo import main
 from tests.helpers.runs import FLAGS, folder_of
-from utils.progress import ANSWERS, Progress
+from utils.replay import LOSSES, ReplayLog
 
 STEPS, BLOCK = 20_000, 1000
 
@@ -26,14 +26,14 @@ def test_twenty_thousand_steps_cost_no_more_memory_and_no_more_time_a_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blocks: list[tuple[int, float, int]] = []
-    mark, discard = Progress.mark, "utils.run.discard"
+    mark, discard = ReplayLog.checkpoint, "utils.run.discard"
 
-    def watched(self: Progress, step: int, *arguments: object) -> None:
+    def watched(self: ReplayLog, step: int, *arguments: object) -> None:
         mark(self, step, *arguments)
         if step % BLOCK == 0:
-            blocks.append((resident_bytes(), time.process_time(), (self.folder / ANSWERS).stat().st_size))
+            blocks.append((resident_bytes(), time.process_time(), (self.folder / LOSSES).stat().st_size))
 
-    monkeypatch.setattr(Progress, "mark", watched)
+    monkeypatch.setattr(ReplayLog, "mark", watched)
     monkeypatch.setattr(discard, lambda folder: None)
     flags = [
         "--total_steps",
@@ -53,9 +53,9 @@ def test_twenty_thousand_steps_cost_no_more_memory_and_no_more_time_a_step(
     seconds = [after - before for before, after in itertools.pairwise(cpu)]
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
     print(f"resident MiB after each {BLOCK} steps: {[size >> 20 for size in memory]}")
-    print(f"CPU seconds a block: {[round(s, 2) for s in seconds]}; answers.bin {answers[-1]} bytes; files {json.dumps(sizes)}")
+    print(f"CPU seconds a block: {[round(s, 2) for s in seconds]}; losses.bin {answers[-1]} bytes; files {json.dumps(sizes)}")
     # the first blocks still fill allocators and caches
     assert memory[-1] - memory[3] < 8 << 20
     assert sum(seconds[-5:]) < 1.3 * sum(seconds[:5])
-    assert sizes[ANSWERS] < STEPS * 2 * 8 + 100_000
+    assert sizes[LOSSES] < STEPS * 2 * 8 + 100_000
     assert sizes["metrics.jsonl"] < STEPS * 250

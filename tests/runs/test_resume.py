@@ -21,7 +21,7 @@ from trainers.sharpzo.algorithm import SharpZO
 from trainers.sharpzo.stage1 import SharpnessAwareCMAES
 from utils.interrupt import Interrupted
 from utils.lock import lock
-from utils.progress import ANSWERS, PREVIOUS, STATE
+from utils.replay import CHECKPOINT, LOSSES, PREVIOUS_CHECKPOINT
 
 trainers = pytest.mark.parametrize("trainer", [name for name, info in TRAINERS.items() if info.build])
 
@@ -35,7 +35,7 @@ def test_run_stopped_twice_ends_as_the_unbroken_one(trainer: str, tmp_path: Path
         with monkeypatch.context() as patch:
             stop_in_call(patch, number, Interrupted("test"))
             assert main(broken) == 3
-        assert (folder_of(tmp_path / "broken", trainer) / STATE).exists()
+        assert (folder_of(tmp_path / "broken", trainer) / CHECKPOINT).exists()
     assert main(broken) == 0
     whole, resumed = (folder_of(tmp_path / name, trainer) for name in ("whole", "broken"))
     assert outcome(resumed) == outcome(whole)
@@ -73,7 +73,7 @@ def test_damaged_state_is_refused_with_its_reason_and_the_previous_one_used(
         stop_in_call(patch, 8, Interrupted("test"))
         assert main([*flags, "--output_dir", str(tmp_path / "broken")]) == 3
     folder = folder_of(tmp_path / "broken", "zo-pruned")
-    state, answers, log = folder / STATE, folder / ANSWERS, folder / "metrics.jsonl"
+    state, answers, log = folder / CHECKPOINT, folder / LOSSES, folder / "metrics.jsonl"
     kept = json.loads(state.read_text())["mark"]["step"]
     if damage == "torn state":
         state.write_text(state.read_text()[:-20])
@@ -103,7 +103,7 @@ def test_with_both_states_damaged_the_run_starts_over(
         stop_in_call(patch, 8, Interrupted("test"))
         assert main(flags) == 3
     folder = folder_of(tmp_path, "zo")
-    for name in (STATE, PREVIOUS):
+    for name in (CHECKPOINT, PREVIOUS_CHECKPOINT):
         (folder / name).write_bytes(b"\x80\x04garbage")
     assert main(flags) == 0
     assert "starting over" in capsys.readouterr().out
@@ -176,7 +176,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_step(
         stop_in_call(patch, 6, RunError("loss nan at query 99"))
         assert main(flags) == 1
     assert capsys.readouterr().err == "error: loss nan at query 99; in step 3\n"
-    assert json.loads((folder_of(tmp_path, "zo-pruned") / STATE).read_text())["mark"]["step"] == 2
+    assert json.loads((folder_of(tmp_path, "zo-pruned") / CHECKPOINT).read_text())["mark"]["step"] == 2
 
 
 def other_points(patch: pytest.MonkeyPatch) -> None:
@@ -215,12 +215,12 @@ def fewer_steps(patch: pytest.MonkeyPatch) -> None:
 def test_run_whose_code_weights_or_images_have_changed_is_refused_until_they_are_back(
     change: Callable, stopped_at: int, whole: tuple, broken: Broken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state = (broken.stopped(monkeypatch, stopped_at) / STATE).read_bytes()
+    state = (broken.stopped(monkeypatch, stopped_at) / CHECKPOINT).read_bytes()
     with monkeypatch.context() as patch:
         change(patch)
         assert broken.run() == 1
     assert f"{broken.folder}: its kept answers are for other points" in broken.error
-    assert (broken.folder / STATE).read_bytes() == state
+    assert (broken.folder / CHECKPOINT).read_bytes() == state
     broken.ends_as(whole)
 
 
@@ -240,6 +240,6 @@ def test_run_that_backpropagates_keeps_one_number_a_step_and_what_its_gradients_
     with monkeypatch.context() as patch:
         stop_in_call(patch, stage1 + 4, Interrupted("test"))
         assert main(broken) == 3
-    assert (folder / ANSWERS).stat().st_size == 8 * (3 + (4 * (2 * 16 + 4) if more else 0))
+    assert (folder / LOSSES).stat().st_size == 8 * (3 + (4 * (2 * 16 + 4) if more else 0))
     assert main(broken) == 0
     assert outcome(folder) == outcome(folder_of(tmp_path / "whole", trainer))

@@ -15,9 +15,9 @@ from datasets import features
 from tests.helpers.runs import Broken, call_at, stop_in_call, tell_self
 from trainers.blackbox.objective import Objective
 from trainers.sharpzo.stage2 import SparseZO
-from utils import progress, run
+from utils import replay, run
 from utils.interrupt import Interrupted, interruptible
-from utils.progress import STATE, Progress
+from utils.replay import CHECKPOINT, ReplayLog
 from utils.run import Run
 
 pytestmark = pytest.mark.usefixtures("one_mini")
@@ -35,11 +35,11 @@ def heeded_signals() -> Iterator[None]:
 
 PLACES = {
     "image features": (features.FeatureReader, "_compute", 2),
-    "line of the log": (Progress, "record", 4),
-    "between a step and its mark": (Progress, "mark", 3),
-    "between two states": (progress, "write_json", 3),
+    "line of the log": (ReplayLog, "record", 4),
+    "between a step and its mark": (ReplayLog, "mark", 3),
+    "between two states": (replay, "write_json", 3),
     "while a state is written": (os, "fsync", 12),
-    "first step": (Progress, "answer", 1),
+    "first step": (ReplayLog, "answer", 1),
     "evaluation": (Objective, "accuracy", 4),
     "before the result": (Run, "finish", 1),
     "after the result": (run, "tidy", 1),
@@ -60,19 +60,19 @@ def test_sigterm_anywhere_ends_with_status_three_and_the_same_command_goes_on(
 
 
 def test_sigterm_while_answers_are_repeated_loses_none(whole: tuple, broken: Broken, monkeypatch: pytest.MonkeyPatch) -> None:
-    state = (broken.stopped(monkeypatch) / STATE).read_text()
+    state = (broken.stopped(monkeypatch) / CHECKPOINT).read_text()
     with monkeypatch.context() as patch:
-        call_at(patch, Progress, "answer", 3, tell_self(signal.SIGTERM))
+        call_at(patch, ReplayLog, "answer", 3, tell_self(signal.SIGTERM))
         assert broken.run() == 3
-    assert (broken.folder / STATE).read_text() == state
+    assert (broken.folder / CHECKPOINT).read_text() == state
     broken.ends_as(whole)
 
 
 def test_signals_that_follow_the_first_are_ignored(whole: tuple, broken: Broken, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        call_at(patch, Progress, "record", 4, tell_self(signal.SIGINT))
+        call_at(patch, ReplayLog, "record", 4, tell_self(signal.SIGINT))
         for other in ("save", "close"):
-            call_at(patch, Progress, other, 3 if other == "save" else 1, tell_self(signal.SIGINT))
+            call_at(patch, ReplayLog, other, 3 if other == "save" else 1, tell_self(signal.SIGINT))
         assert broken.run() == 3
     assert "SIGINT" in broken.error
     broken.ends_as(whole)
@@ -88,7 +88,7 @@ def test_signal_that_a_library_swallows_stops_the_run_before_its_next_step(
     with monkeypatch.context() as patch:
         call_at(patch, SparseZO, "step", 2, deaf)
         assert broken.run() == 3
-    assert json.loads((broken.folder / STATE).read_text())["mark"]["step"] == 6
+    assert json.loads((broken.folder / CHECKPOINT).read_text())["mark"]["step"] == 6
     broken.ends_as(whole)
 
 

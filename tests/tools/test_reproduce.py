@@ -11,15 +11,15 @@ import torch
 import yaml
 
 from tools import sweep
+from tools.common import plotting
 from tools.common.costs import cost
 from tools.common.runs import Job
 from tools.common.tables import Sample
 from tools.reproduce import __main__ as reproduce
-from tools.reproduce import figures
 from tools.reproduce.claims import verdict
 from tools.reproduce.plans import OUR_BUDGET, OWN_BUDGET, PLANS, SMALL_BUDGET, evaluation
 from tools.reproduce.results import Results, harmonic, times_table
-from tools.reproduce.suites import MINI, PAPER, PAPERS_RATIOS, PAPERS_RHOS, Entry, Maker
+from tools.reproduce.suites import MINI, PAPER, PAPERS_RATIOS, PAPERS_RHOS, Cell, JobFactory
 from trainers import TRAINERS
 from utils.config import FIELDS, REPOSITORY
 from utils.documents import read_yaml
@@ -29,8 +29,8 @@ from utils.identity import identity
 CURVE = ((0, 1, 0, 40.0), (10, 1, 1000, 60.0), (20, 2, 1500, 70.0), (30, 2, 1600, 72.0))
 
 
-def maker(tmp_path: Path, **options: object) -> Maker:
-    return Maker(MINI, str(tmp_path / "runs"), **options)
+def maker(tmp_path: Path, **options: object) -> JobFactory:
+    return JobFactory(MINI, str(tmp_path / "runs"), **options)
 
 
 def finish(job: Job, shift: float = 0.0) -> None:
@@ -66,7 +66,7 @@ def test_every_run_of_a_plan_is_a_valid_command(name: str, tmp_path: Path) -> No
     for suite in (PAPER, MINI):
         if (name, suite) == ("baselines", PAPER):
             continue
-        entries = list(PLANS[name](Maker(suite, str(tmp_path), "/data")))
+        entries = list(PLANS[name](JobFactory(suite, str(tmp_path), "/data")))
         assert entries
         for entry in entries:
             assert entry.job.state == "missing"
@@ -82,7 +82,7 @@ def test_run_by_hand_the_sweeps_and_the_tables_are_one_run(dataset: str, root: s
     (swept,) = sweep.make_jobs(
         sweep.parse(["--datasets", dataset, "--methods", "zo-pruned", "--seeds", "1", "--root_path", root or "/elsewhere"])
     )
-    tables = Maker(suite, "outputs", root and str(Path(root).absolute()), (1,)).job(dataset, "zo-pruned")
+    tables = JobFactory(suite, "outputs", root and str(Path(root).absolute()), (1,)).job(dataset, "zo-pruned")
     assert by_hand.path == swept.path == tables.path
     first, *others = (identity(job.config.as_dict()) for job in (by_hand, swept, tables))
     assert others == [first, first]
@@ -103,7 +103,7 @@ def test_table6_and_table7_vary_one_thing_around_the_default_run(tmp_path: Path)
             assert {key for key in FIELDS if getattr(config, key) != getattr(base, key)} <= keys
 
 
-def test_runs_that_several_artefacts_show_are_run_once(tmp_path: Path) -> None:
+def test_runs_that_several_artifacts_show_are_run_once(tmp_path: Path) -> None:
     folders = Counter(
         entry.job.path for name in ("table1", "table6", "table7", "fig3", "fig4") for entry in PLANS[name](maker(tmp_path))
     )
@@ -121,7 +121,7 @@ def test_rival_with_the_same_queries_has_as_many(tmp_path: Path) -> None:
 def test_methods_are_compared_at_their_own_budgets_at_a_small_one_and_at_ours(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     entries = list(PLANS["baselines"](maker(tmp_path, seeds=(1, 2))))
-    methods = {name for name, info in TRAINERS.items() if not info.rule} - {"saved", "fo", "zo", "cma-es"} | {"mezo"}
+    methods = {name for name, info in TRAINERS.items() if not info.stage2} - {"saved", "fo", "zo", "cma-es"} | {"mezo"}
     assert {entry.row for entry in entries if entry.column == OWN_BUDGET} == methods
     assert {entry.row for entry in entries if entry.column == SMALL_BUDGET} == methods - {"zero-shot", "zip-20k"}
     for entry in entries:
@@ -190,7 +190,7 @@ def test_table_shows_what_is_finished_and_says_what_is_not(tmp_path: Path, capsy
 
 
 def test_papers_figures_stand_beside_ours_and_table_2_averages_the_shifts_alone(tmp_path: Path) -> None:
-    paper_maker = Maker(PAPER, str(tmp_path / "runs"), "/data", seeds=(1,))
+    paper_maker = JobFactory(PAPER, str(tmp_path / "runs"), "/data", seeds=(1,))
     for entry in PLANS["table2"](paper_maker):
         if entry.row == "RN50, zo-pruned":
             # ImageNet's own 72 points; 62 on each shift
@@ -258,7 +258,7 @@ def test_prompt_of_base_classes_is_evaluated_on_new_ones_and_both_give_a_harmoni
     import main_sharpzo
 
     tiny = {"intrinsic_dim": 4, "popsize": 4, "total_steps": 4, "change_point": 2, "prune_interval": 2, "shots": 1}
-    trained = Entry("zo-pruned", "digits, base", maker(tmp_path).job("digits", "zo-pruned", subsample_classes="base", **tiny))
+    trained = Cell("zo-pruned", "digits, base", maker(tmp_path).job("digits", "zo-pruned", subsample_classes="base", **tiny))
     tested = evaluation(maker(tmp_path), trained, "digits", "new")._replace(column="digits, new")
     assert tested.phase > trained.phase
     for entry in (trained, tested):
@@ -302,9 +302,9 @@ def test_seed_that_stands_twice_is_refused(tmp_path: Path, capsys: pytest.Captur
     assert "error: --seeds: 1 2 1: a seed stands twice" in capsys.readouterr().err
 
 
-def test_artefact_that_a_suite_cannot_have_is_refused(tmp_path: Path) -> None:
+def test_artifact_that_a_suite_cannot_have_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--suite mini"):
-        list(PLANS["baselines"](Maker(PAPER, str(tmp_path))))
+        list(PLANS["baselines"](JobFactory(PAPER, str(tmp_path))))
 
 
 def test_shifts_of_the_laptop_suite_are_scored_with_the_prompts_that_digits_made(tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ def test_part_of_a_suite_is_planned_alone(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_average_over_a_part_of_the_papers_datasets_stands_beside_no_figure_of_the_paper(tmp_path: Path) -> None:
-    for entry in PLANS["table1"](Maker(PAPER, str(tmp_path / "runs"), "/data", seeds=(1,))):
+    for entry in PLANS["table1"](JobFactory(PAPER, str(tmp_path / "runs"), "/data", seeds=(1,))):
         if entry.row == "RN50, zo-pruned":
             finish(entry.job)
     where = [
@@ -355,13 +355,13 @@ def test_average_over_a_part_of_the_papers_datasets_stands_beside_no_figure_of_t
     assert rows[1].split("|")[-2].strip() == "72.00 (n 1)"
 
 
-def test_unknown_artefact_and_nothing_finished_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_artifact_and_nothing_finished_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(tmp_path, "table8") == 2
     assert call(tmp_path, "fig3", "--no-run") == 2
     assert capsys.readouterr().err.count("error: ") == 2
 
 
-def test_artefact_that_cannot_be_made_stops_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_artifact_that_cannot_be_made_stops_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for entry in PLANS["table7"](maker(tmp_path, seeds=(1,))):
         finish(entry.job)
     assert call(tmp_path, "fig2", "table7", "--no-run", "--seeds", "1") == 2
@@ -372,7 +372,7 @@ def test_artefact_that_cannot_be_made_stops_no_other(tmp_path: Path, capsys: pyt
 def test_missing_matplotlib_is_told_before_anything_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(figures.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(plotting.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(reproduce, "run_jobs", None)
     for argv in (("fig1",), ("table7", "fig3"), ("baselines",)):
         assert call(tmp_path, *argv) == 2
@@ -406,7 +406,7 @@ def test_plan_of_table_4_lists_what_measures_memory(tmp_path: Path, capsys: pyte
 )
 def test_every_table_is_made_of_finished_runs(suite: str, name: str, row: str, cell: str, tmp_path: Path) -> None:
     root = "/data" if suite == "paper" else None
-    for entry in PLANS[name](Maker({"paper": PAPER, "mini": MINI}[suite], str(tmp_path / "runs"), root, (1,))):
+    for entry in PLANS[name](JobFactory({"paper": PAPER, "mini": MINI}[suite], str(tmp_path / "runs"), root, (1,))):
         finish(entry.job)
     where = ["--output_dir", str(tmp_path / "runs"), "--output", str(tmp_path / "made"), *(["--root_path", root] if root else [])]
     assert reproduce.main([name, "--suite", suite, "--no-run", "--seeds", "1", *where]) == 0
@@ -428,9 +428,9 @@ def test_surface_and_memory_are_measured_on_real_runs(tmp_path: Path, monkeypatc
     found = surface.surfaces(jobs, radius=1.0, side=3)
     for drawn in found.values():
         assert drawn["losses"].shape == (3, 3)
-        assert drawn["losses"][1, 1] == pytest.approx(drawn["centre"])
+        assert drawn["losses"][1, 1] == pytest.approx(drawn["center"])
         assert list(drawn["rises"]) == list(surface.DISTANCES)
-    assert found["naive CMA-ES"]["centre"] != found["sharpness-aware CMA-ES"]["centre"]
+    assert found["naive CMA-ES"]["center"] != found["sharpness-aware CMA-ES"]["center"]
 
     def of(job: Job, device: str = "") -> memory.Measurement:
         return memory.Measurement(job, tmp_path / "memory", device)

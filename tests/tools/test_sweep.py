@@ -17,7 +17,7 @@ import torch
 
 from tests.helpers.data import refusal
 from tools import sweep
-from tools.common import paper, runs
+from tools.common import paper, runner, runs
 from tools.common.costs import Benchmark, cost
 from tools.common.runs import Job
 from trainers import TRAINERS
@@ -228,8 +228,8 @@ def test_run_under_another_template_is_not_taken_for_the_one_asked(calls: Path, 
 def test_processes_on_the_cpu_share_its_threads(calls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     given = []
-    monkeypatch.setattr(sweep.Runner, "run", lambda self, jobs: given.append(self.environment) or sweep.Outcome())
-    monkeypatch.setattr(sweep.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(runner.Runner, "run", lambda self, jobs: given.append(self.environment) or runner.Outcome())
+    monkeypatch.setattr(runner.os, "cpu_count", lambda: 8)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for flags in (("--processes", "2"), ("--devices", "cpu", "cpu"), ("--devices", "cuda:0", "cuda:1"), ("--devices", "cpu")):
         assert swept(tmp_path, "--seeds", "1", *flags) == 0

@@ -12,8 +12,8 @@ from torch import Tensor
 from tests.conftest import Quadratic
 from trainers import TRAINERS
 from trainers.blackbox.problem import Problem, initial_vector
-from trainers.loop import build_optimizer, optimise
-from utils.interrupt import Interrupted, Stop
+from trainers.loop import build_optimizer, optimize
+from utils.interrupt import Deadline, Interrupted
 from utils.settings import Config
 
 SMALL = Config(
@@ -63,7 +63,7 @@ def toy_problem(config: Config, d: int = 6, validation_accuracy: float = 0.5) ->
 
 def run(config: Config, d: int = 6) -> tuple[Tensor, list[dict]]:
     problem, records = toy_problem(config, d), []
-    return optimise(config, build_optimizer(config, problem), problem, lambda w: {}, records.append), records
+    return optimize(config, build_optimizer(config, problem), problem, lambda w: {}, records.append), records
 
 
 def settings(trainer: str, **options) -> Config:
@@ -89,7 +89,7 @@ def test_plan_of_one_step_is_exact(trainer: str) -> None:
     problem = toy_problem(settings(trainer))
     optimizer, loss = build_optimizer(settings(trainer), problem), problem.objective
     for _ in range(12):
-        planned, before = optimizer.plan(1), loss.queries
+        planned, before = optimizer.num_queries(1), loss.queries
         optimizer.step(loss)
         assert loss.queries - before == planned
 
@@ -118,8 +118,8 @@ def test_no_step_is_started_that_would_end_after_the_time_allowed(monkeypatch: p
         now, problem = 0.0, dataclasses.replace(toy_problem(config), objective=Slow(6))
         optimizer = build_optimizer(config, problem)
         with pytest.raises(Interrupted):
-            optimise(config, optimizer, problem, lambda w: {}, lambda entry: None, stop=Stop(seconds))
-        assert now <= seconds < now + optimizer.plan(1)
+            optimize(config, optimizer, problem, lambda w: {}, lambda entry: None, stop=Deadline(seconds))
+        assert now <= seconds < now + optimizer.num_queries(1)
 
 
 @trainers

@@ -17,7 +17,7 @@ from trainers import TRAINERS, TrainerInfo
 from utils.config import REPOSITORY, read_yaml
 
 DOC = (REPOSITORY / "docs" / "optimizers.md").read_text(encoding="utf-8")
-RULES = [name for name, info in TRAINERS.items() if info.rule and name != "fo"]
+RULES = [name for name, info in TRAINERS.items() if info.stage2 and name != "fo"]
 
 
 @pytest.fixture
@@ -25,12 +25,12 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The document's own rule, put where the document says; its name in the registry."""
     module, entry = re.findall(r"```python\n(.*?)```", DOC, flags=re.DOTALL)
     assert len(module.splitlines()) < 40
-    (tmp_path / "normalised.py").write_text(module, encoding="utf-8")
+    (tmp_path / "normalized.py").write_text(module, encoding="utf-8")
     monkeypatch.setattr(trainers, "__path__", [*trainers.__path__, str(tmp_path)])
     ((name, info),) = eval("{" + entry + "}", {"TrainerInfo": TrainerInfo}).items()
     monkeypatch.setitem(TRAINERS, name, info)
     yield name
-    sys.modules.pop("trainers.normalised", None)
+    sys.modules.pop("trainers.normalized", None)
 
 
 def test_the_example_passes_the_tests_of_the_registry(example: str) -> None:

@@ -13,42 +13,42 @@ from clip.backbone import Backbone
 from main_sharpzo import main
 from tests.helpers.pictures import make_task
 from trainers import TRAINERS, registered
-from trainers.blackbox.objective import Images
+from trainers.blackbox.objective import Samples
 from trainers.blackbox.problem import Problem
-from trainers.blackbox.task import Task
+from trainers.blackbox.task import FewShotTask
 from trainers.loop import build_problem
 from utils.settings import Config
 
 OWN = {"intrinsic_dim": 16, "train_batch": 4, "pt_backbone": "clip", "memory_limit": 64, "template": "a photo of a {}."}
 TRAINED = {name: info for name, info in TRAINERS.items() if info.build}
 # one trainer of those that search the same
-OF_A_PROBLEM = {(info.problem, info.restore): name for name, info in TRAINED.items()}.values()
+ONE_PER_PROBLEM = {(info.problem, info.restore): name for name, info in TRAINED.items()}.values()
 
 
 @pytest.fixture(scope="module")
-def task(tiny_backbone: Backbone) -> Task:
+def task(tiny_backbone: Backbone) -> FewShotTask:
     """Ten training pictures and, for prompts that need none, as many features."""
     task, generator = make_task(tiny_backbone), torch.Generator().manual_seed(1)
     labels = torch.tensor([item.label for item in task.train])
-    images = Images(F.normalize(torch.randn(10, task.test_images.inputs.shape[1], generator=generator), dim=1), labels)
-    return dataclasses.replace(task, train_images=images, val_images=images, test_images=images)
+    images = Samples(F.normalize(torch.randn(10, task.test_samples.inputs.shape[1], generator=generator), dim=1), labels)
+    return dataclasses.replace(task, train_samples=images, val_samples=images, test_samples=images)
 
 
-def problem_of(trainer: str, task: Task, **options: object) -> tuple[Config, Problem]:
+def problem_of(trainer: str, task: FewShotTask, **options: object) -> tuple[Config, Problem]:
     settings = {**TRAINERS[trainer].defaults, **OWN, **options}
     config = Config(dataset="digits", prompt_trainer=trainer, **settings)
     return config, build_problem(config, task)
 
 
 @pytest.mark.parametrize("position", ["middle", "front"])
-@pytest.mark.parametrize("trainer", OF_A_PROBLEM)
-def test_class_name_stands_where_it_stood_in_training(trainer: str, position: str, task: Task) -> None:
+@pytest.mark.parametrize("trainer", ONE_PER_PROBLEM)
+def test_class_name_stands_where_it_stood_in_training(trainer: str, position: str, task: FewShotTask) -> None:
     config, problem = problem_of(trainer, task, class_token_position=position)
     objective, w = problem.objective, problem.initial + 0.3
     scorer = registered(TRAINERS[trainer].restore)(config, task, objective.model.tensors(w))
-    score = objective.model.scores(w[None], torch.float32)
+    score = objective.model.logits(w[None], torch.float32)
     trained = torch.cat([objective.deployed(score(part.inputs))[0] for part in problem.test.split(10)])
-    again = torch.cat([scorer.scores(part.inputs) for part in scorer.images.split(10)])
+    again = torch.cat([scorer.logits(part.inputs) for part in scorer.images.split(10)])
     torch.testing.assert_close(again, trained, rtol=0, atol=1e-4)
     if trainer != "blackvip":
         # whose text is the template's
@@ -59,7 +59,7 @@ def test_class_name_stands_where_it_stood_in_training(trainer: str, position: st
 @pytest.mark.parametrize("objective", ["focal", "accuracy"])
 @pytest.mark.parametrize("trainer", TRAINED)
 def test_objective_changes_the_losses_or_is_refused(
-    trainer: str, objective: str, task: Task, tmp_path: Path, capsys: pytest.CaptureFixture
+    trainer: str, objective: str, task: FewShotTask, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     if trainer == "craft" or (objective == "accuracy" and TRAINERS[trainer].derivative):
         argv = ["--prompt_trainer", trainer, "--objective", objective, "--output_dir", str(tmp_path / "outputs")]

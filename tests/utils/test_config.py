@@ -303,7 +303,7 @@ def test_bad_flag_is_refused_in_one_line_that_names_it(argv: tuple[str, ...], na
         ("simga: 0.1", "unknown key (did you mean 'sigma'?)"),
         ("zo: 5", "zo is a trainer; its settings belong in a mapping below it"),
         ("zo-prune: {sigma: 0.1}", "a section must be named after a trainer (did you mean 'zo-pruned'?)"),
-        ("optimiser: {sigma: 0.1}", "a section must be named after a trainer"),
+        ("optimizer: {sigma: 0.1}", "a section must be named after a trainer"),
         ("zo: {sigma: {2: 0.1}}", "by shots: there must be a value from 1 shot on"),
         ("zo: {sigma: {}}", "by shots: there must be a value from 1 shot on"),
         ("zo: {sigma: {1: large}}", "by shots: 'large' is not a number"),

@@ -1,6 +1,6 @@
 """What a run will cost, told before anything is loaded: its queries, and from a benchmark its time.
 
-Queries come from the optimiser's own `plan`, asked of one that is built on a stand-in for data of the dataset's
+Queries come from the optimizer's own `num_queries`, asked of one that is built on a stand-in for data of the dataset's
 published size.
 """
 
@@ -66,7 +66,7 @@ def cost(config: Config) -> Cost | None:
 
 
 class Unasked:
-    """In place of an objective: an optimiser that is only asked for its plan may validate its first point, and asks no losses."""
+    """In place of an objective: an optimizer that is only asked for its plan may validate its first point, and asks no losses."""
 
     def answer(self, asked: Any, size: int, compute: Callable[[], Any]) -> list[float]:
         return [0.0] * size
@@ -87,7 +87,7 @@ def _cost(config: Config) -> Cost | None:
     batches = MiniBatches(
         images, config.train_batch, None, None, fresh=False, drop_last=config.prompt_trainer not in WHOLE_EPOCHS
     )
-    steps = min(config.total_steps, config.epochs * batches.an_epoch or config.total_steps)
+    steps = min(config.total_steps, config.epochs * batches.batches_per_epoch or config.total_steps)
     shape = None
     if config.prompt_space == "full":
         if config.backbone not in WIDTHS:
@@ -96,18 +96,18 @@ def _cost(config: Config) -> Cost | None:
     # of deep bpt-vlm one layer's entries: the layers take turns, so that their number changes no plan
     d = config.intrinsic_dim + (config.intrinsic_dim_v if config.prompt_trainer == "bpt-vlm" else 0)
     w0 = torch.zeros(math.prod(shape) if shape else d, dtype=torch.float64)
-    stand_in = Problem(Unasked(), w0, None, None, None, steps, batches.an_epoch, matrix=shape)
+    stand_in = Problem(Unasked(), w0, None, None, None, steps, batches.batches_per_epoch, matrix=shape)
     optimizer = build_optimizer(config, stand_in)
     budget = config.max_queries
-    if budget and optimizer.plan(steps) > budget:
-        steps = _most_steps(optimizer.plan, steps, budget)
-    total = optimizer.plan(steps)
+    if budget and optimizer.num_queries(steps) > budget:
+        steps = _most_steps(optimizer.num_queries, steps, budget)
+    total = optimizer.num_queries(steps)
     two_stages = TRAINERS[config.prompt_trainer].two_stages
     exact = not (two_stages and config.change_point == "auto")
     # of one stage: whole batches, unless its steps are pairs of queries as stage 2's are
-    stage1 = 0 if not two_stages and optimizer.plan(1) <= 2 else total
+    stage1 = 0 if not two_stages and optimizer.num_queries(1) <= 2 else total
     if two_stages and exact:
-        stage1 = optimizer.plan(min(steps, config.change_point))
+        stage1 = optimizer.num_queries(min(steps, config.change_point))
     refreshes = 0
     if two_stages and exact and config.stage2 == "sparse-zo" and config.pruning == "zscore":
         refreshes = total - stage1 - 2 * config.num_pertub * (steps - min(steps, config.change_point))

@@ -17,12 +17,12 @@ from trainers import TRAINERS
 from utils.config import FIELDS, REPOSITORY, load_config
 from utils.errors import UserError
 from utils.identity import identity, run_path, scored_another
-from utils.progress import METRICS
+from utils.replay import METRICS
 from utils.settings import Config
 
 MAIN = REPOSITORY / "main_sharpzo.py"
 # settings whose default leaves a choice to the run, which writes down what it chose
-RESOLVED_BY_A_RUN = frozenset({"device", "threads", "template", "memory_limit"})
+RESOLVED_PER_RUN = frozenset({"device", "threads", "template", "memory_limit"})
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Job:
         except (OSError, ValueError, TypeError, yaml.YAMLError):
             return True
         # what the command leaves to the run, the run there has chosen
-        left = {key for key in RESOLVED_BY_A_RUN if ours[key] == FIELDS[key].default}
+        left = {key for key in RESOLVED_PER_RUN if ours[key] == FIELDS[key].default}
         return any(theirs[key] != value for key, value in ours.items() if key not in left)
 
     @property

@@ -15,7 +15,7 @@ from datasets.sources import SOURCES, Piece
 from datasets.split import Dataset, Item, load_dataset
 from utils.errors import UserError
 from utils.files import is_terminal
-from utils.parallel import map_ahead
+from utils.parallel import parallel_map
 
 COLUMNS = ("dataset", "folder", "split", "classes", *PARTS, "missing", "unreadable", "")
 SHOWN = 5
@@ -125,7 +125,7 @@ def _look_at_images(finding: Finding, dataset: Dataset, open_images: bool) -> No
         return None
 
     found: dict[str, list[str]] = {"missing": [], "unreadable": []}
-    bar = tqdm(map_ahead(problem, items, AHEAD), total=len(items), desc=finding.name, unit="img", disable=not is_terminal())
+    bar = tqdm(parallel_map(problem, items, AHEAD), total=len(items), desc=finding.name, unit="img", disable=not is_terminal())
     for result in bar:
         if result:
             found[result[0]].append(result[1])

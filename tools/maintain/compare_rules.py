@@ -76,8 +76,8 @@ def run(name: str, settings: str, seed: int, queries: int, with_test: bool) -> d
 
     from datasets.features import FeatureReader
     from main_sharpzo import prepare, resolved
-    from trainers.blackbox.objective import Images
-    from trainers.loop import build_optimizer, build_problem, optimise
+    from trainers.blackbox.objective import Samples
+    from trainers.loop import build_optimizer, build_problem, optimize
 
     chosen = [f"--{setting}" for setting in settings.split()]
     # the default's number of steps is SharpZO's; a rule goes on until its queries are spent
@@ -92,12 +92,12 @@ def run(name: str, settings: str, seed: int, queries: int, with_test: bool) -> d
     optimizer = build_optimizer(config, problem)
     # of the processor, on one thread, so that other work on the machine tells less
     started = time.process_time()
-    w = optimise(config, optimizer, problem, lambda w: {}, lambda record: None)
+    w = optimize(config, optimizer, problem, lambda w: {}, lambda record: None)
     seconds = round(time.process_time() - started, 1)
     val = FeatureReader(task.dataset, task.backbone, config.batch_size)(task.dataset.val, "val images")
     row = {"name": name, "settings": settings, "seed": seed, "queries": objective.queries, "cpu_seconds": seconds}
     row |= {"train_loss": round(objective.loss_at(w, problem.train), 4)}
-    row |= {"val_accuracy": round(100 * objective.accuracy(w, Images(*val)), 2)}
+    row |= {"val_accuracy": round(100 * objective.accuracy(w, Samples(*val)), 2)}
     return row | {"test_accuracy": round(100 * objective.accuracy(w, problem.test), 2) if with_test else ""}
 
 

@@ -69,7 +69,7 @@ def main() -> int:
     print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     for name, subject in subjects.items():
         # as many as share a pass twice, so that an exact share of the coordinates does not matter
-        coordinates = min(len(subject.W), 2 * subject.by_engine.model.tangents_a_pass(torch.float32))
+        coordinates = min(len(subject.W), 2 * subject.by_engine.model.tangents_per_pass(torch.float32))
         f = measure(subject.by_engine, subject.W[0], coordinates, rounds)
         cells = [
             f"{f['cge']:.3g}",

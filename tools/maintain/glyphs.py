@@ -107,8 +107,8 @@ def _draw(character: int, fonts: list, rng: np.random.Generator) -> tuple[np.nda
     stretch, shear = rng.uniform(0.8, 1.25), rng.uniform(-0.15, 0.15)
     rotate = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     affine = rotate @ np.array([[1 / stretch, shear], [0, 1]]) * scale
-    centre = np.array([(left + right) / 2, (top + bottom) / 2])
-    offset = centre - affine @ (np.full(2, SIDE / 2) + rng.uniform(-2, 2, 2))
+    center = np.array([(left + right) / 2, (top + bottom) / 2])
+    offset = center - affine @ (np.full(2, SIDE / 2) + rng.uniform(-2, 2, 2))
     matrix = (affine[0, 0], affine[0, 1], offset[0], affine[1, 0], affine[1, 1], offset[1])
     mask = mask.filter(ImageFilter.GaussianBlur(scale / 2)).transform((SIDE, SIDE), Image.AFFINE, matrix, Image.BICUBIC)
 
@@ -121,11 +121,11 @@ def _draw(character: int, fonts: list, rng: np.random.Generator) -> tuple[np.nda
 
     ink = int(rng.integers(len(ATTRIBUTES["ink"])))
     name = ATTRIBUTES["ink"][ink]
-    colour = rng.uniform(0, 255, 3) if name is None else np.array(INKS[name]) + rng.uniform(-15, 15, 3)
+    color = rng.uniform(0, 255, 3) if name is None else np.array(INKS[name]) + rng.uniform(-15, 15, 3)
     # red, green and blue stand out on either paper; any other ink needs the opposite one
-    dark = int(rng.integers(2)) if name in ("red", "green", "blue") else int(colour.mean() > 127)
+    dark = int(rng.integers(2)) if name in ("red", "green", "blue") else int(color.mean() > 127)
     paper = rng.uniform(0, 60, 3) if dark else rng.uniform(195, 255, 3)
-    picture = paper * (1 - alpha) + colour * alpha
+    picture = paper * (1 - alpha) + color * alpha
     if grain:
         picture = picture + rng.normal(0, rng.uniform(12, 32), picture.shape)
     values = [character, focus, tilt, grain, size, weight, family, slant, dark, ink]

@@ -23,7 +23,7 @@ from clip.backbone import Backbone
 from clip.prompt import Projection
 from clip.text import TextFeatures
 from trainers.blackbox.cmaes import CMAES
-from trainers.blackbox.objective import Images, Objective
+from trainers.blackbox.objective import Objective, Samples
 from trainers.blackbox.text_prompt import TextPrompt
 from trainers.sharpzo.stage1 import SharpnessAwareCMAES
 from trainers.sharpzo.stage2 import SparseZO
@@ -68,7 +68,7 @@ def build_objective(trace: Trace, engine: str) -> Objective:
     text = TextFeatures(backbone, trace.settings["names"], CTX_INIT, 1 << 30, engine)
     p0 = model.token_embedding.weight[tokenizer.encode(CTX_INIT)].double()
     projection = Projection(p0, arrays["A"].double())
-    images = Images(arrays["train_features"], arrays["train_labels"])
+    images = Samples(arrays["train_features"], arrays["train_labels"])
     model = TextPrompt(projection.contexts, text, 100.0, len(trace.settings["names"]), images.inputs.shape[1])
     return Objective(model, lambda: images)
 
@@ -88,7 +88,7 @@ def replay(trace: Trace, engine: str = "fast") -> dict[str, float]:
     first_mean = arrays["w0_population"].double().mean(0)
     stage1 = SharpnessAwareCMAES(cmaes, settings["rho"], "zo", settings["zo_eps_cge"], RELEASED, first_mean)
     accuracies = dict(zip(arrays["eval_step"].tolist(), arrays["eval_accuracy"].tolist(), strict=True))
-    test = Images(arrays["test_features"], arrays["test_labels"])
+    test = Samples(arrays["test_features"], arrays["test_labels"])
 
     def check_accuracy(step: int, w: Tensor) -> None:
         if step in accuracies:
@@ -109,14 +109,14 @@ def replay(trace: Trace, engine: str = "fast") -> dict[str, float]:
             return arrays["stage1_fitness"][step]
 
         stage1.step(recorded_fitness)
-        check_accuracy(step, stage1.estimate)
+        check_accuracy(step, stage1.solution)
 
     def normal(shape: torch.Size) -> Tensor:
         seed = int(stream.randint(10**9))
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).double()
 
     stage2 = SparseZO(
-        stage1.estimate,
+        stage1.solution,
         settings["zo_lr"],
         settings["zo_eps_rge"],
         normal,
@@ -127,8 +127,8 @@ def replay(trace: Trace, engine: str = "fast") -> dict[str, float]:
     )
     for step in range(settings["change_point"], settings["total_steps"]):
         stage2.step(objective)
-        note("w", stage2.estimate - arrays["stage2_w"][step - settings["change_point"]])
-        check_accuracy(step, stage2.estimate)
+        note("w", stage2.solution - arrays["stage2_w"][step - settings["change_point"]])
+        check_accuracy(step, stage2.solution)
     return worst
 
 

@@ -6,7 +6,7 @@
     python -m tools.reproduce shots --suite mini --methods zero-shot bbt zo-pruned --datasets digits
     python -m tools.reproduce table1 --suite mini --no-run          # of what is finished
 
-Artefacts: table1 to table7, fig1 to fig4; beyond the paper baselines (all methods at equal queries and at their own), shots
+Artifacts: table1 to table7, fig1 to fig4; beyond the paper baselines (all methods at equal queries and at their own), shots
 (curves with zero-shot at 0), queries and time (accuracy against them), base2new, cross; fidelity (what each of the released
 code's departures does), claims (which of the paper's hold).
 Exit status: 0 made, 1 runs failed, 2 something given cannot work, 3 interrupted: the same command goes on.
@@ -27,25 +27,25 @@ from tools.common.plan import print_plan
 from tools.common.plotting import require_matplotlib
 from tools.common.runner import run_jobs
 from tools.common.runs import Job
-from tools.reproduce.artefacts import PICTURES, measurements, write
+from tools.reproduce.artifacts import PICTURES, measurements, write
 from tools.reproduce.plans import PLANS
 from tools.reproduce.results import Results
-from tools.reproduce.suites import SUITES, Maker, Suite
+from tools.reproduce.suites import SUITES, JobFactory, Suite
 from utils.config import FIELDS, Parser
 from utils.errors import RunError, UserError
 
 PLAN_OF = {"queries": "fig1", "time": "fig1"}
-# artefacts that can be made of a part of the suite
+# artifacts that can be made of a part of the suite
 PARTS = {
     "methods": ("table1", "table3", "table5", "fig1", "queries", "time", "shots", "base2new", "cross"),
     "datasets": ("table1", "table3", "table4", "shots", "base2new"),
 }
 DRAWN = (*PICTURES, "baselines")
-ARTEFACTS = (*PLANS, *PLAN_OF)
+ARTIFACTS = (*PLANS, *PLAN_OF)
 
 
-def reproduce(name: str, arguments: argparse.Namespace, maker: Maker) -> int:
-    """Plans, runs and makes one artefact; the exit status of its runs."""
+def reproduce(name: str, arguments: argparse.Namespace, maker: JobFactory) -> int:
+    """Plans, runs and makes one artifact; the exit status of its runs."""
     entries = list(PLANS[PLAN_OF.get(name, name)](maker))
     jobs = unique(entry.job for entry in entries)
     devices = devices_of(arguments)
@@ -93,7 +93,7 @@ def unique(jobs: Sequence[Job]) -> list[Job]:
 def parse(argv: list[str]) -> argparse.Namespace:
     style = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
     parser = Parser(prog="python -m tools.reproduce", description=__doc__, **style)
-    parser.add_argument("artefacts", nargs="+", metavar="ARTEFACT", help=", ".join(ARTEFACTS))
+    parser.add_argument("artifacts", nargs="+", metavar="ARTIFACT", help=", ".join(ARTIFACTS))
     parser.add_argument("--suite", choices=list(SUITES), default="paper")
     parser.add_argument("--seeds", nargs="+", type=int, default=[], help="default: the suite's")
     parser.add_argument("--methods", nargs="+", default=[], help="only these of the suite's methods")
@@ -104,12 +104,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--run", action=argparse.BooleanOptionalAction, default=True, help="run what is missing")
     add_running_options(parser)
     arguments = parser.parse_args(argv)
-    for name in arguments.artefacts:
-        if name not in ARTEFACTS:
-            raise UserError(f"unknown artefact {name!r}; there are {', '.join(ARTEFACTS)}")
+    for name in arguments.artifacts:
+        if name not in ARTIFACTS:
+            raise UserError(f"unknown artifact {name!r}; there are {', '.join(ARTIFACTS)}")
     if len(set(arguments.seeds)) < len(arguments.seeds):
         raise UserError(f"--seeds: {' '.join(map(str, arguments.seeds))}: a seed stands twice; give each once")
-    if not arguments.dry_run and any(name in DRAWN for name in arguments.artefacts):
+    if not arguments.dry_run and any(name in DRAWN for name in arguments.artifacts):
         require_matplotlib()
     arguments.output = arguments.output or Path("reproduced") / arguments.suite
     return arguments
@@ -123,7 +123,7 @@ def suite_of(arguments: argparse.Namespace) -> Suite:
         for name in chosen:
             if name not in there:
                 raise UserError(f"--{axis}: the {suite.name} suite has no {name!r}; it has {', '.join(there)}")
-        for name in arguments.artefacts:
+        for name in arguments.artifacts:
             if chosen and name not in PARTS[axis]:
                 raise UserError(f"--{axis}: {name} is made of the whole suite; parts can be made of {', '.join(PARTS[axis])}")
         if chosen:
@@ -134,9 +134,9 @@ def suite_of(arguments: argparse.Namespace) -> Suite:
 def main(argv: list[str] | None = None) -> int:
     try:
         arguments = parse(sys.argv[1:] if argv is None else argv)
-        maker = Maker(suite_of(arguments), arguments.output_dir, arguments.root_path, tuple(arguments.seeds))
+        maker = JobFactory(suite_of(arguments), arguments.output_dir, arguments.root_path, tuple(arguments.seeds))
         status = 0
-        for name in arguments.artefacts:
+        for name in arguments.artifacts:
             status = max(status, attempt(name, arguments, maker))
             if status == 3:
                 break
@@ -146,8 +146,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
 
 
-def attempt(name: str, arguments: argparse.Namespace, maker: Maker) -> int:
-    """The exit status of one artefact; what it cannot be made of is said, and stops no other."""
+def attempt(name: str, arguments: argparse.Namespace, maker: JobFactory) -> int:
+    """The exit status of one artifact; what it cannot be made of is said, and stops no other."""
     try:
         return reproduce(name, arguments, maker)
     except (UserError, RunError) as error:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tools.common.tables import Sample, Table, difference, show_difference, spread_ratio
 from tools.reproduce.results import Results, stage1_end
-from tools.reproduce.suites import OURS, PAPERS_RATIOS, PAPERS_RHOS, Maker
+from tools.reproduce.suites import OURS, PAPERS_RATIOS, PAPERS_RHOS, JobFactory
 
 SHARP, NAIVE = "fig3, sharpness-aware CMA-ES", "fig3, naive CMA-ES"
 
@@ -20,7 +20,7 @@ def verdict(figures: Sample | None) -> str:
     return "fails" if figures.mean + figures.half < 0 else "not shown"
 
 
-def claims_table(results: Results, maker: Maker) -> Table:
+def claims_table(results: Results, maker: JobFactory) -> Table:
     """A line a claim: the difference in points of test accuracy between what should be higher and what should be lower."""
     table = Table("The paper's claims on this suite", ["claim", "on", "difference, points", "verdict"])
     for claim, where, figures in (*above_baselines(results, maker), *under_shift(results, maker), *ablations(results, maker)):
@@ -38,7 +38,7 @@ def claims_table(results: Results, maker: Maker) -> Table:
 Judged = tuple[str, str, Sample | None]
 
 
-def above_baselines(results: Results, maker: Maker) -> Iterator[Judged]:
+def above_baselines(results: Results, maker: JobFactory) -> Iterator[Judged]:
     for backbone in maker.suite.backbones:
         ours = f"table1, {backbone}, {OURS}"
         for row in [row for row in results.rows if row.startswith(f"table1, {backbone}, ") and row != ours]:
@@ -47,7 +47,7 @@ def above_baselines(results: Results, maker: Maker) -> Iterator[Judged]:
                 yield f"SharpZO above {other}", f"{dataset}, {backbone}", results.paired((dataset,), ours, row)
 
 
-def under_shift(results: Results, maker: Maker) -> Iterator[Judged]:
+def under_shift(results: Results, maker: JobFactory) -> Iterator[Judged]:
     """The means over all shifts of table 2."""
     for backbone in maker.suite.backbones:
         start = f"table2, {backbone}, "
@@ -60,7 +60,7 @@ def under_shift(results: Results, maker: Maker) -> Iterator[Judged]:
             )
 
 
-def ablations(results: Results, maker: Maker) -> Iterator[Judged]:
+def ablations(results: Results, maker: JobFactory) -> Iterator[Judged]:
     dataset = maker.suite.ablation
     yield "sharpness-aware above naive CMA-ES, at the end of stage 1", dataset, at_stage1(results, dataset, stage1_end)
     yield "sharpness-aware above naive CMA-ES, after stage 2", dataset, results.paired((dataset,), SHARP, NAIVE)
@@ -88,7 +88,7 @@ def at_stage1(results: Results, dataset: str, figure: Callable) -> Sample | None
     return difference([sharp[s] for s in seeds], [naive[s] for s in seeds]) if len(seeds) > 1 else None
 
 
-def spreads(results: Results, maker: Maker) -> Iterator[Sequence[str]]:
+def spreads(results: Results, maker: JobFactory) -> Iterator[Sequence[str]]:
     """Smaller standard deviation across seeds than each of the baselines'."""
     for backbone in maker.suite.backbones:
         ours = f"table1, {backbone}, {OURS}"

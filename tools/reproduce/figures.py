@@ -49,7 +49,7 @@ def draw_curves(results: Results, column: str, path: Path, title: str, x: str = 
         raise UserError(f"{path.name}: none of its runs is finished")
     unit = 1000 if x == "queries" and not logarithmic else 1
     trained = [row for row in labels if results.cells[row, column][0].result["queries"]]
-    for row, (style, marker, grey) in zip(trained, itertools.cycle(STYLES)):
+    for row, (style, marker, gray) in zip(trained, itertools.cycle(STYLES)):
         runs = results.cells[row, column]
         at, mean, std = band(runs, x, "test_accuracy")
         if logarithmic:
@@ -57,12 +57,12 @@ def draw_curves(results: Results, column: str, path: Path, title: str, x: str = 
             every = np.geomspace(max(run.curve(x, "test_accuracy")[0][1] for run in runs), at[-1], POINTS)
             at, mean, std = every, *(np.interp(every, at, values) for values in (mean, std))
         at = at / unit
-        options = {"linestyle": style, "color": grey, "marker": marker, "markevery": max(1, len(at) // MARKERS), "markersize": 4}
+        options = {"linestyle": style, "color": gray, "marker": marker, "markevery": max(1, len(at) // MARKERS), "markersize": 4}
         axes.plot(at, mean, label=f"{row} (n {len(runs)})", linewidth=1.2, **options)
-        axes.fill_between(at, mean - std, mean + std, color=grey, alpha=0.15, linewidth=0)
+        axes.fill_between(at, mean - std, mean + std, color=gray, alpha=0.15, linewidth=0)
         switch = stage2_start(runs[0], x)
         if switch is not None:
-            axes.plot(switch / unit, np.interp(switch / unit, at, mean), "|", color=grey, markersize=14)
+            axes.plot(switch / unit, np.interp(switch / unit, at, mean), "|", color=gray, markersize=14)
     zero = results.cells[labels[0], column][0].result["zero_shot_accuracy"]
     if logarithmic:
         axes.axhline(zero, color="black", linewidth=0.8, label="zero-shot")
@@ -89,15 +89,15 @@ def stage2_start(run: FinishedRun, x: str) -> float | None:
 
 
 def draw_shots(results: Results, datasets: Sequence[str], shots: Sequence[int], zero_shot: str, path: Path) -> Path:
-    """CoOp's figure: test accuracy against labelled images a class, one panel a dataset, zero-shot as a star at 0."""
+    """CoOp's figure: test accuracy against labeled images a class, one panel a dataset, zero-shot as a star at 0."""
     figure, panels = start(ncols=len(datasets), figsize=(3.4 * len(datasets), 3.2), squeeze=False)
     for axes, dataset in zip(panels[0], datasets, strict=True):
-        for (style, marker, grey), row in zip(STYLES, [row for row in results.rows if row != zero_shot], strict=False):
+        for (style, marker, gray), row in zip(STYLES, [row for row in results.rows if row != zero_shot], strict=False):
             points = [(count, figures) for count in shots if (figures := results.sample(row, f"{dataset}, {count}"))]
             if points:
                 heights = [figures.mean for _, figures in points]
                 errors = [0.0 if figures.n == 1 else figures.half for _, figures in points]
-                options = {"linestyle": style, "marker": marker, "color": grey, "capsize": 2, "markersize": 4}
+                options = {"linestyle": style, "marker": marker, "color": gray, "capsize": 2, "markersize": 4}
                 label = f"{row} (n {max(figures.n for _, figures in points)})"
                 axes.errorbar([count for count, _ in points], heights, errors, label=label, linewidth=1.2, **options)
         figures = results.sample(zero_shot, f"{dataset}, {shots[-1]}")
@@ -105,7 +105,7 @@ def draw_shots(results: Results, datasets: Sequence[str], shots: Sequence[int], 
             axes.plot(0, figures.mean, "*", markersize=13, color="black", clip_on=False, label=zero_shot)
         axes.set_title(dataset, fontsize="medium")
         axes.set_xticks([0, *shots])
-        axes.set_xlabel("labelled training images a class")
+        axes.set_xlabel("labeled training images a class")
         axes.grid(alpha=0.3)
     panels[0][0].set_ylabel("test accuracy (%), 95 % t-interval")
     panels[0][0].legend(fontsize="x-small")
@@ -113,7 +113,7 @@ def draw_shots(results: Results, datasets: Sequence[str], shots: Sequence[int], 
 
 
 def draw_surfaces(surfaces: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
-    """Fig. 2b: loss around each point along the same two directions, with the same levels; both as contour lines on grey."""
+    """Fig. 2b: loss around each point along the same two directions, with the same levels; both as contour lines on gray."""
     figure, panels = start(ncols=len(surfaces), figsize=(3.9 * len(surfaces), 3.6), squeeze=False)
     losses = np.concatenate([surface["losses"].ravel() for surface in surfaces.values()])
     levels = np.linspace(losses.min(), losses.max(), 15)
@@ -123,7 +123,7 @@ def draw_surfaces(surfaces: Mapping[str, Mapping[str, Any]], path: Path) -> Path
         lines = axes.contour(at, at, surface["losses"], levels[::2], colors="black", linewidths=0.6)
         axes.clabel(lines, fontsize=6, fmt="%.2f")
         axes.plot(0, 0, "+", color="black", markersize=10)
-        axes.set_title(f"{name}\nloss at the centre {surface['centre']:.3f}", fontsize="small")
+        axes.set_title(f"{name}\nloss at the center {surface['center']:.3f}", fontsize="small")
         axes.set_xlabel("along direction 1 (‖Δw‖₂)")
     panels[0][0].set_ylabel("along direction 2 (‖Δw‖₂)")
     figure.colorbar(filled, ax=panels[0].tolist(), label="training loss (cross-entropy)", format="%.3f")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from tools.common.costs import cost
-from tools.reproduce.suites import OURS, PAPERS_RATIOS, PAPERS_RHOS, SHOTS, Entry, Maker, prompt_of
+from tools.reproduce.suites import OURS, PAPERS_RATIOS, PAPERS_RHOS, SHOTS, Cell, JobFactory, prompt_of
 from trainers import TRAINERS
 from utils.errors import UserError
 from utils.identity import evaluation_name
@@ -19,7 +19,7 @@ TEXT_SIDE = ("bbt", "zip", "coop", "craft", "mezo", OURS)
 PICTURE_SIDE = ("blackvip", "bpt-vlm")
 
 
-def table1(maker: Maker) -> Iterator[Entry]:
+def table1(maker: JobFactory) -> Iterator[Cell]:
     """Accuracy of all methods on all datasets."""
     for backbone in maker.suite.backbones:
         for dataset in maker.suite.datasets:
@@ -29,7 +29,7 @@ def table1(maker: Maker) -> Iterator[Entry]:
                 yield from maker.with_our_queries(f"{backbone}, {method}, same queries", dataset, dataset, method, backbone)
 
 
-def baselines(maker: Maker) -> Iterator[Entry]:
+def baselines(maker: JobFactory) -> Iterator[Cell]:
     """Every method at its own budget, all at one small budget, and at SharpZO's where a run of it is short."""
     if not maker.suite.small_budget:
         raise UserError(f"baselines: the {maker.suite.name} suite has no settings for equal budgets; use --suite mini")
@@ -44,14 +44,14 @@ def baselines(maker: Maker) -> Iterator[Entry]:
             yield from or_own(own, maker.with_our_queries(method, OUR_BUDGET, dataset, method))
 
 
-def or_own(own: Sequence[Entry], others: Iterator[Entry]) -> Iterator[Entry]:
+def or_own(own: Sequence[Cell], others: Iterator[Cell]) -> Iterator[Cell]:
     """`others`, or in their places the runs at the method's own budget, where that is as many queries."""
     for mine, other in zip(own, others, strict=True):
         same = cost(mine.job.config).queries == cost(other.job.config).queries
         yield mine._replace(column=other.column) if same else other
 
 
-def table2(maker: Maker) -> Iterator[Entry]:
+def table2(maker: JobFactory) -> Iterator[Cell]:
     """Trained on ImageNet, or on the suite's own source, and tested under distribution shift."""
     source = maker.suite.source
     for backbone in maker.suite.backbones:
@@ -66,16 +66,16 @@ def table2(maker: Maker) -> Iterator[Entry]:
                 yield from (evaluation(maker, entry, shift) for entry in trained)
 
 
-def evaluation(maker: Maker, trained: Entry, dataset: str, classes: str = "all") -> Entry:
+def evaluation(maker: JobFactory, trained: Cell, dataset: str, classes: str = "all") -> Cell:
     """The prompt that `trained` leaves, on another dataset or on other classes of its own."""
     made = trained.job.config
     variant = evaluation_name(made.prompt_trainer, made.dataset, classes)
     where = {"seed": made.seed, "backbone": made.backbone, "shots": made.shots, "subsample_classes": classes}
     job = maker.job(dataset, "saved", variant=variant, load_prompt=prompt_of(trained.job), **where)
-    return Entry(trained.row, dataset, job, phase=1)
+    return Cell(trained.row, dataset, job, phase=1)
 
 
-def table3(maker: Maker) -> Iterator[Entry]:
+def table3(maker: JobFactory) -> Iterator[Cell]:
     """Time to a common accuracy."""
     for dataset in maker.suite.timed:
         for method in maker.methods():
@@ -83,14 +83,14 @@ def table3(maker: Maker) -> Iterator[Entry]:
                 yield from maker.repeats(method, dataset, dataset, method)
 
 
-def table4(maker: Maker) -> Iterator[Entry]:
+def table4(maker: JobFactory) -> Iterator[Cell]:
     """Accuracy against CraFT; memory is measured apart."""
     for dataset in maker.suite.timed:
         for method in ("craft", OURS):
             yield from maker.repeats(method, dataset, dataset, method)
 
 
-def table5(maker: Maker) -> Iterator[Entry]:
+def table5(maker: JobFactory) -> Iterator[Cell]:
     """One dataset by backbone."""
     dataset, backbones = maker.suite.table5
     for backbone in backbones:
@@ -98,7 +98,7 @@ def table5(maker: Maker) -> Iterator[Entry]:
             yield from maker.repeats(method, backbone, dataset, method, backbone=backbone)
 
 
-def table6(maker: Maker) -> Iterator[Entry]:
+def table6(maker: JobFactory) -> Iterator[Cell]:
     """Pruning metric × ratio."""
     default = str(maker.setting("prune_ratio"))
     for pruning in ("magnitude", "zscore"):
@@ -111,7 +111,7 @@ def table6(maker: Maker) -> Iterator[Entry]:
                 yield from maker.repeats(row, ratio, dataset, OURS, variant=variant, pruning=pruning, prune_ratio=ratio)
 
 
-def table7(maker: Maker) -> Iterator[Entry]:
+def table7(maker: JobFactory) -> Iterator[Cell]:
     """ρ."""
     default = str(maker.setting("rho"))
     for rho in PAPERS_RHOS:
@@ -119,13 +119,13 @@ def table7(maker: Maker) -> Iterator[Entry]:
         yield from maker.repeats(OURS, rho, maker.suite.ablation, OURS, **own)
 
 
-def fig1(maker: Maker) -> Iterator[Entry]:
+def fig1(maker: JobFactory) -> Iterator[Cell]:
     """Training curves of all methods."""
     for method in maker.methods():
         yield from maker.repeats(method, maker.suite.ablation, maker.suite.ablation, method)
 
 
-def fig2(maker: Maker) -> Iterator[Entry]:
+def fig2(maker: JobFactory) -> Iterator[Cell]:
     """Stage 1 alone, naive and sharpness-aware, of the first seed: what the loss surface is drawn around."""
     dataset, steps = maker.suite.ablation, maker.setting("change_point")
     seed = (maker.seeds or maker.suite.seeds)[0]
@@ -133,17 +133,17 @@ def fig2(maker: Maker) -> Iterator[Entry]:
         ("naive CMA-ES", {"variant": "stage1-naive", "smoothness_estimator": "none"}),
         ("sharpness-aware CMA-ES", {"variant": "stage1"}),
     ):
-        yield Entry(row, dataset, maker.job(dataset, "cma-es", seed, total_steps=steps, **settings))
+        yield Cell(row, dataset, maker.job(dataset, "cma-es", seed, total_steps=steps, **settings))
 
 
-def fig3(maker: Maker) -> Iterator[Entry]:
+def fig3(maker: JobFactory) -> Iterator[Cell]:
     """Naive and sharpness-aware CMA-ES, both followed by the same stage 2."""
     dataset = maker.suite.ablation
     yield from maker.repeats("sharpness-aware CMA-ES", dataset, dataset, OURS)
     yield from maker.repeats("naive CMA-ES", dataset, dataset, OURS, **NAIVE)
 
 
-def fig4(maker: Maker) -> Iterator[Entry]:
+def fig4(maker: JobFactory) -> Iterator[Cell]:
     """Stage 2 dense, pruned by magnitude, pruned by Z-score."""
     dataset, ratio = maker.suite.ablation, maker.setting("prune_ratio")
     yield from maker.repeats("dense", dataset, dataset, "zo")
@@ -151,7 +151,7 @@ def fig4(maker: Maker) -> Iterator[Entry]:
     yield from maker.repeats("Z-pruning", dataset, dataset, OURS)
 
 
-def shots(maker: Maker) -> Iterator[Entry]:
+def shots(maker: JobFactory) -> Iterator[Cell]:
     """Accuracy by the number of training images a class."""
     for dataset in maker.suite.datasets:
         for method in maker.methods():
@@ -159,7 +159,7 @@ def shots(maker: Maker) -> Iterator[Entry]:
                 yield from maker.repeats(method, f"{dataset}, {count}", dataset, method, shots=count)
 
 
-def base2new(maker: Maker) -> Iterator[Entry]:
+def base2new(maker: JobFactory) -> Iterator[Cell]:
     """Trained on the first half of the classes, tested on both halves."""
     for dataset in maker.suite.datasets:
         for method in maker.methods():
@@ -172,7 +172,7 @@ def base2new(maker: Maker) -> Iterator[Entry]:
                 yield evaluation(maker, entry, dataset, "new")._replace(column=f"{dataset}, new")
 
 
-def cross(maker: Maker) -> Iterator[Entry]:
+def cross(maker: JobFactory) -> Iterator[Cell]:
     """Trained on the first dataset of the suite, tested on all others."""
     source, *others = maker.suite.datasets
     for method in maker.methods():
@@ -185,7 +185,7 @@ def cross(maker: Maker) -> Iterator[Entry]:
                 yield from maker.repeats(method, dataset, dataset, method)
 
 
-def fidelity(maker: Maker) -> Iterator[Entry]:
+def fidelity(maker: JobFactory) -> Iterator[Cell]:
     """The released code's departures, one at a time, then all that it ran with together; dense ones beside the dense default."""
     dataset = maker.suite.ablation
     yield from maker.repeats(PAPERS_READING, dataset, dataset, OURS)
@@ -206,13 +206,13 @@ def fidelity(maker: Maker) -> Iterator[Entry]:
     yield from maker.repeats("released, dense, one random view", dataset, dataset, "zo", **both)
 
 
-def claims(maker: Maker) -> Iterator[Entry]:
+def claims(maker: JobFactory) -> Iterator[Cell]:
     """Everything that the paper's claims are judged by."""
     for name in ("table1", "table2", "table6", "table7", "fig3", "fig4"):
         yield from (entry._replace(row=f"{name}, {entry.row}") for entry in PLANS[name](maker))
 
 
-PLANS: dict[str, Callable[[Maker], Iterator[Entry]]] = {
+PLANS: dict[str, Callable[[JobFactory], Iterator[Cell]]] = {
     plan.__name__: plan
     for plan in (
         *(baselines, table1, table2, table3, table4, table5, table6, table7, fig1, fig2, fig3, fig4),

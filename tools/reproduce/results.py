@@ -10,7 +10,7 @@ from tools.common import paper
 from tools.common.runs import FinishedRun, read_run
 from tools.common.tables import Sample, Table, difference, sample, show, show_difference
 from tools.reproduce.plans import DENSE, PAPERS_READING
-from tools.reproduce.suites import Entry
+from tools.reproduce.suites import Cell
 from utils.errors import UserError
 
 INTERVAL = "Mean ± 95 % t-interval over n seeds. –: not run."
@@ -26,7 +26,7 @@ class Results:
     columns: Sequence[str]
 
     @classmethod
-    def read(cls, entries: Iterable[Entry]) -> Results:
+    def read(cls, entries: Iterable[Cell]) -> Results:
         cells: dict[tuple[str, str], list[FinishedRun]] = defaultdict(list)
         entries = list(entries)
         for entry in entries:
@@ -217,7 +217,7 @@ def stage_seconds(runs: Sequence[FinishedRun]) -> str:
 def harmonic(results: Results, datasets: Sequence[str]) -> Table:
     """Base-to-new: accuracy on the classes trained on, on the others, and their harmonic mean, by seed."""
     table = Table(
-        "Base-to-new generalisation, test accuracy (%)", ["method", *(f"{d}: base, new, H" for d in datasets)], notes=[INTERVAL]
+        "Base-to-new generalization, test accuracy (%)", ["method", *(f"{d}: base, new, H" for d in datasets)], notes=[INTERVAL]
     )
     for row in results.rows:
         texts = []

@@ -27,7 +27,7 @@ class Suite:
     `source`: the dataset of table 2's training, `shifts` its other test sets. `ablation`: the dataset of tables 6 and 7 and of
     the figures. `timed`: those of tables 3 and 4. `table5`: its dataset and backbones. `same_queries`: methods that are also
     run with as many queries as SharpZO has. `small_budget`: the YAML of the ablation's dataset that gives all methods one
-    budget, for the artefact "baselines".
+    budget, for the artifact "baselines".
     """
 
     name: str
@@ -81,7 +81,7 @@ MINI = Suite(
 SUITES = {suite.name: suite for suite in (PAPER, MINI)}
 
 
-class Entry(NamedTuple):
+class Cell(NamedTuple):
     """A run and the place it has: a row and a column of a table, or a line (and panel) of a figure.
 
     `phase`: runs of a later phase read what those of an earlier one wrote.
@@ -94,7 +94,7 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Maker:
+class JobFactory:
     """Makes a suite's commands. The same run has the same folder in every table that shows it."""
 
     suite: Suite
@@ -118,13 +118,13 @@ class Maker:
         }
         return Job(flags_of(own | settings))
 
-    def repeats(self, row: str, column: str, dataset: str, method: str, **settings: Any) -> Iterator[Entry]:
+    def repeats(self, row: str, column: str, dataset: str, method: str, **settings: Any) -> Iterator[Cell]:
         """An entry a seed; one for what trains nothing."""
         seeds = self.seeds or self.suite.seeds
         for seed in seeds if TRAINERS[method].build else seeds[:1]:
-            yield Entry(row, column, self.job(dataset, method, seed, **settings))
+            yield Cell(row, column, self.job(dataset, method, seed, **settings))
 
-    def with_our_queries(self, row: str, column: str, dataset: str, method: str, backbone: str = "") -> Iterator[Entry]:
+    def with_our_queries(self, row: str, column: str, dataset: str, method: str, backbone: str = "") -> Iterator[Cell]:
         """`method` with as many queries as SharpZO has on the dataset; none where only the disk knows how many that are."""
         budget = cost(self.job(dataset, OURS, backbone=backbone).config)
         if budget:

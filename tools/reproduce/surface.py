@@ -33,7 +33,7 @@ def directions(d: int, count: int, name: str) -> torch.Tensor:
 def surfaces(
     jobs: Sequence[tuple[str, Job]], device: str = "", radius: float = RADIUS, side: int = SIDE
 ) -> dict[str, dict[str, Any]]:
-    """For each named run, whose settings but for the optimiser are one: the losses (side, side), the centre's, and the mean rise.
+    """For each named run, whose settings but for the optimizer are one: the losses (side, side), the center's, and the mean rise.
 
     All are scored on the objective of the first run: the same images and the same A, since the seed is the same. `device`: "" for
     the run's own.
@@ -49,8 +49,8 @@ def surfaces(
         e = directions(len(w), 2, "surface directions")
         grid = [w + x * e[0] + y * e[1] for y in at for x in at]
         losses = objective(torch.stack(grid)).numpy().reshape(side, side)
-        centre = float(objective(w[None])[0])
+        center = float(objective(w[None])[0])
         u = directions(len(w), min(DIRECTIONS, len(w)), "sharpness directions")
-        rises = {r: float(objective(torch.cat([w + r * u, w - r * u])).mean()) - centre for r in DISTANCES}
-        found[name] = {"at": at, "losses": losses, "centre": centre, "rises": rises}
+        rises = {r: float(objective(torch.cat([w + r * u, w - r * u])).mean()) - center for r in DISTANCES}
+        found[name] = {"at": at, "losses": losses, "center": center, "rises": rises}
     return found

@@ -31,7 +31,7 @@ from utils.seeds import numpy_generator, torch_generator
 from utils.settings import Config
 
 if TYPE_CHECKING:
-    from trainers.blackbox.task import Task
+    from trainers.blackbox.task import FewShotTask
 
 CLIPPINGS = 5
 # pictures, and classes, of the forward that deep projections take their scale from
@@ -93,7 +93,7 @@ class PromptedTowers:
         self.prompt, self.text, self.vision, self.logit_scale = prompt, text, vision, logit_scale
         self.classes, self.feature_width, self.memory_limit = classes, feature_width, memory_limit
 
-    def scores(self, W: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    def logits(self, W: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
         text = self.text(self.prompt.contexts(W), dtype).transpose(1, 2)
         tokens = self.prompt.visual_tokens(W)
 
@@ -103,12 +103,12 @@ class PromptedTowers:
 
         return score
 
-    def points_a_pass(self) -> int:
+    def points_per_pass(self) -> int:
         """Points whose text features are held at once; pictures are loaded and cut into patches once for all of them."""
-        features_a_point = self.classes * self.feature_width * torch.float64.itemsize
-        return max(1, min(256, self.memory_limit // (SHARE_OF_FEATURES * features_a_point)))
+        features_per_point = self.classes * self.feature_width * torch.float64.itemsize
+        return max(1, min(256, self.memory_limit // (SHARE_OF_FEATURES * features_per_point)))
 
-    def images_a_pass(self, points: int) -> int:
+    def images_per_pass(self, points: int) -> int:
         """Pictures whose patches, and features and scores at every point, fit an eighth of the memory limit."""
         tower = self.vision
         values = 2 * tower.tokens * tower.width + points * (self.feature_width + 3 * self.classes)
@@ -126,7 +126,7 @@ class PromptedTowers:
         return kept
 
 
-def problem(config: Config, task: Task) -> Problem:
+def problem(config: Config, task: FewShotTask) -> Problem:
     """Both towers' prompts on all training pictures under CLIP's test transform. UserError for a backbone that is no ViT."""
     backbone, limit = task.backbone, config.memory_limit << 20
     vision = PromptedVision(backbone, limit)
@@ -144,14 +144,14 @@ def problem(config: Config, task: Task) -> Problem:
         text = TextFeatures(backbone, task.dataset.classnames, words, limit, config.engine, config.class_token_position)
         encode = partial(_in_first_layer, text)
     prompt = draw_projections(config, p0, vision.width, scales)
-    classes, width = len(task.dataset.classnames), task.test_images.inputs.shape[1]
+    classes, width = len(task.dataset.classnames), task.test_samples.inputs.shape[1]
     model = PromptedTowers(prompt, encode, vision, backbone.logit_scale, classes, width, limit)
     objective = Objective(model, FullBatch(train, encoded=0), config.precision, config.batch_size, criterion(config))
     zeros = torch.zeros(prompt.d, dtype=torch.float64)
     return Problem(objective, zeros, train, val, test, steps=config.total_steps, warnings=text.warnings)
 
 
-def restore(config: Config, task: Task, tensors: Mapping[str, Tensor]) -> Scorer:
+def restore(config: Config, task: FewShotTask, tensors: Mapping[str, Tensor]) -> Scorer:
     """The saved tokens of both towers, before this dataset's names and behind the patches of its test pictures."""
     backbone, limit, classnames = task.backbone, config.memory_limit << 20, task.dataset.classnames
     vision = PromptedVision(backbone, limit)
@@ -183,7 +183,7 @@ class Scale:
     image_std: float
 
 
-def first_scales(config: Config, task: Task, vision: PromptedVision) -> Scale:
+def first_scales(config: Config, task: FewShotTask, vision: PromptedVision) -> Scale:
     """Text: std(token embeddings) / (√d_L·σ). Image: the patch embedding's mean and std, as if d_V were its fan-in, times σ."""
     patch, fan_in = vision.patch_weights, vision.patch_weights[0].numel()
     tokens = text_tower(task.backbone).token_embedding.weight.detach()
@@ -259,10 +259,10 @@ class LayerByLayer:
         self.steps = 0
 
     @property
-    def estimate(self) -> Tensor:
+    def solution(self) -> Tensor:
         return self.best.flatten()
 
-    def plan(self, steps: int) -> int:
+    def num_queries(self, steps: int) -> int:
         return steps * self.layers[0].popsize
 
     def step(self, loss: Loss) -> dict[str, float]:

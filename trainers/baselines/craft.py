@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from trainers.blackbox.batches import LazyImages, MiniBatches, mini_batches
+from trainers.blackbox.batches import LazySamples, MiniBatches, mini_batches
 from trainers.blackbox.cmaes import NaiveCMAES, naive_cmaes
-from trainers.blackbox.objective import Batches, Model, Objective, cross_entropies
+from trainers.blackbox.objective import BatchSource, Model, Objective, cross_entropies
 from trainers.blackbox.problem import Problem, projected_prompt
-from trainers.blackbox.task import Task
+from trainers.blackbox.task import FewShotTask
 from trainers.saved import Scorer, text_prompt
 from utils.errors import UserError
 from utils.seeds import torch_generator
@@ -28,10 +28,10 @@ from utils.settings import Config
 
 
 class Adapter(nn.Sequential):
-    """Linear(K, h) – ReLU – Linear(h, K) with torch's default initialisation, drawn from `generator`."""
+    """Linear(K, h) – ReLU – Linear(h, K) with torch's default initialization, drawn from `generator`."""
 
     def __init__(self, classes: int, hidden: int, generator: torch.Generator):
-        # skip_init: torch's own initialisation would draw from its global generator
+        # skip_init: torch's own initialization would draw from its global generator
         first, second = skip_init(nn.Linear, classes, hidden), skip_init(nn.Linear, hidden, classes)
         super().__init__(first, nn.ReLU(), second)
         for layer in (self[0], self[2]):
@@ -39,9 +39,9 @@ class Adapter(nn.Sequential):
             for parameter in layer.parameters():
                 nn.init.uniform_(parameter, -limit, limit, generator=generator)
 
-    def adapted(self, scores: Tensor) -> Tensor:
+    def adapted(self, logits: Tensor) -> Tensor:
         """z̃ = z + MLP(z), float64, of scores (…, K)."""
-        return scores + self(scores.float()).double()
+        return logits + self(logits.float()).double()
 
 
 def divergence(p: Tensor, q: Tensor) -> Tensor:
@@ -53,40 +53,40 @@ def divergence(p: Tensor, q: Tensor) -> Tensor:
 class CraftObjective(Objective):
     """The candidates' fitness, the adapter that it depends on, and the accuracy of both together."""
 
-    def __init__(self, model: Model, batches: Batches, adapter: Adapter, own: MiniBatches, config: Config):
+    def __init__(self, model: Model, batches: BatchSource, adapter: Adapter, own: MiniBatches, config: Config):
         """`own`: the mini-batches that the adapter is trained on."""
         super().__init__(model, batches, config.precision, config.batch_size, self.fitness)
         self.adapter, self.own, self.consistency = adapter, own, config.consistency
         self.adam = torch.optim.Adam(adapter.parameters(), lr=config.lr)
 
-    def fitness(self, scores: Tensor, labels: Tensor) -> Tensor:
+    def fitness(self, logits: Tensor, labels: Tensor) -> Tensor:
         """CE(z, y) + λ KL(softmax z̃ ‖ softmax z), (B, n) of scores z (B, n, K) and labels y (n,)."""
-        kl = divergence(self.adapter.adapted(scores), scores)
-        return cross_entropies(scores, labels) + self.consistency * kl
+        kl = divergence(self.adapter.adapted(logits), logits)
+        return cross_entropies(logits, labels) + self.consistency * kl
 
-    def deployed(self, scores: Tensor) -> Tensor:
-        return self.adapter.adapted(scores)
+    def deployed(self, logits: Tensor) -> Tensor:
+        return self.adapter.adapted(logits)
 
     def train_adapter(self, w: Tensor, consistency: float) -> float:
         """One epoch under the prompt at w (d,), λ' = `consistency`; a query (forward, backward) a batch. Returns the loss."""
-        batches = [self.own() for _ in range(self.own.an_epoch)]
+        batches = [self.own() for _ in range(self.own.batches_per_epoch)]
         self.queries += len(batches)
         self.forwards += len(batches)
-        return float(self.answer(w.numpy(), 1, lambda: np.array([self._epoch(w, consistency, batches)]))[0])
+        return float(self.query(w.numpy(), 1, lambda: np.array([self._epoch(w, consistency, batches)]))[0])
 
-    def _epoch(self, w: Tensor, consistency: float, batches: Sequence[LazyImages]) -> float:
+    def _epoch(self, w: Tensor, consistency: float, batches: Sequence[LazySamples]) -> float:
         with torch.inference_mode():
-            score = self.model.scores(w[None], self.dtype(None))
+            score = self.model.logits(w[None], self.dtype(None))
         losses = []
         for batch in batches:
             # what a backward pass saves must be made outside inference mode: the images, and a copy of the scores
             images = batch.images
             with torch.inference_mode():
-                scores = score(images.inputs)[0]
+                logits = score(images.inputs)[0]
             with torch.enable_grad():
-                scores = scores.clone()
-                adapted = self.adapter.adapted(scores)
-                loss = F.cross_entropy(adapted, images.labels) + consistency * divergence(scores, adapted).mean()
+                logits = logits.clone()
+                adapted = self.adapter.adapted(logits)
+                loss = F.cross_entropy(adapted, images.labels) + consistency * divergence(logits, adapted).mean()
                 self.adam.zero_grad()
                 loss.backward()
             self.adam.step()
@@ -133,50 +133,50 @@ class Craft:
         self.done = 0
 
     @property
-    def estimate(self) -> Tensor:
-        return self.inner.estimate
+    def solution(self) -> Tensor:
+        return self.inner.solution
 
-    def plan(self, steps: int) -> int:
-        return self.inner.plan(steps) + steps * self.batches
+    def num_queries(self, steps: int) -> int:
+        return self.inner.num_queries(steps) + steps * self.batches
 
     def step(self, loss: CraftObjective) -> dict[str, float]:
-        """Returns what CMA-ES learnt, and the adapter's mean loss over the epoch."""
+        """Returns what CMA-ES learned, and the adapter's mean loss over the epoch."""
         figures = self.inner.step(loss)
         self.done += 1
         consistency = self.consistency if self.done * self.part <= self.steps else 0.0
-        return figures | {"adapter_loss": loss.train_adapter(self.estimate, consistency)}
+        return figures | {"adapter_loss": loss.train_adapter(self.solution, consistency)}
 
 
-def problem(config: Config, task: Task) -> Problem:
+def problem(config: Config, task: FewShotTask) -> Problem:
     """BBT's prompt with an adapter beside it."""
-    if not config.normalise_adapter and config.train_features == "cached":
-        raise UserError("--no-normalise_adapter: cached features are normalised; it needs --train_features fresh")
+    if not config.normalize_adapter and config.train_features == "cached":
+        raise UserError("--no-normalize_adapter: cached features are normalized; it needs --train_features fresh")
     plain = projected_prompt(config, task)
     model, classes = plain.objective.model, len(task.dataset.classnames)
     adapter = Adapter(classes, config.adapter_dim, torch_generator(config.seed, "adapter")).to(task.backbone.device)
-    own = mini_batches(config, task, drop_last=False, normalise=config.normalise_adapter)
+    own = mini_batches(config, task, drop_last=False, normalize=config.normalize_adapter)
     keep = model.keep
 
     def keep_adapter(w: Tensor) -> dict[str, Tensor]:
         return keep(w) | {f"adapter.{name}": tensor for name, tensor in adapter.state_dict().items()}
 
     model.keep = keep_adapter
-    objective = CraftObjective(model, plain.objective.draw, adapter, own, config)
-    return dataclasses.replace(plain, objective=objective, steps_an_epoch=own.an_epoch)
+    objective = CraftObjective(model, plain.objective.next_batch, adapter, own, config)
+    return dataclasses.replace(plain, objective=objective, steps_per_epoch=own.batches_per_epoch)
 
 
-def restore(config: Config, task: Task, tensors: Mapping[str, Tensor]) -> Scorer:
+def restore(config: Config, task: FewShotTask, tensors: Mapping[str, Tensor]) -> Scorer:
     """A saved prompt with the adapter that was trained beside it, which fits as many classes as it was trained on."""
     plain = text_prompt(config, task, tensors)
     adapter = Adapter(len(task.dataset.classnames), config.adapter_dim, torch.Generator())
     adapter.load_state_dict({key.removeprefix("adapter."): value for key, value in tensors.items() if key.startswith("adapter.")})
     adapter.to(task.backbone.device)
-    return dataclasses.replace(plain, scores=lambda images: adapter.adapted(plain.scores(images)))
+    return dataclasses.replace(plain, logits=lambda images: adapter.adapted(plain.logits(images)))
 
 
 def build(config: Config, problem: Problem) -> Craft:
     inner = naive_cmaes(config, len(problem.initial))
-    craft = Craft(inner, problem.steps_an_epoch, config.consistency, config.consistency_part, problem.steps)
+    craft = Craft(inner, problem.steps_per_epoch, config.consistency, config.consistency_part, problem.steps)
     if config.max_queries:
-        craft.steps = min(craft.steps, config.max_queries // craft.plan(1))
+        craft.steps = min(craft.steps, config.max_queries // craft.num_queries(1))
     return craft

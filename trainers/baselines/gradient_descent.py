@@ -22,10 +22,10 @@ class GradientDescent:
         self.w, self.lr = w.clone(), lr
 
     @property
-    def estimate(self) -> Tensor:
+    def solution(self) -> Tensor:
         return self.w
 
-    def plan(self, steps: int) -> int:
+    def num_queries(self, steps: int) -> int:
         return steps
 
     def step(self, loss: Loss) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """ZIP's prompt (Park et al., ICLR 2025): context tokens moved by a low-rank matrix through fixed Fastfood maps.
 
 For context token i, θ_i = θ0_i + M_i v_i with [v_1 … v_m]ᵀ = U diag(s) Vᵀ + 1 v_shᵀ. Trained are, in this order, U (m, r),
-s (r,), V (q, r) and v_sh (q,): δ = r (m + q + 1) + q numbers, 417 at m = 8, q = 62, r = 5. Its optimiser is SPSA with intrinsic-
+s (r,), V (q, r) and v_sh (q,): δ = r (m + q + 1) + q numbers, 417 at m = 8, q = 62, r = 5. Its optimizer is SPSA with intrinsic-
 dimensional clipping, in trainers/zeroth_order/spsa.py.
 """
 
@@ -19,7 +19,7 @@ from utils.settings import Config
 
 if TYPE_CHECKING:
     from trainers.blackbox.problem import Problem
-    from trainers.blackbox.task import Task
+    from trainers.blackbox.task import FewShotTask
 
 
 class LowRankContext:
@@ -52,7 +52,7 @@ class LowRankContext:
 
 
 def hadamard(size: int) -> Tensor:
-    """The unnormalised Walsh-Hadamard matrix (size, size), size a power of 2."""
+    """The unnormalized Walsh-Hadamard matrix (size, size), size a power of 2."""
     H = torch.ones(1, 1, dtype=torch.float64)
     while len(H) < size:
         H = torch.cat([torch.cat([H, H], 1), torch.cat([H, -H], 1)], 0)
@@ -73,7 +73,7 @@ def fastfood_map(width: int, q: int, generator: torch.Generator) -> Tensor:
     return full[:width] / torch.sqrt(L * gains.square().sum()) / math.sqrt(width / L)
 
 
-def problem(config: Config, task: Task) -> Problem:
+def problem(config: Config, task: FewShotTask) -> Problem:
     """ZIP's parameters on mini-batches of the training images."""
     from trainers.blackbox.batches import mini_batches
     from trainers.blackbox.problem import text_and_context, text_problem

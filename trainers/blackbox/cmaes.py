@@ -102,9 +102,9 @@ class NaiveCMAES:
     def __init__(self, inner: CMAES, deploy: str):
         self.inner, self.deploy = inner, deploy
         self.best_loss = float("inf")
-        self.estimate: Tensor = inner.mean
+        self.solution: Tensor = inner.mean
 
-    def plan(self, steps: int) -> int:
+    def num_queries(self, steps: int) -> int:
         return steps * self.inner.popsize
 
     def step(self, loss: Loss) -> dict[str, float]:
@@ -116,11 +116,11 @@ class NaiveCMAES:
         improved = float(losses[lowest]) < self.best_loss
         self.best_loss = min(self.best_loss, float(losses[lowest]))
         if self.deploy == "mean":
-            self.estimate = self.inner.mean
+            self.solution = self.inner.mean
         elif self.deploy == "fresh-mean":
-            self.estimate = self.inner.ask().mean(0)
+            self.solution = self.inner.ask().mean(0)
         elif improved:
-            self.estimate = candidates[lowest]
+            self.solution = candidates[lowest]
         return {"loss": float(losses.mean()), "best_loss": self.best_loss, "sigma": self.inner.sigma}
 
 

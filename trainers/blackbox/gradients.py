@@ -1,6 +1,6 @@
 """Gradient estimates from forward passes alone (eq. 1 of the paper).
 
-Here and in all optimisers, `loss` is any function from points W (B, d) and the step `mu` between them to B losses.
+Here and in all optimizers, `loss` is any function from points W (B, d) and the step `mu` between them to B losses.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _spread(values: Tensor, w: Tensor, chosen: Tensor | None) -> Tensor:
 
 
 def rge(loss: Loss, w: Tensor, mu: float, directions: Tensor) -> tuple[Tensor, float]:
-    """Randomised estimate: (1/q) Σ_j [L(w + μ u_j) − L(w − μ u_j)] / (2μ) · u_j; 2q queries.
+    """Randomized estimate: (1/q) Σ_j [L(w + μ u_j) − L(w − μ u_j)] / (2μ) · u_j; 2q queries.
 
     `directions` (q, d): u_j ~ N(0, I), masked or not. Returns g (d,) and the mean of the 2q losses.
     """

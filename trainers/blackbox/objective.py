@@ -1,4 +1,4 @@
-"""The black box that trainers minimise: vectors in, training losses out, forward only. The only door to the model."""
+"""The black box that trainers minimize: vectors in, training losses out, forward only. The only door to the model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat1
 
 
 @dataclass(frozen=True)
-class Images:
+class Samples:
     """What is scored: features (N, D), or pictures (N, 3, H, W), float32, and labels (N,) int64, on the model's device."""
 
     inputs: Tensor
@@ -32,46 +32,46 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, which: Tensor) -> Images:
-        return Images(self.inputs[which], self.labels[which])
+    def __getitem__(self, which: Tensor) -> Samples:
+        return Samples(self.inputs[which], self.labels[which])
 
-    def split(self, size: int) -> Iterator[Images]:
+    def split(self, size: int) -> Iterator[Samples]:
         for inputs, labels in zip(self.inputs.split(size), self.labels.split(size), strict=True):
-            yield Images(inputs, labels)
+            yield Samples(inputs, labels)
 
 
-class ImageSet(Protocol):
+class SampleSet(Protocol):
     """Images that need not all be held at once: `split` loads them part by part."""
 
     def __len__(self) -> int: ...
 
-    def split(self, size: int) -> Iterator[Images]: ...
+    def split(self, size: int) -> Iterator[Samples]: ...
 
 
-class Batches(Protocol):
+class BatchSource(Protocol):
     """What a call is scored on. `encoded`: how many training images passed the image tower, unprompted, to make them."""
 
     encoded: int
 
-    def __call__(self) -> ImageSet: ...
+    def __call__(self) -> SampleSet: ...
 
 
 class Model(Protocol):
     """CLIP with a prompt that a vector w (d,) decides."""
 
-    def scores(self, W: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    def logits(self, W: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
         """For points W (B, d): a function from image inputs (n, …) to class scores (B, n, K) float64."""
 
-    def points_a_pass(self) -> int:
+    def points_per_pass(self) -> int:
         """How many points have their scores computed together."""
 
-    def images_a_pass(self, points: int) -> int:
+    def images_per_pass(self, points: int) -> int:
         """How many images are scored together at that many points."""
 
     def tower_images(self, points: int, images: int) -> int:
         """How many pictures pass the image tower for so many points and images; 0 where features are given."""
 
-    def tangents_a_pass(self, dtype: torch.dtype) -> int:
+    def tangents_per_pass(self, dtype: torch.dtype) -> int:
         """How many directions share one pass in forward mode."""
 
     def tensors(self, w: Tensor) -> dict[str, Tensor]:
@@ -92,16 +92,16 @@ class Objective:
     def __init__(
         self,
         model: Model,
-        draw: Batches,
+        draw: BatchSource,
         precision: str = "auto",
         batch_size: int = 256,
         criterion: Criterion | None = None,
     ):
-        self.model, self.draw, self.precision, self.batch_size = model, draw, precision, batch_size
+        self.model, self.next_batch, self.precision, self.batch_size = model, draw, precision, batch_size
         self.criterion = criterion or cross_entropies
         self._passed: set[torch.dtype] = set()
         # what is asked goes through here, so that a run that goes on can be told again what it was told before
-        self.answer: Answer = lambda asked, size, compute: compute().copy()
+        self.query: Answer = lambda asked, size, compute: compute().copy()
         self._moved: Mapping[str, Tensor] = {}
         self.queries = 0
         self.forwards = 0
@@ -118,12 +118,12 @@ class Objective:
 
         def compute() -> np.ndarray:
             with torch.inference_mode():
-                parts = [self._losses(rows, images, self.dtype(mu)) for rows in W.split(self.model.points_a_pass())]
+                parts = [self._losses(rows, images, self.dtype(mu)) for rows in W.split(self.model.points_per_pass())]
                 losses = torch.cat(parts).cpu()
             self._refuse_non_finite(losses, W)
             return losses.numpy()
 
-        return torch.from_numpy(self.answer(W.detach().numpy(), len(W), compute))
+        return torch.from_numpy(self.query(W.detach().numpy(), len(W), compute))
 
     def gradient(self, w: Tensor, moved: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """L(w) and ∇L(w) (d,) by backpropagation, for comparison only; counts one query. RunError where not finite.
@@ -146,7 +146,7 @@ class Objective:
 
         # once it has moved, w is no longer what a repeated answer was asked at
         asked = w[: 0 if self._moved else None]
-        loss, *_ = answer = torch.from_numpy(self.answer(asked.detach().numpy(), 1 if moved else 1 + len(w), compute))
+        loss, *_ = answer = torch.from_numpy(self.query(asked.detach().numpy(), 1 if moved else 1 + len(w), compute))
         self._moved = moved or {}
         return loss, gradient if moved else answer[1:]
 
@@ -175,23 +175,23 @@ class Objective:
                 with torch.inference_mode():
                     self._losses(w[None], images, dtype)
                 self._passed.add(dtype)
-            parts = tangents.split(self.model.tangents_a_pass(dtype))
+            parts = tangents.split(self.model.tangents_per_pass(dtype))
             pairs = [slopes_along(lambda point: self._losses(point[None], images, dtype)[0], w, part) for part in parts]
             loss, slopes = pairs[0][0].cpu(), torch.cat([slopes for _, slopes in pairs]).cpu()
             self._refuse_non_finite(loss[None] + slopes, w.expand(len(slopes), -1))
             return torch.cat([loss[None], slopes]).numpy()
 
         asked = torch.cat([w[None], tangents]).detach()
-        loss, *_ = answer = torch.from_numpy(self.answer(asked.numpy(), len(asked), compute))
+        loss, *_ = answer = torch.from_numpy(self.query(asked.numpy(), len(asked), compute))
         return loss, answer[1:]
 
     def costs(self) -> dict[str, int]:
         """What has been spent so far: loss evaluations, mini-batch forwards, training images through the image tower."""
-        tower_images = self.draw.encoded + self.prompted_images
+        tower_images = self.next_batch.encoded + self.prompted_images
         return {"queries": self.queries, "forwards": self.forwards, "tower_images": tower_images}
 
-    def _draw_for(self, points: int) -> ImageSet:
-        images = self.draw()
+    def _draw_for(self, points: int) -> SampleSet:
+        images = self.next_batch()
         self.queries += points
         self.forwards += points * -(-len(images) // self.batch_size)
         self.prompted_images += self.model.tower_images(points, len(images))
@@ -203,7 +203,7 @@ class Objective:
             return torch.float64 if mu is not None and mu < FLOAT64_BELOW else torch.float32
         return DTYPES[self.precision]
 
-    def loss_at(self, w: Tensor, images: ImageSet) -> float:
+    def loss_at(self, w: Tensor, images: SampleSet) -> float:
         """L(w) on `images`, for the log: counted as an evaluation, not as a query. Raises RunError where it is not finite."""
         self.evaluations += 1
         with torch.inference_mode():
@@ -211,22 +211,22 @@ class Objective:
         self._refuse_non_finite(loss, w[None])
         return float(loss[0])
 
-    def accuracy(self, w: Tensor, images: ImageSet) -> float:
+    def accuracy(self, w: Tensor, images: SampleSet) -> float:
         """Top-1 accuracy at w on any images, in [0, 1]; counted as an evaluation, not as a query."""
         self.evaluations += 1
         with torch.inference_mode():
-            scores = self.model.scores(w[None], self.dtype(None))
-            return top1(lambda inputs: self.deployed(scores(inputs))[0], images, self.model.images_a_pass(1))
+            logits = self.model.logits(w[None], self.dtype(None))
+            return top1(lambda inputs: self.deployed(logits(inputs))[0], images, self.model.images_per_pass(1))
 
-    def deployed(self, scores: Tensor) -> Tensor:
+    def deployed(self, logits: Tensor) -> Tensor:
         """The scores that images are classified by."""
-        return scores
+        return logits
 
-    def _losses(self, W: Tensor, images: ImageSet, dtype: torch.dtype) -> Tensor:
-        scores = self.model.scores(W, dtype)
+    def _losses(self, W: Tensor, images: SampleSet, dtype: torch.dtype) -> Tensor:
+        logits = self.model.logits(W, dtype)
         total: Tensor | float = 0.0
-        for part in images.split(self.model.images_a_pass(len(W))):
-            total = total + self.criterion(scores(part.inputs), part.labels).sum(1)
+        for part in images.split(self.model.images_per_pass(len(W))):
+            total = total + self.criterion(logits(part.inputs), part.labels).sum(1)
         return total / len(images)
 
     def _refuse_without_derivative(self) -> None:
@@ -245,21 +245,21 @@ class Objective:
             )
 
 
-def cross_entropies(scores: Tensor, labels: Tensor) -> Tensor:
+def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
     """−log softmax(scores) at the labels: (B, n) of scores (B, n, K) and labels (n,)."""
-    hit = scores.gather(2, labels.expand(len(scores), -1)[..., None])[..., 0]
-    return scores.logsumexp(2) - hit
+    hit = logits.gather(2, labels.expand(len(logits), -1)[..., None])[..., 0]
+    return logits.logsumexp(2) - hit
 
 
-def focal_losses(scores: Tensor, labels: Tensor, gamma: float = 2.0) -> Tensor:
+def focal_losses(logits: Tensor, labels: Tensor, gamma: float = 2.0) -> Tensor:
     """(1 − p)^γ · (−log p) at the labels' probabilities p (Lin et al. 2017), (B, n) of scores (B, n, K); γ 0: cross-entropy."""
-    entropies = cross_entropies(scores, labels)
+    entropies = cross_entropies(logits, labels)
     return (-torch.expm1(-entropies)).clamp(min=0.0) ** gamma * entropies
 
 
-def error_rates(scores: Tensor, labels: Tensor) -> Tensor:
+def error_rates(logits: Tensor, labels: Tensor) -> Tensor:
     """0 where the highest score is the label's and 1 elsewhere, (B, n) of scores (B, n, K); their mean is 1 − accuracy."""
-    return (scores.argmax(2) != labels).double()
+    return (logits.argmax(2) != labels).double()
 
 
 def criterion(config: Config) -> Criterion:
@@ -268,7 +268,7 @@ def criterion(config: Config) -> Criterion:
     return named.get(config.objective) or functools.partial(focal_losses, gamma=config.focal_gamma)
 
 
-def top1(scores: Callable[[Tensor], Tensor], images: ImageSet, images_a_pass: int) -> float:
-    """Share of `images` whose highest score, of `scores(inputs)` (n, K), is that of their label."""
-    hits = sum(int((scores(part.inputs).argmax(1) == part.labels).sum()) for part in images.split(images_a_pass))
+def top1(logits: Callable[[Tensor], Tensor], images: SampleSet, images_per_pass: int) -> float:
+    """Share of `images` whose highest score, of `logits(inputs)` (n, K), is that of their label."""
+    hits = sum(int((logits(part.inputs).argmax(1) == part.labels).sum()) for part in images.split(images_per_pass))
     return hits / len(images)

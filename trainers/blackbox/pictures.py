@@ -12,15 +12,15 @@ from torch import Tensor
 from torchvision.transforms import Normalize
 from torchvision.transforms.functional import pil_to_tensor
 
-from trainers.blackbox.objective import Images
-from utils.parallel import map_ahead
+from trainers.blackbox.objective import Samples
+from utils.parallel import parallel_map
 from utils.settings import Config
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from datasets.split import Dataset, Item
-    from trainers.blackbox.task import Task
+    from trainers.blackbox.task import FewShotTask
 
 # decoded pictures that are kept never take more than this part of the memory limit, for each of a run's three sets
 SHARE_OF_PICTURES = 8
@@ -33,23 +33,23 @@ class Preprocess:
     transform: Callable[[Image.Image], Tensor]
 
     def pixels(self, image: Image.Image) -> Tensor:
-        *geometry, _to_tensor, _normalise = self.transform.transforms
+        *geometry, _to_tensor, _normalize = self.transform.transforms
         for change in geometry:
             image = change(image)
         return pil_to_tensor(image)
 
-    def normalise(self, pixels: Tensor) -> Tensor:
+    def normalize(self, pixels: Tensor) -> Tensor:
         """float32 of 8-bit pixels (n, 3, H, W), to the bit what the whole transform gives."""
-        return self._normalise(pixels.float().div(255))
+        return self._normalize(pixels.float().div(255))
 
     @cached_property
-    def _normalise(self) -> Normalize:
+    def _normalize(self) -> Normalize:
         return self.transform.transforms[-1]
 
     def valid_range(self) -> tuple[Tensor, Tensor]:
         """What black and white become: least and greatest value (3, 1, 1) of each channel, float64."""
         mean, std = (
-            torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (self._normalise.mean, self._normalise.std)
+            torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (self._normalize.mean, self._normalize.std)
         )
         return (0 - mean) / std, (1 - mean) / std
 
@@ -69,26 +69,26 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.items)
 
-    def split(self, size: int) -> Iterator[Images]:
+    def split(self, size: int) -> Iterator[Samples]:
         for which in torch.arange(len(self)).split(size):
             yield self[which]
 
-    def __getitem__(self, which: Tensor) -> Images:
+    def __getitem__(self, which: Tensor) -> Samples:
         """The pictures at positions `which` (n,)."""
         positions = which.tolist()
         missing = [position for position in positions if position not in self.kept]
-        pixels = dict(zip(missing, map_ahead(self._pixels, missing, len(missing)), strict=True))
+        pixels = dict(zip(missing, parallel_map(self._pixels, missing, len(missing)), strict=True))
         for position in missing:
             if (position + 1) * pixels[position].numel() <= self.memory:
                 self.kept[position] = pixels[position]
         stacked = torch.stack([self.kept[p] if p in self.kept else pixels[p] for p in positions])
-        return Images(self.preprocess.normalise(stacked.to(self.device)), self.labels[which.to(self.device)])
+        return Samples(self.preprocess.normalize(stacked.to(self.device)), self.labels[which.to(self.device)])
 
     def _pixels(self, position: int) -> Tensor:
         return self.preprocess.pixels(self.dataset.open_image(self.items[position]))
 
 
-def picture_sets(config: Config, task: Task) -> tuple[Pictures, Pictures, Pictures]:
+def picture_sets(config: Config, task: FewShotTask) -> tuple[Pictures, Pictures, Pictures]:
     """The run's training, validation and test pictures, under CLIP's test transform."""
     preprocess, memory = Preprocess(task.backbone.preprocess), (config.memory_limit << 20) // SHARE_OF_PICTURES
     parts = task.train, task.val, task.dataset.test

@@ -13,8 +13,8 @@ from torch import Tensor
 from clip.prompt import FullSpace, initial_context, make_projection
 from clip.text import TextFeatures
 from trainers.blackbox.batches import FullBatch, MiniBatches
-from trainers.blackbox.objective import ImageSet, Objective, criterion
-from trainers.blackbox.task import Task
+from trainers.blackbox.objective import Objective, SampleSet, criterion
+from trainers.blackbox.task import FewShotTask
 from trainers.blackbox.text_prompt import TextPrompt
 from utils.seeds import torch_generator
 from utils.settings import Config
@@ -24,27 +24,27 @@ from utils.settings import Config
 class Problem:
     """The black box, the point w (d,) to start from, and the image sets that a point is judged on for the log.
 
-    `steps`: how many an optimiser may take. `steps_an_epoch`: mini-batches in a pass over the training images.
+    `steps`: how many an optimizer may take. `steps_per_epoch`: mini-batches in a pass over the training images.
     """
 
     objective: Objective
     initial: Tensor
-    train: ImageSet
-    val: ImageSet
-    test: ImageSet
+    train: SampleSet
+    val: SampleSet
+    test: SampleSet
     steps: int
-    steps_an_epoch: int = 1
+    steps_per_epoch: int = 1
     warnings: Sequence[str] = ()
     matrix: tuple[int, int] | None = None
 
     def validate(self, w: Tensor) -> float:
         """Validation accuracy at w, in [0, 1]."""
-        return float(self.objective.answer(w.numpy(), 1, lambda: np.array([self.objective.accuracy(w, self.val)]))[0])
+        return float(self.objective.query(w.numpy(), 1, lambda: np.array([self.objective.accuracy(w, self.val)]))[0])
 
 
 def text_problem(
     config: Config,
-    task: Task,
+    task: FewShotTask,
     text: TextFeatures,
     contexts: Callable[[Tensor], Tensor],
     initial: Tensor,
@@ -52,13 +52,13 @@ def text_problem(
     batches: MiniBatches | FullBatch | None = None,
 ) -> Problem:
     """A problem whose prompt is on the text side. `batches`: what a call is scored on; default: all training images."""
-    batches = batches or FullBatch(task.train_images, len(task.train_images))
+    batches = batches or FullBatch(task.train_samples, len(task.train_samples))
     model = TextPrompt(
         contexts,
         text,
         task.backbone.logit_scale,
         len(task.dataset.classnames),
-        task.test_images.inputs.shape[1],
+        task.test_samples.inputs.shape[1],
         config.memory_limit << 20,
         keep,
     )
@@ -66,16 +66,16 @@ def text_problem(
     return Problem(
         objective,
         initial,
-        task.train_images,
-        task.val_images,
-        task.test_images,
-        steps=min(config.total_steps, config.epochs * batches.an_epoch or config.total_steps),
-        steps_an_epoch=batches.an_epoch,
+        task.train_samples,
+        task.val_samples,
+        task.test_samples,
+        steps=min(config.total_steps, config.epochs * batches.batches_per_epoch or config.total_steps),
+        steps_per_epoch=batches.batches_per_epoch,
         warnings=text.warnings,
     )
 
 
-def projected_prompt(config: Config, task: Task) -> Problem:
+def projected_prompt(config: Config, task: FewShotTask) -> Problem:
     """The paper's: w ∈ R^d moves the words `ctx_init` by A·w, A fixed and random, and is scored on all training images.
 
     With `--prompt_space full` w is the offset itself, n_ctx · width entries long.
@@ -93,7 +93,7 @@ def projected_prompt(config: Config, task: Task) -> Problem:
     return text_problem(config, task, text, projection.contexts, initial_vector(config, projection.d), keep)
 
 
-def text_and_context(config: Config, task: Task) -> tuple[TextFeatures, Tensor]:
+def text_and_context(config: Config, task: FewShotTask) -> tuple[TextFeatures, Tensor]:
     """Text features of the run's classes, and the context p0 (n_ctx, width) that `ctx_init` or `n_ctx` asks for."""
     generator = torch_generator(config.seed, "initial context")
     words, p0 = initial_context(task.backbone, config.ctx_init, config.n_ctx, generator)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trainers.blackbox.objective import Images
+from trainers.blackbox.objective import Samples
 
 if TYPE_CHECKING:
     from clip.backbone import Backbone
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Task:
+class FewShotTask:
     """The drawn images, the frozen CLIP, and the features of all images that the run will score.
 
     `feature_seconds`: what those of the training images took, from the images or from the cache.
@@ -23,9 +23,9 @@ class Task:
     train: list[Item]
     val: list[Item]
     backbone: Backbone
-    train_images: Images | None
-    val_images: Images | None
-    test_images: Images
+    train_samples: Samples | None
+    val_samples: Samples | None
+    test_samples: Samples
     zero_shot_accuracy: float
     warnings: list[str]
     feature_seconds: float = 0.0

@@ -12,7 +12,7 @@ SHARE_OF_FEATURES = 8
 
 
 class TextPrompt:
-    """Scores = scale · image · textᵀ, both L2-normalised. Images come as features, so that no picture passes the image tower."""
+    """Scores = scale · image · textᵀ, both L2-normalized. Images come as features, so that no picture passes the image tower."""
 
     def __init__(
         self,
@@ -32,21 +32,21 @@ class TextPrompt:
         self.classes, self.width, self.memory_limit = classes, width, memory_limit
         self.keep = keep
 
-    def scores(self, W: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    def logits(self, W: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
         text = self.text_features(self.contexts(W), dtype).transpose(1, 2)
         # the products in the pass's precision, what follows in float64, where it costs nothing
         return lambda features: self.logit_scale * (features.to(dtype) @ text).double()
 
-    def points_a_pass(self) -> int:
+    def points_per_pass(self) -> int:
         """Queries whose text features are held at once: many products' worth, within an eighth of the memory limit."""
-        features_a_query = self.classes * self.width * torch.float64.itemsize
-        return max(1, min(256, self.memory_limit // (SHARE_OF_FEATURES * features_a_query)))
+        features_per_query = self.classes * self.width * torch.float64.itemsize
+        return max(1, min(256, self.memory_limit // (SHARE_OF_FEATURES * features_per_query)))
 
-    def images_a_pass(self, points: int) -> int:
+    def images_per_pass(self, points: int) -> int:
         return max(1, self.memory_limit // (points * self.classes * 3 * torch.float64.itemsize))
 
-    def tangents_a_pass(self, dtype: torch.dtype) -> int:
-        return min(self.points_a_pass(), self.text_features.queries_a_pass(dtype))
+    def tangents_per_pass(self, dtype: torch.dtype) -> int:
+        return min(self.points_per_pass(), self.text_features.queries_per_pass(dtype))
 
     def tower_images(self, points: int, images: int) -> int:
         return 0

@@ -52,7 +52,7 @@ class ChangeAtPlateau:
 
 
 class SharpZO:
-    """Two optimisers one after the other. `make_stage2` builds the second from the first at the change point."""
+    """Two optimizers one after the other. `make_stage2` builds the second from the first at the change point."""
 
     def __init__(self, stage1: Optimizer, change: ChangeAt | ChangeAtPlateau, make_stage2: Callable[[Optimizer], Optimizer]):
         self.stage = 1
@@ -63,14 +63,16 @@ class SharpZO:
         self._change_if_due()
 
     @property
-    def estimate(self) -> Tensor:
-        return self.current.estimate
+    def solution(self) -> Tensor:
+        return self.current.solution
 
-    def plan(self, steps: int) -> int:
+    def num_queries(self, steps: int) -> int:
         if self.stage == 2 or isinstance(self.change, ChangeAtPlateau):
-            return self.current.plan(steps)
+            return self.current.num_queries(steps)
         first = min(steps, self.change.change_point - self.steps)
-        return self.current.plan(first) + (self.make_stage2(self.current).plan(steps - first) if steps > first else 0)
+        return self.current.num_queries(first) + (
+            self.make_stage2(self.current).num_queries(steps - first) if steps > first else 0
+        )
 
     def step(self, loss: Loss) -> dict[str, float]:
         record = self.current.step(loss)
@@ -79,7 +81,7 @@ class SharpZO:
         return record
 
     def _change_if_due(self) -> None:
-        if self.stage == 1 and self.change.reached(self.steps, self.estimate):
+        if self.stage == 1 and self.change.reached(self.steps, self.solution):
             self.current = self.make_stage2(self.current)
             self.stage = 2
 
@@ -96,7 +98,7 @@ def build(config: Config, problem: Problem) -> Optimizer:
     build_rule = registered(TRAINERS[config.stage2].build)
 
     def make_stage2(stage: Optimizer) -> Optimizer:
-        return build_rule(config, dataclasses.replace(problem, initial=stage.estimate.view(w0.shape)))
+        return build_rule(config, dataclasses.replace(problem, initial=stage.solution.view(w0.shape)))
 
     return SharpZO(stage1, change, make_stage2)
 
@@ -130,7 +132,7 @@ def _build_stage1(config: Config, w0: Tensor) -> SharpnessAwareCMAES:
 def _build_stage2(config: Config, stage1: SharpnessAwareCMAES) -> SparseZO:
     generator = torch_generator(config.seed, "RGE directions")
     return SparseZO(
-        stage1.estimate,
+        stage1.solution,
         config.zo_lr,
         config.zo_eps_rge,
         lambda shape: torch.randn(shape, generator=generator, dtype=torch.float64),

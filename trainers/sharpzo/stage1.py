@@ -49,17 +49,17 @@ class SharpnessAwareCMAES:
         self._fresh_mean = first_mean if first_mean is not None else inner.mean
 
     @property
-    def estimate(self) -> Tensor:
+    def solution(self) -> Tensor:
         return self._fresh_mean if self._estimate_is_fresh else self.inner.mean
 
-    def plan(self, steps: int) -> int:
+    def num_queries(self, steps: int) -> int:
         d = self.inner.d
         costs = {"zo": 2 * d, "zo-forward": d + 1, "rge": 2 * self.queries, "jvp": d, "fo": 1, "none": 0}
         refreshes = -(-(self.steps + steps) // self.every) - -(-self.steps // self.every)
         return steps * self.inner.popsize + refreshes * costs[self.estimator]
 
     def step(self, loss: Loss) -> dict[str, float]:
-        """One generation. Returns what it learnt: loss (mean of the candidates), best_loss, grad_norm, sigma."""
+        """One generation. Returns what it learned: loss (mean of the candidates), best_loss, grad_norm, sigma."""
         if self.steps % self.every == 0:
             self.epsilon = self.worst_case(loss)
         self.steps += 1

@@ -59,15 +59,15 @@ class SparseZO:
         self.steps = 0
 
     @property
-    def estimate(self) -> Tensor:
+    def solution(self) -> Tensor:
         return self.w.mean(0) if self.w.ndim == 2 else self.w
 
-    def plan(self, steps: int) -> int:
+    def num_queries(self, steps: int) -> int:
         refreshes = -(-(self.steps + steps) // self.interval) - -(-self.steps // self.interval)
         return 2 * self.q * steps + (2 * len(self.mask) * refreshes if self.pruning == "zscore" else 0)
 
     def step(self, loss: Loss) -> dict[str, float]:
-        """One update. Returns what it learnt: loss (mean of the ± pairs), grad_norm, kept (share of coordinates)."""
+        """One update. Returns what it learned: loss (mean of the ± pairs), grad_norm, kept (share of coordinates)."""
         if self.pruning != "none" and self.steps % self.interval == 0:
             self._refresh(loss)
         # v has the shape of w; where w is a matrix, the loss sees row means

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trainers.blackbox.gradients import Loss, cge, cge_one_sided
-from trainers.optimizer import Rule
+from trainers.optimizer import SinglePointOptimizer
 from utils.seeds import torch_generator
 from utils.settings import Config
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from trainers.blackbox.problem import Problem
 
 
-class CGEDescent(Rule):
+class CGEDescent(SinglePointOptimizer):
     """w ← w − η ĝ, ĝ_i a difference quotient along e_i for the k coordinates of the step and 0 for the others.
 
     Central differences, [L(w + μ e_i) − L(w − μ e_i)] / (2μ): 2k queries; `one_sided`, [L(w + μ e_i) − L(w)] / μ: k + 1. With

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from trainers.blackbox.gradients import Loss
-from trainers.optimizer import Normal, Rule, gaussian
+from trainers.optimizer import Normal, SinglePointOptimizer, gaussian
 from utils.settings import Config
 
 if TYPE_CHECKING:
     from trainers.blackbox.problem import Problem
 
 
-class ForwardGradient(Rule):
+class ForwardGradient(SinglePointOptimizer):
     """w ← w − (η/q) Σ_j (∇L·v_j) v_j, v_j ~ N(0, I), the slopes by forward-mode differentiation; q queries, one a tangent.
 
     `loss` must offer `jvp(w, tangents)` → L(w) and the slopes (q,).

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from trainers.blackbox.gradients import Loss, slopes_along_pairs
-from trainers.optimizer import Normal, Rule, gaussian
+from trainers.optimizer import Normal, SinglePointOptimizer, gaussian
 from utils.errors import UserError
 from utils.settings import Config
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trainers.blackbox.problem import Problem
 
 
-class LOZO(Rule):
+class LOZO(SinglePointOptimizer):
     """W ← W − η s U Vᵀ / r, s = [L(W + μ U Vᵀ) − L(W − μ U Vᵀ)] / (2μ), W (m, n), U (m, r), V (n, r) ~ N(0, 1); 2 queries.
 
     U is drawn in every step, V every ν = `interval` steps, so that the steps between stay in one subspace of the columns.

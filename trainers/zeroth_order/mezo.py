@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from trainers.blackbox.gradients import Loss, slopes_along_pairs
-from trainers.optimizer import Normal, Rule, gaussian
+from trainers.optimizer import Normal, SinglePointOptimizer, gaussian
 from utils.settings import Config
 
 if TYPE_CHECKING:
     from trainers.blackbox.problem import Problem
 
 
-class MeZO(Rule):
+class MeZO(SinglePointOptimizer):
     """w ← w − η ĝ with ĝ = (1/q) Σ_j s_j u_j, s_j = [L(w + μ u_j) − L(w − μ u_j)] / (2μ), u_j ~ N(0, I); 2q queries.
 
     Rules that make another step of the same slopes s_j override `direction`.

@@ -9,7 +9,7 @@ from polystep import PolyStepES
 from torch import Tensor
 
 from trainers.blackbox.gradients import Loss
-from trainers.optimizer import Rule
+from trainers.optimizer import SinglePointOptimizer
 from utils.seeds import torch_generator
 from utils.settings import Config
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from trainers.blackbox.problem import Problem
 
 
-class PolyStep(Rule):
+class PolyStep(SinglePointOptimizer):
     """x ← Σ_i p_i (x + ρ v_i), p = softmax(−c / τ), c_i = (L(x + ρ v_i) − min L) / mean of that; 2d queries a particle.
 
     v_i: the 2d vertices ± of a cross-polytope, turned at random in each step. Every particle x starts at w0 and has its own turn

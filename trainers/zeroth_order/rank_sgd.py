@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from trainers.blackbox.gradients import Loss
-from trainers.optimizer import Normal, Rule, gaussian
+from trainers.optimizer import Normal, SinglePointOptimizer, gaussian
 from utils.settings import Config
 
 if TYPE_CHECKING:
     from trainers.blackbox.problem import Problem
 
 
-class RankSGD(Rule):
+class RankSGD(SinglePointOptimizer):
     """ĝ = (1/|E|) Σ_{(i,j) ∈ E} (u_j − u_i), E the pairs with L(w + μ u_i) < L(w + μ u_j), of m points u ~ N(0, I); then
     w ← the best of w and w − η γ^k ĝ, k = 0 … n − 2, w where none is better; m + n queries.
 

@@ -53,10 +53,10 @@ class SPSA:
         self.k = 0
 
     @property
-    def estimate(self) -> Tensor:
+    def solution(self) -> Tensor:
         return self.w
 
-    def plan(self, steps: int) -> int:
+    def num_queries(self, steps: int) -> int:
         return 2 * self.q * steps
 
     def step(self, loss: Loss) -> dict[str, float]:

@@ -26,19 +26,19 @@ def test_candidates_are_told_with_their_own_losses() -> None:
     candidates, losses = told[0]
     assert torch.equal(candidates, loss.batches[0])
     assert torch.equal(losses, Quadratic(4)(candidates))
-    assert len(candidates) == optimizer.plan(1) == 6
+    assert len(candidates) == optimizer.num_queries(1) == 6
 
 
 def test_search_starts_at_zero_whatever_the_seed() -> None:
     for seed in (1, 2):
-        assert not naive_cmaes(dataclasses.replace(SMALL, seed=seed, deploy="best"), 4).estimate.any()
+        assert not naive_cmaes(dataclasses.replace(SMALL, seed=seed, deploy="best"), 4).solution.any()
 
 
 def test_mean_is_the_search_mean() -> None:
     optimizer = naive_cmaes(dataclasses.replace(SMALL, deploy="mean"), 4)
     for _ in range(3):
         optimizer.step(Quadratic(4))
-        assert torch.equal(optimizer.estimate, optimizer.inner.mean)
+        assert torch.equal(optimizer.solution, optimizer.inner.mean)
 
 
 def test_best_is_the_candidate_of_the_lowest_loss_of_the_run() -> None:
@@ -47,7 +47,7 @@ def test_best_is_the_candidate_of_the_lowest_loss_of_the_run() -> None:
         figures = optimizer.step(loss)
         seen = torch.cat(loss.batches)
         losses = Quadratic(4)(seen)
-        assert torch.equal(optimizer.estimate, seen[losses.argmin()])
+        assert torch.equal(optimizer.solution, seen[losses.argmin()])
         assert figures["best_loss"] == float(losses.min())
 
 
@@ -59,7 +59,7 @@ def test_fresh_mean_is_the_mean_of_another_population() -> None:
     optimizer.step(loss)
     assert len(drawn) == 2
     assert torch.equal(loss.batches[0], drawn[0])
-    assert torch.equal(optimizer.estimate, drawn[1].mean(0))
+    assert torch.equal(optimizer.solution, drawn[1].mean(0))
 
 
 @pytest.mark.parametrize(("shots", "queries"), [(1, 2000), (2, 4000), (4, 4000), (7, 4000), (8, 8000), (16, 8000), (32, 8000)])

@@ -65,7 +65,7 @@ def network_at(problem: Problem, w: Tensor) -> Reference:
 
 def spy_on_batches(problem: Problem) -> list[MiniBatch]:
     """The mini-batches that the objective will have loaded."""
-    draw, given = problem.objective.draw, []
+    draw, given = problem.objective.next_batch, []
     load = draw.load
     draw.load = lambda which, number: given.append(load(which, number)) or given[-1]
     return given
@@ -78,8 +78,8 @@ def test_losses_are_those_of_the_formula_with_the_batchs_own_statistics(tiny_bac
     batch = given[0]
     assert len(batch) == 4
     for loss, w in zip(losses, W, strict=True):
-        scores = expected_scores(tiny_backbone, network_at(problem, w).train(), batch.inputs.pictures, 0.5)
-        assert loss.item() == pytest.approx(F.cross_entropy(scores, batch.labels).item(), abs=1e-4)
+        logits = expected_scores(tiny_backbone, network_at(problem, w).train(), batch.inputs.pictures, 0.5)
+        assert loss.item() == pytest.approx(F.cross_entropy(logits, batch.labels).item(), abs=1e-4)
     assert losses.std() > 1e-3
 
 
@@ -88,12 +88,12 @@ def test_evaluation_does_not_depend_on_the_other_pictures_or_on_what_ran_before(
     model, w = problem.objective.model, points(problem, 1)
     whole, parts = ([part.inputs for part in problem.test.split(size)] for size in (5, 2))
     with torch.inference_mode():
-        score = model.scores(w, torch.float32)
+        score = model.logits(w, torch.float32)
         together = score(whole[0])
         torch.testing.assert_close(torch.cat([score(part) for part in parts], 1), together, rtol=0, atol=1e-4)
         problem.objective(points(problem, 3))
-        assert torch.equal(model.scores(w, torch.float32)(whole[0]), together)
-        own = model.scores(w, torch.float32)(dataclasses.replace(whole[0], training=True))
+        assert torch.equal(model.logits(w, torch.float32)(whole[0]), together)
+        own = model.logits(w, torch.float32)(dataclasses.replace(whole[0], training=True))
     assert (own - together).abs().max() > 1e-3
 
 
@@ -112,9 +112,9 @@ def test_what_is_saved_suffices_to_score_pictures(tiny_backbone: Backbone) -> No
     assert unused.unexpected_keys == []
     assert all("num_batches" in name for name in unused.missing_keys)
     pictures, labels = pictures_of(task, task.dataset.test)
-    scores = expected_scores(tiny_backbone, network.requires_grad_(False).eval(), pictures, 0.5)
-    assert problem.objective.loss_at(w, problem.test) == pytest.approx(F.cross_entropy(scores, labels).item(), abs=1e-4)
-    assert problem.objective.accuracy(w, problem.test) == (scores.argmax(1) == labels).double().mean().item()
+    logits = expected_scores(tiny_backbone, network.requires_grad_(False).eval(), pictures, 0.5)
+    assert problem.objective.loss_at(w, problem.test) == pytest.approx(F.cross_entropy(logits, labels).item(), abs=1e-4)
+    assert problem.objective.accuracy(w, problem.test) == (logits.argmax(1) == labels).double().mean().item()
 
 
 def test_prompted_pictures_stay_within_the_valid_range(tiny_backbone: Backbone) -> None:
@@ -142,7 +142,7 @@ def test_an_epoch_shows_each_picture_once_and_leaves_the_incomplete_batch_out(
             problem.objective(problem.initial[None])
         epochs.append(torch.cat([batch.inputs.pictures for batch in given[-2:]]))
         assert len(epochs[-1].flatten(1).unique(dim=0)) == 8
-    assert problem.steps_an_epoch == 2
+    assert problem.steps_per_epoch == 2
     assert not torch.equal(epochs[0], epochs[1])
 
 

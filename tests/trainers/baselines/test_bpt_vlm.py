@@ -81,8 +81,8 @@ def expected_loss(backbone: Backbone, contexts: Tensor, tokens: Tensor, part: st
     task = make_task(backbone)
     pictures, labels = pictures_of(task, getattr(task.dataset, part))
     images = reference(backbone, pictures, tokens)
-    scores = float(backbone.model.logit_scale.exp()) * images @ expected_text(backbone, contexts).T
-    return F.cross_entropy(scores, labels).item()
+    logits = float(backbone.model.logit_scale.exp()) * images @ expected_text(backbone, contexts).T
+    return F.cross_entropy(logits, labels).item()
 
 
 @shallow_and_deep
@@ -186,7 +186,7 @@ def test_the_point_of_the_lowest_training_loss_is_used(backbone: Backbone, deep:
     problem = make_problem(backbone, deep=deep)
     optimizer = build_optimizer(dataclasses.replace(CONFIG, deep=deep), problem)
     best = min(optimizer.step(problem.objective)["best_loss"] for _ in range(5))
-    assert problem.objective.loss_at(optimizer.estimate, problem.train) == pytest.approx(best, abs=1e-9)
+    assert problem.objective.loss_at(optimizer.solution, problem.train) == pytest.approx(best, abs=1e-9)
     assert best < problem.objective.loss_at(problem.initial, problem.train)
 
 
@@ -245,7 +245,7 @@ def test_layers_take_turns_and_the_others_hold_the_best_so_far() -> None:
     optimizer, loss = LayerByLayer(make_layers(3, 2)), Quadratic(6)
     best, best_loss = torch.zeros(6, dtype=torch.float64), float("inf")
     for step in range(9):
-        assert torch.equal(optimizer.estimate, best)
+        assert torch.equal(optimizer.solution, best)
         record = optimizer.step(loss)
         asked = loss.batches[-1]
         own = slice(2 * (step % 3), 2 * (step % 3) + 2)
@@ -256,11 +256,11 @@ def test_layers_take_turns_and_the_others_hold_the_best_so_far() -> None:
         if losses.min() < best_loss:
             best, best_loss = asked[losses.argmin()], float(losses.min())
         assert record["best_loss"] == best_loss
-    assert optimizer.plan(5) == 30
+    assert optimizer.num_queries(5) == 30
 
 
 def test_one_cma_es_a_layer_descends() -> None:
     optimizer, loss = LayerByLayer(make_layers(3, 2)), Quadratic(6)
     for _ in range(90):
         optimizer.step(loss)
-    assert float(loss(optimizer.estimate[None])) < 0.05 * float(loss(torch.zeros(1, 6, dtype=torch.float64)))
+    assert float(loss(optimizer.solution[None])) < 0.05 * float(loss(torch.zeros(1, 6, dtype=torch.float64)))

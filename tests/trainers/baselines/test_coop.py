@@ -21,7 +21,7 @@ from utils.settings import Config
 
 def test_updates_are_those_of_torch_with_momentum_and_decay() -> None:
     w = torch.linspace(-1, 2, 5, dtype=torch.float64)
-    ours = SGD(w, lr=0.1, momentum=0.9, weight_decay=0.05, epochs=10, steps_an_epoch=2, warmup=1)
+    ours = SGD(w, lr=0.1, momentum=0.9, weight_decay=0.05, epochs=10, steps_per_epoch=2, warmup=1)
     theirs = torch.nn.Parameter(w.clone())
     torch_sgd = torch.optim.SGD([theirs], lr=0.1, momentum=0.9, weight_decay=0.05)
     for _ in range(12):
@@ -29,11 +29,11 @@ def test_updates_are_those_of_torch_with_momentum_and_decay() -> None:
         theirs.grad = Quadratic(5).gradient(theirs.detach())[1]
         torch_sgd.step()
         ours.step(Quadratic(5))
-    torch.testing.assert_close(ours.estimate, theirs.detach(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(ours.solution, theirs.detach(), rtol=1e-12, atol=1e-12)
 
 
 def test_step_size_warms_up_for_an_epoch_and_then_follows_a_cosine_of_its_own() -> None:
-    optimizer = SGD(torch.zeros(1, dtype=torch.float64), 0.002, 0.9, 0.0, epochs=50, steps_an_epoch=3, warmup=1)
+    optimizer = SGD(torch.zeros(1, dtype=torch.float64), 0.002, 0.9, 0.0, epochs=50, steps_per_epoch=3, warmup=1)
     rates = []
     for _ in range(150):
         rates.append(optimizer.rate())

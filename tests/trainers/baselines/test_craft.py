@@ -14,24 +14,24 @@ from main_sharpzo import main
 from trainers.baselines.craft import Adapter, Craft, CraftObjective, divergence
 from trainers.blackbox.batches import FullBatch, MiniBatches
 from trainers.blackbox.cmaes import naive_cmaes
-from trainers.blackbox.objective import Images, cross_entropies
+from trainers.blackbox.objective import Samples, cross_entropies
 from utils.settings import Config
 
 K, D = 5, 7
 GENERATOR = torch.Generator().manual_seed(0)
-IMAGES = Images(F.normalize(torch.randn(12, D, generator=GENERATOR), dim=-1), torch.arange(12) % K)
+IMAGES = Samples(F.normalize(torch.randn(12, D, generator=GENERATOR), dim=-1), torch.arange(12) % K)
 
 
 class LinearScores:
     """Scores that are a linear function of the features; w is the matrix."""
 
-    def scores(self, W, dtype):
+    def logits(self, W, dtype):
         return lambda features: 10 * features.double() @ W.view(-1, K, D).transpose(1, 2).double()
 
-    def points_a_pass(self) -> int:
+    def points_per_pass(self) -> int:
         return 4
 
-    def images_a_pass(self, points: int) -> int:
+    def images_per_pass(self, points: int) -> int:
         return 5
 
     def tower_images(self, points: int, images: int) -> int:
@@ -96,7 +96,7 @@ def test_images_are_classified_by_the_adapted_scores() -> None:
 def test_a_query_is_a_candidate_or_a_batch_of_the_adapter() -> None:
     objective = make_objective(fresh=True)
     optimizer = Craft(naive_cmaes(Config(popsize=4, sigma=0.1, bound=0.0), K * D), 3, 0.1, 1, 10)
-    assert optimizer.plan(1) == 4 + 3
+    assert optimizer.num_queries(1) == 4 + 3
     optimizer.step(objective)
     # 12 images cached for the candidates, and 12 anew for the adapter
     assert objective.costs() == {"queries": 7, "forwards": 7, "tower_images": 24}
@@ -133,6 +133,6 @@ def test_run_saves_the_adapter_and_its_accuracy_is_that_of_both(tmp_path: Path) 
 
 
 def test_raw_features_cannot_come_from_the_cache(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    flags = ["--no-normalise_adapter", "--train_features", "cached", "--shots", "1", "--output_dir", str(tmp_path)]
+    flags = ["--no-normalize_adapter", "--train_features", "cached", "--shots", "1", "--output_dir", str(tmp_path)]
     assert main(["--prompt_trainer", "craft", *flags]) == 2
-    assert "--no-normalise_adapter" in capsys.readouterr().err
+    assert "--no-normalize_adapter" in capsys.readouterr().err

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from trainers.blackbox.batches import FullBatch, MiniBatches
-from trainers.blackbox.objective import Images
+from trainers.blackbox.objective import Samples
 
-IMAGES = Images(torch.arange(10.0)[:, None], torch.arange(10))
+IMAGES = Samples(torch.arange(10.0)[:, None], torch.arange(10))
 
 
 def batches(size: int, seed: int = 0, fresh: bool = False, drop_last: bool = True) -> MiniBatches:
@@ -17,13 +17,13 @@ def batches(size: int, seed: int = 0, fresh: bool = False, drop_last: bool = Tru
 
 
 @pytest.mark.parametrize(
-    ("size", "drop_last", "an_epoch"), [(5, True, 2), (3, True, 3), (3, False, 4), (10, True, 1), (99, True, 1)]
+    ("size", "drop_last", "batches_per_epoch"), [(5, True, 2), (3, True, 3), (3, False, 4), (10, True, 1), (99, True, 1)]
 )
-def test_an_epoch_shows_no_image_twice(size: int, drop_last: bool, an_epoch: int) -> None:
+def test_an_epoch_shows_no_image_twice(size: int, drop_last: bool, batches_per_epoch: int) -> None:
     source = batches(size, drop_last=drop_last)
-    assert source.an_epoch == an_epoch
+    assert source.batches_per_epoch == batches_per_epoch
     for _ in range(3):
-        seen = torch.cat([source().images.labels for _ in range(an_epoch)]).tolist()
+        seen = torch.cat([source().images.labels for _ in range(batches_per_epoch)]).tolist()
         assert len(seen) == len(set(seen))
         assert len(seen) == (10 if size in (5, 10, 99) or not drop_last else 9)
 
@@ -39,7 +39,7 @@ def test_epochs_differ_and_seeds_decide() -> None:
 def test_batches_are_numbered_from_zero() -> None:
     numbers: list[int] = []
 
-    def load(which: torch.Tensor, number: int) -> Images:
+    def load(which: torch.Tensor, number: int) -> Samples:
         numbers.append(number)
         return IMAGES[which]
 

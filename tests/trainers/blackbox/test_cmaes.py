@@ -71,7 +71,7 @@ def test_without_perturbation_it_walks_as_bare_cma(quadratic, rho: float, estima
         stage.step(loss)
         points = bare.ask()
         bare.tell(points, quadratic(D)(torch.from_numpy(np.stack(points))).tolist())
-    assert np.array_equal(stage.estimate.numpy(), bare.result.xfavorite)
+    assert np.array_equal(stage.solution.numpy(), bare.result.xfavorite)
     assert stage.inner.sigma == bare.sigma
 
 
@@ -80,15 +80,15 @@ def test_perturbation_changes_the_walk(quadratic) -> None:
     for _ in range(5):
         with_it.step(quadratic(D))
         without.step(quadratic(D))
-    assert not torch.equal(with_it.estimate, without.estimate)
+    assert not torch.equal(with_it.solution, without.solution)
 
 
 def test_descends_on_a_quadratic(quadratic) -> None:
     stage = make(rho=0.01)
-    first = float(quadratic(D)(stage.estimate[None]))
+    first = float(quadratic(D)(stage.solution[None]))
     for _ in range(40):
         stage.step(quadratic(D))
-    assert float(quadratic(D)(stage.estimate[None])) < first / 100
+    assert float(quadratic(D)(stage.solution[None])) < first / 100
 
 
 def test_candidates_stay_in_the_box() -> None:
@@ -110,7 +110,7 @@ def test_global_generators_are_left_alone(quadratic) -> None:
 def test_plan_is_what_a_step_asks(quadratic, estimator: str, gradient: int) -> None:
     loss = quadratic(D)
     stage = make(estimator=estimator)
-    assert stage.plan(1) == gradient + S
+    assert stage.num_queries(1) == gradient + S
     stage.step(loss)
     assert loss.queries == gradient + S
 
@@ -130,6 +130,6 @@ def test_released_gradient_is_taken_at_the_mean_of_a_fresh_population(quadratic,
     stage.step(loss)
     torch.testing.assert_close(loss.batches[0].mean(0), first)
     assert len(populations) == 2
-    assert torch.equal(stage.estimate, populations[1].mean(0))
+    assert torch.equal(stage.solution, populations[1].mean(0))
     stage.step(loss)
     torch.testing.assert_close(loss.batches[2].mean(0), populations[1].mean(0))

@@ -56,7 +56,7 @@ def test_slopes_do_not_depend_on_how_many_directions_share_a_pass(
 ) -> None:
     w = points(1)[0]
     roomy, tight = (make_objective(tiny_backbone, "float64", limit, engine) for limit in (1 << 30, memory_limit))
-    assert tight.model.tangents_a_pass(torch.float64) < min(D, roomy.model.tangents_a_pass(torch.float64))
+    assert tight.model.tangents_per_pass(torch.float64) < min(D, roomy.model.tangents_per_pass(torch.float64))
     torch.testing.assert_close(tight.jvp(w, EYE)[1], roomy.jvp(w, EYE)[1], rtol=1e-11, atol=1e-13)
 
 

@@ -14,7 +14,7 @@ from clip.prompt import context_embeddings, make_projection
 from clip.text import TextFeatures
 from tests.conftest import CLASSNAMES, Quadratic
 from trainers.blackbox.gradients import cge, rge
-from trainers.blackbox.objective import Images, Objective
+from trainers.blackbox.objective import Objective, Samples
 from trainers.blackbox.text_prompt import TextPrompt
 
 D = 6
@@ -33,7 +33,7 @@ def tiny_objective(backbone: Backbone, engine: str) -> Objective:
     generator = torch.Generator().manual_seed(3)
     projection = make_projection(context_embeddings(backbone, "a photo of a"), D, 0.2, generator)
     text = TextFeatures(backbone, CLASSNAMES, "a photo of a", 1 << 30, engine)
-    images = Images(
+    images = Samples(
         F.normalize(torch.randn(16, 24, generator=generator), dim=-1), torch.randint(len(CLASSNAMES), (16,), generator=generator)
     )
     model = TextPrompt(projection.contexts, text, backbone.logit_scale, len(CLASSNAMES), 24)

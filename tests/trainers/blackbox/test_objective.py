@@ -15,7 +15,7 @@ from clip.backbone import Backbone
 from clip.prompt import Projection, context_embeddings, make_projection
 from clip.text import TextFeatures
 from tests.conftest import CLASSNAMES, make_tiny_backbone
-from trainers.blackbox.objective import FLOAT64_BELOW, Images, Objective, top1
+from trainers.blackbox.objective import FLOAT64_BELOW, Objective, Samples, top1
 from trainers.blackbox.text_prompt import TextPrompt
 from utils.errors import RunError
 
@@ -25,10 +25,10 @@ engines = pytest.mark.parametrize("engine", ["fast", "stock"])
 PROMPTS = [f"{INIT} {name}.".replace("_", " ") for name in CLASSNAMES]
 
 
-def make_images(n: int = 23, width: int = 24) -> Images:
+def make_images(n: int = 23, width: int = 24) -> Samples:
     generator = torch.Generator().manual_seed(1)
     features = F.normalize(torch.randn(n, width, generator=generator), dim=-1)
-    return Images(features, torch.randint(len(CLASSNAMES), (n,), generator=generator))
+    return Samples(features, torch.randint(len(CLASSNAMES), (n,), generator=generator))
 
 
 def make_objective(backbone: Backbone, precision: str = "auto", memory_limit: int = 1 << 30, engine: str = "fast") -> Objective:
@@ -118,7 +118,7 @@ def test_text_features_of_few_queries_are_held_at_once_where_memory_is_short(tin
 
 def test_loss_at_is_the_loss_of_the_point(tiny_backbone: Backbone) -> None:
     objective, W = make_objective(tiny_backbone), points(2)
-    assert objective.loss_at(W[1], objective.draw()) == pytest.approx(objective(W)[1].item(), abs=1e-6)
+    assert objective.loss_at(W[1], objective.next_batch()) == pytest.approx(objective(W)[1].item(), abs=1e-6)
 
 
 # counts
@@ -129,7 +129,7 @@ def test_every_row_is_a_query_and_evaluations_are_counted_apart(tiny_backbone: B
     objective(W)
     objective(W[:2], mu=1e-5)
     assert (objective.queries, objective.evaluations) == (5, 0)
-    objective.loss_at(W[0], objective.draw())
+    objective.loss_at(W[0], objective.next_batch())
     objective.accuracy(W[0], make_images())
     assert (objective.queries, objective.evaluations) == (5, 2)
     objective.gradient(W[0])
@@ -179,7 +179,7 @@ def test_a_loss_that_is_not_finite_names_the_query(tiny_backbone: Backbone, scal
 
 def test_image_features_that_are_not_finite_name_the_first_query(tiny_backbone: Backbone) -> None:
     objective = make_objective(tiny_backbone)
-    objective.draw().inputs[5, 3] = float("nan")
+    objective.next_batch().inputs[5, 3] = float("nan")
     with pytest.raises(RunError, match=r"at query 1\b"):
         objective(points(3))
 
@@ -193,19 +193,19 @@ def test_no_autograd_graph_is_built_even_where_everything_requires_grad(engine: 
     backbone = make_tiny_backbone()
     objective = make_objective(backbone, precision, engine=engine)
     backbone.model.requires_grad_(True)
-    objective.draw().inputs.requires_grad_(True)
+    objective.next_batch().inputs.requires_grad_(True)
     W = points(3).requires_grad_(True)
     with no_autograd_graph():
         losses = objective(W)
         objective(W, mu=1e-6)
-        objective.loss_at(W[0], objective.draw())
-        objective.accuracy(W[0], objective.draw())
+        objective.loss_at(W[0], objective.next_batch())
+        objective.accuracy(W[0], objective.next_batch())
     assert torch.is_grad_enabled()
     assert losses.grad_fn is None
     assert not losses.requires_grad
     assert not losses.is_inference()
     assert W.grad is None
-    assert objective.draw().inputs.grad is None
+    assert objective.next_batch().inputs.grad is None
     assert all(parameter.grad is None for parameter in backbone.model.parameters())
 
 
@@ -224,7 +224,7 @@ def test_clip_is_left_as_it_was(engine: str) -> None:
     objective.gradient(W[0])
     objective(W)
     objective(W, mu=1e-6)
-    objective.loss_at(W[0], objective.draw())
+    objective.loss_at(W[0], objective.next_batch())
     objective.accuracy(W[0], make_images())
     assert torch.equal(W, kept)
     for name, tensor in backbone.model.state_dict().items():
@@ -262,7 +262,7 @@ def test_gradient_is_the_same_after_forward_passes(tiny_backbone: Backbone, engi
     w = points(1)[0]
     first = make_objective(tiny_backbone, precision, engine=engine).gradient(w)
     objective = make_objective(tiny_backbone, precision, engine=engine)
-    objective.loss_at(w, objective.draw())
+    objective.loss_at(w, objective.next_batch())
     later = objective.gradient(w)
     assert torch.equal(first[0], later[0])
     assert torch.equal(first[1], later[1])
@@ -270,20 +270,20 @@ def test_gradient_is_the_same_after_forward_passes(tiny_backbone: Backbone, engi
 
 # accuracy
 
-AXES = Images(torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]]), torch.tensor([0, 1, 1, 0]))
+AXES = Samples(torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]]), torch.tensor([0, 1, 1, 0]))
 
 
-def accuracy(text: Tensor, images: Images) -> float:
-    return top1(lambda features: features @ text.T, images, images_a_pass=3)
+def accuracy(text: Tensor, images: Samples) -> float:
+    return top1(lambda features: features @ text.T, images, images_per_pass=3)
 
 
 def test_accuracy_is_the_share_of_images_nearest_to_the_text_of_their_label() -> None:
     text = torch.eye(2)
     assert accuracy(text, AXES) == 0.5
     assert accuracy(text.flip(0), AXES) == 0.5
-    assert accuracy(text, Images(AXES.inputs, torch.tensor([0, 0, 1, 1]))) == 1.0
-    assert accuracy(text, Images(AXES.inputs, torch.tensor([1, 1, 0, 1]))) == 0.25
-    many = Images(AXES.inputs.repeat(2000, 1), torch.tensor([0, 0, 1, 0]).repeat(2000))
+    assert accuracy(text, Samples(AXES.inputs, torch.tensor([0, 0, 1, 1]))) == 1.0
+    assert accuracy(text, Samples(AXES.inputs, torch.tensor([1, 1, 0, 1]))) == 0.25
+    many = Samples(AXES.inputs.repeat(2000, 1), torch.tensor([0, 0, 1, 0]).repeat(2000))
     assert accuracy(text, many) == 0.75
 
 
@@ -295,6 +295,6 @@ def test_accuracy_is_that_of_the_point_and_the_images_it_is_given() -> None:
         return W.view(-1, 2, 2)
 
     objective = Objective(TextPrompt(contexts, text_features, 1.0, 2, 2), lambda: AXES)
-    images = Images(AXES.inputs[:3], torch.tensor([0, 0, 1]))
+    images = Samples(AXES.inputs[:3], torch.tensor([0, 0, 1]))
     assert objective.accuracy(torch.tensor([1.0, 0.0, 0.0, 1.0]), images) == 1.0
     assert objective.accuracy(torch.tensor([0.0, 1.0, 1.0, 0.0]), images) == 0.0

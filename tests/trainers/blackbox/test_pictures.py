@@ -50,7 +50,7 @@ def test_positions_pick_pictures(tiny_backbone: Backbone) -> None:
     assert torch.equal(pictures[which].labels, labels[which])
 
 
-def test_valid_range_is_that_of_clips_normalisation() -> None:
+def test_valid_range_is_that_of_clips_normalization() -> None:
     low, high = Preprocess(image_transform(224, is_train=False)).valid_range()
     assert low.flatten().tolist() == pytest.approx([-1.7923, -1.7521, -1.4802], abs=1e-4)
     assert high.flatten().tolist() == pytest.approx([1.9303, 2.0749, 2.1459], abs=1e-4)

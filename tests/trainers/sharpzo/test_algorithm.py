@@ -33,9 +33,9 @@ def test_queries_a_step_are_the_papers_at_its_sizes(quadratic) -> None:
 
 def test_planned_queries_are_those_of_the_reference_for_a_whole_run() -> None:
     config = dataclasses.replace(PAPER, total_steps=20_000, change_point=100)
-    assert build(config, toy_problem(config, d=512, validation_accuracy=0.0)).plan(20_000) == 248_600
+    assert build(config, toy_problem(config, d=512, validation_accuracy=0.0)).num_queries(20_000) == 248_600
     config = dataclasses.replace(config, change_point=500)
-    assert build(config, toy_problem(config, d=512, validation_accuracy=0.0)).plan(20_000) == 671_352
+    assert build(config, toy_problem(config, d=512, validation_accuracy=0.0)).num_queries(20_000) == 671_352
 
 
 def test_stage_two_starts_at_the_stage_one_mean(quadratic) -> None:
@@ -47,7 +47,7 @@ def test_stage_two_starts_at_the_stage_one_mean(quadratic) -> None:
         assert optimizer.stage == 1
         optimizer.step(loss)
     assert optimizer.stage == 2
-    assert torch.equal(optimizer.estimate, stage1.estimate)
+    assert torch.equal(optimizer.solution, stage1.solution)
 
 
 def test_cma_es_trainer_stays_in_stage_one(quadratic) -> None:

@@ -25,7 +25,7 @@ from utils.config import load_config
 from utils.errors import UserError
 from utils.settings import Config
 
-RULES = [name for name, info in TRAINERS.items() if info.rule]
+RULES = [name for name, info in TRAINERS.items() if info.stage2]
 D = 6
 
 
@@ -71,9 +71,9 @@ def test_shift_follows_the_gradient_that_the_option_names(quadratic) -> None:
 )
 def test_plan_is_what_each_generation_asks(quadratic, estimator: str, cost: int, every: int) -> None:
     stage, loss = stage_one(estimator, every=every, queries=5, normal=normal), CountingQuadratic(D)
-    planned, asked = stage.plan(7), []
+    planned, asked = stage.num_queries(7), []
     for _ in range(7):
-        next_step, before = stage.plan(1), loss.queries
+        next_step, before = stage.num_queries(1), loss.queries
         stage.step(loss)
         asked.append(loss.queries - before)
         assert asked[-1] == next_step
@@ -110,14 +110,14 @@ class TestEveryRuleAsStageTwo:
             assert optimizer.stage == 1
             optimizer.step(loss)
         assert optimizer.stage == 2
-        torch.testing.assert_close(optimizer.estimate, stage1.estimate, rtol=0, atol=1e-12)
+        torch.testing.assert_close(optimizer.solution, stage1.solution, rtol=0, atol=1e-12)
         assert isinstance(
             optimizer.current, type(build_optimizer(dataclasses.replace(config, prompt_trainer=rule), toy_problem(config, d=D)))
         )
 
     def test_whole_run_asks_what_was_planned(self, quadratic, rule: str) -> None:
         config = small(stage2=rule)
-        planned = build_optimizer(config, toy_problem(config, d=D)).plan(12)
+        planned = build_optimizer(config, toy_problem(config, d=D)).num_queries(12)
         _, records = run(config, d=D)
         assert records[-1]["queries"] == planned
         assert [record["stage"] for record in records[1:]] == [1] * 4 + [2] * 8
@@ -138,21 +138,21 @@ def scores_and_labels() -> tuple[Tensor, Tensor]:
 
 
 def test_objectives_are_their_formulas() -> None:
-    scores, labels = scores_and_labels()
-    entropies = criterion(Config())(scores, labels)
+    logits, labels = scores_and_labels()
+    entropies = criterion(Config())(logits, labels)
     assert entropies.shape == (3, 20)
-    torch.testing.assert_close(entropies[1], F.cross_entropy(scores[1], labels, reduction="none"))
-    p = scores.softmax(2)[:, torch.arange(20), labels]
-    torch.testing.assert_close(criterion(Config(objective="focal"))(scores, labels), -((1 - p) ** 2) * p.log())
-    torch.testing.assert_close(criterion(Config(objective="focal", focal_gamma=0.0))(scores, labels), entropies)
-    hits = scores.argmax(2) == labels
-    errors = criterion(Config(objective="accuracy"))(scores, labels)
+    torch.testing.assert_close(entropies[1], F.cross_entropy(logits[1], labels, reduction="none"))
+    p = logits.softmax(2)[:, torch.arange(20), labels]
+    torch.testing.assert_close(criterion(Config(objective="focal"))(logits, labels), -((1 - p) ** 2) * p.log())
+    torch.testing.assert_close(criterion(Config(objective="focal", focal_gamma=0.0))(logits, labels), entropies)
+    hits = logits.argmax(2) == labels
+    errors = criterion(Config(objective="accuracy"))(logits, labels)
     assert torch.equal(errors.mean(1), 1 - hits.double().mean(1))
 
 
 def test_focal_loss_of_a_certain_image_is_zero_and_finite() -> None:
-    scores = torch.tensor([[[100.0, 0.0], [0.0, 1e4]]], dtype=torch.float64)
-    assert criterion(Config(objective="focal"))(scores, torch.tensor([0, 0])).tolist() == [[pytest.approx(0.0), 1e4]]
+    logits = torch.tensor([[[100.0, 0.0], [0.0, 1e4]]], dtype=torch.float64)
+    assert criterion(Config(objective="focal"))(logits, torch.tensor([0, 0])).tolist() == [[pytest.approx(0.0), 1e4]]
 
 
 def digits(tmp_path: Path, *argv: str) -> int:
@@ -161,7 +161,7 @@ def digits(tmp_path: Path, *argv: str) -> int:
 
 
 @pytest.mark.parametrize("objective", ["focal", "accuracy"])
-def test_objective_is_what_a_run_minimises(tmp_path: Path, objective: str) -> None:
+def test_objective_is_what_a_run_minimizes(tmp_path: Path, objective: str) -> None:
     status = digits(tmp_path, "--prompt_trainer", "rank-sgd", "--objective", objective, "--zo_eps_rge", "0.5")
     assert status == 0
     lines = next(tmp_path.rglob("metrics.jsonl")).read_text().splitlines()

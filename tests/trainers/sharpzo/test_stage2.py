@@ -26,7 +26,7 @@ def make(**options) -> SparseZO:
     return SparseZO(start(), options.pop("lr", 0.05), options.pop("mu", 1e-4), directions(), **options)
 
 
-def test_score_is_squared_weight_times_standardised_squared_gradient() -> None:
+def test_score_is_squared_weight_times_standardized_squared_gradient() -> None:
     w, g = np.array([1.0, -2.0, 0.5]), np.array([3.0, 1.0, -2.0])
     square = g**2
     expected = w**2 * (square - square.mean()) / square.std()
@@ -65,17 +65,17 @@ def test_one_step_is_the_formula(quadratic) -> None:
     slopes = [(quadratic(D)((w + mu * v)[None]) - quadratic(D)((w - mu * v)[None])) / (2 * mu) for v in u]
     expected = w - lr * (slopes[0] * u[0] + slopes[1] * u[1]) / 2
     stage.step(loss)
-    torch.testing.assert_close(stage.estimate, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(stage.solution, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_masked_coordinates_never_move_between_refreshes(quadratic) -> None:
     loss = quadratic(D)
     stage = make(ratio=0.5, interval=10)
     for _ in range(3):
-        before = stage.estimate.clone()
+        before = stage.solution.clone()
         for _ in range(10):
             stage.step(loss)
-            moved = stage.estimate != before
+            moved = stage.solution != before
             assert torch.equal(moved, stage.mask.bool())
     perturbed = torch.cat([batch for batch in loss.batches if len(batch) == 2])
     assert len(perturbed) == 60
@@ -107,18 +107,18 @@ def test_magnitude_refresh_clears_masked_entries_of_the_buffer(quadratic) -> Non
     buffer = torch.ones(D, dtype=torch.float64)
     stage = make(pruning="magnitude", departures={"gradient-buffer"}, buffer=buffer)
     stage.step(quadratic(D))
-    assert torch.equal(stage.estimate != start(), stage.mask.bool())
+    assert torch.equal(stage.solution != start(), stage.mask.bool())
 
 
 @pytest.mark.parametrize(("pruning", "refresh"), [("zscore", 2 * D), ("magnitude", 0), ("none", 0)])
 def test_plan_is_what_steps_ask(quadratic, pruning: str, refresh: int) -> None:
     loss = quadratic(D)
     stage = make(pruning=pruning, interval=3, q=2)
-    planned = stage.plan(7)
+    planned = stage.num_queries(7)
     each = []
     for _ in range(7):
         before = loss.queries
-        next_step = stage.plan(1)
+        next_step = stage.num_queries(1)
         stage.step(loss)
         each.append(loss.queries - before)
         assert each[-1] == next_step
@@ -128,10 +128,10 @@ def test_plan_is_what_steps_ask(quadratic, pruning: str, refresh: int) -> None:
 
 def test_descends_on_a_quadratic(quadratic) -> None:
     stage = make(lr=0.02, interval=20)
-    first = float(quadratic(D)(stage.estimate[None]))
+    first = float(quadratic(D)(stage.solution[None]))
     for _ in range(600):
         stage.step(quadratic(D))
-    assert float(quadratic(D)(stage.estimate[None])) < first / 20
+    assert float(quadratic(D)(stage.solution[None])) < first / 20
 
 
 def test_gradient_buffer_adds_up_and_a_refresh_overwrites_it(quadratic) -> None:
@@ -141,12 +141,12 @@ def test_gradient_buffer_adds_up_and_a_refresh_overwrites_it(quadratic) -> None:
     plain = make(lr=lr, pruning="none")
     plain.step(loss)
     stage.step(loss)
-    torch.testing.assert_close(stage.estimate, plain.estimate - lr * first, rtol=0, atol=1e-12)
+    torch.testing.assert_close(stage.solution, plain.solution - lr * first, rtol=0, atol=1e-12)
     buffered = stage.buffer.clone()
-    w = stage.estimate
+    w = stage.solution
     stage.step(loss)
     assert not torch.equal(stage.buffer, buffered)
-    torch.testing.assert_close(stage.estimate, w - lr * stage.buffer, rtol=0, atol=1e-12)
+    torch.testing.assert_close(stage.solution, w - lr * stage.buffer, rtol=0, atol=1e-12)
 
     sparse = make(lr=lr, departures={"gradient-buffer"}, buffer=100 * first)
     sparse.step(loss)
@@ -163,7 +163,7 @@ def test_matrix_w_broadcasts_at_the_first_step_and_is_evaluated_by_its_row_mean(
     stage.step(loss)
     assert loss.batches[1].shape == (2, D)
     torch.testing.assert_close(loss.batches[1].mean(0), torch.stack([stage.w + stage.lr * stage.buffer]).mean((0, 1)))
-    torch.testing.assert_close(stage.estimate, stage.w.mean(0))
+    torch.testing.assert_close(stage.solution, stage.w.mean(0))
 
 
 def test_keep_lowest_keeps_the_complement_of_the_papers_drop(quadratic) -> None:

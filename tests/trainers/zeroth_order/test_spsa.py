@@ -34,7 +34,7 @@ def test_one_step_is_the_mean_of_the_two_sided_estimates() -> None:
     loss = Quadratic(7)
     optimizer.step(loss)
     expected = w - 0.5 / 2**0.4 * by_hand(w, perturbations(1, 7)(3), 0.02)
-    torch.testing.assert_close(optimizer.estimate, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(optimizer.solution, expected, rtol=1e-10, atol=1e-12)
     assert [len(batch) for batch in loss.batches] == [6]
 
 
@@ -49,7 +49,7 @@ def test_step_and_perturbation_sizes_are_zips(k: int, a_k: float, c_k: float) ->
         return W[:, 0]
 
     optimizer.step(slope_one)
-    assert -float(optimizer.estimate) == pytest.approx(a_k, rel=0.02)
+    assert -float(optimizer.solution) == pytest.approx(a_k, rel=0.02)
     assert seen[0] == pytest.approx(c_k, abs=5e-5)
 
 
@@ -69,7 +69,7 @@ def test_an_estimate_as_long_as_the_root_of_d_or_longer_is_cut_to_it(slope: floa
     )
     # along (1, 1, 1, 1), L = slope/2 · mean gives an estimate of slope/2 in each coordinate: length `slope`, and √d = 2
     figures = optimizer.step(lambda W, mu: slope / 2 * W.mean(1))
-    assert float(optimizer.estimate.norm()) == pytest.approx(expected)
+    assert float(optimizer.solution.norm()) == pytest.approx(expected)
     assert figures["clipped"] == float(slope >= 2.0)
     assert figures["grad_norm"] == pytest.approx(slope)
 
@@ -84,7 +84,7 @@ def test_momentum_is_that_of_spsa_gc() -> None:
         g = torch.full((2,), slope, dtype=torch.float64)
         m = g if k == 0 else beta * m + g
         expected = expected - (g + beta * m)
-        torch.testing.assert_close(optimizer.estimate, expected)
+        torch.testing.assert_close(optimizer.solution, expected)
 
 
 def test_expected_estimate_is_the_gradient_of_a_quadratic() -> None:
@@ -94,4 +94,4 @@ def test_expected_estimate_is_the_gradient_of_a_quadratic() -> None:
     optimizer.step(loss)
     _, gradient = loss.gradient(w)
     # an element-wise 1/Δ keeps the coordinate's own share, and E[Δ_j/Δ_i] = 0 for the others
-    assert float((w - optimizer.estimate - gradient).norm()) < 4 * float(gradient.norm()) / math.sqrt(20_000) * 2
+    assert float((w - optimizer.solution - gradient).norm()) < 4 * float(gradient.norm()) / math.sqrt(20_000) * 2

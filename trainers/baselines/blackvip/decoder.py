@@ -138,10 +138,10 @@ def _moments(x: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
     """
     rows = x.flatten(1, 3)
     ones = rows.new_ones(len(rows), 1, rows.shape[1]) / rows.shape[1]
-    centre = ones @ rows
-    rows = rows - centre
+    center = ones @ rows
+    rows = rows - center
     covariance = rows.transpose(1, 2) @ rows / rows.shape[1]
-    corners = (centre @ kernel.flatten(2)).view(len(kernel), *kernel.shape[2:])
+    corners = (center @ kernel.flatten(2)).view(len(kernel), *kernel.shape[2:])
     within = torch.einsum("bcpo,bcd,bdpo->bpo", kernel, covariance, kernel)
     mean = corners.mean(1)
     return mean, (within + (corners - mean[:, None]).square()).mean(1)

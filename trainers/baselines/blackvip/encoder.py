@@ -19,7 +19,7 @@ RANDOM = "@random"
 
 @dataclass(frozen=True)
 class Encoder:
-    """z (n, dim) float32 of CLIP-normalised pictures (n, 3, H, W)."""
+    """z (n, dim) float32 of CLIP-normalized pictures (n, 3, H, W)."""
 
     dim: int
     encode: Callable[[Tensor], Tensor]
@@ -32,7 +32,7 @@ class Encoder:
 def load_encoder(name: str, backbone: Backbone, seed: int) -> Encoder:
     """The encoder that `--pt_backbone` names: "clip", a timm model with its pretrained weights, or NAME@random.
 
-    "clip" is CLIP's own image feature before it is normalised. A timm ViT gives its class token before the last layer norm,
+    "clip" is CLIP's own image feature before it is normalized. A timm ViT gives its class token before the last layer norm,
     another timm model its pooled feature; pictures are resized to what it takes. Raises UserError for a name that timm does not
     know and for weights that cannot be had.
     """

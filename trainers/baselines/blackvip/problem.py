@@ -20,16 +20,16 @@ from datasets.augment import RandomView
 from trainers.baselines.blackvip.decoder import Decoder, Statistics
 from trainers.baselines.blackvip.encoder import Encoder, load_encoder
 from trainers.blackbox.batches import CROP_SCALE, MiniBatches
-from trainers.blackbox.objective import Images, Objective, criterion
+from trainers.blackbox.objective import Objective, Samples, criterion
 from trainers.blackbox.pictures import Pictures, Preprocess, picture_sets
 from trainers.blackbox.problem import Problem
 from trainers.saved import Scorer
-from utils.parallel import map_ahead
+from utils.parallel import parallel_map
 from utils.seeds import torch_generator
 from utils.settings import Config
 
 if TYPE_CHECKING:
-    from trainers.blackbox.task import Task
+    from trainers.blackbox.task import FewShotTask
 
 # float64 values that a pixel of a picture keeps alive in a decoder: 64 channels at a quarter of the pixels, in and out, and 3
 LIVE_VALUES = 40
@@ -44,10 +44,10 @@ class Encoded:
     training: bool = False
 
 
-class MiniBatch(Images):
+class MiniBatch(Samples):
     """Encoded pictures that are scored together, whatever fits: batch norm takes its statistics over all of them."""
 
-    def split(self, size: int) -> Iterator[Images]:
+    def split(self, size: int) -> Iterator[Samples]:
         yield self
 
 
@@ -61,14 +61,14 @@ class EncodedPictures:
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def split(self, size: int) -> Iterator[Images]:
+    def split(self, size: int) -> Iterator[Samples]:
         start = 0
         for part in self.pictures.split(size):
             stop = start + len(part)
             if stop > len(self.z):
                 missing = self.encoder(part.inputs[len(self.z) - start :])
                 self.z = torch.cat([self.z.to(missing), missing])
-            yield Images(Encoded(part.inputs, self.z[start:stop]), part.labels)
+            yield Samples(Encoded(part.inputs, self.z[start:stop]), part.labels)
             start = stop
 
 
@@ -89,15 +89,15 @@ class VisualPrompt:
         text: Tensor,
         logit_scale: float,
         reference: Tensor,
-        images_a_pass: int,
+        images_per_pass: int,
         memory_limit: int,
     ):
-        """`valid_range`: least and greatest value (3, 1, 1). `tower`: pictures → features (n, D). `text` (K, D), normalised."""
+        """`valid_range`: least and greatest value (3, 1, 1). `tower`: pictures → features (n, D). `text` (K, D), normalized."""
         self.decoder, self.epsilon, self.valid_range = decoder, epsilon, valid_range
         self.tower, self.text, self.logit_scale, self.reference = tower, text, logit_scale, reference
-        self.batch_size, self.memory_limit = images_a_pass, memory_limit
+        self.batch_size, self.memory_limit = images_per_pass, memory_limit
 
-    def scores(self, W: Tensor, dtype: torch.dtype) -> Callable[[Encoded], Tensor]:
+    def logits(self, W: Tensor, dtype: torch.dtype) -> Callable[[Encoded], Tensor]:
         # batch norm in half precision would lose more than the tower does
         W = W.to(self.text.device, torch.promote_types(dtype, torch.float32))
         statistics = cache(lambda: self.decoder(W, self.reference)[1])
@@ -115,13 +115,13 @@ class VisualPrompt:
         low, high = (bound.to(W) for bound in self.valid_range)
         return torch.clamp(images.pictures.to(W) + self.epsilon * prompts, low, high)
 
-    def points_a_pass(self) -> int:
+    def points_per_pass(self) -> int:
         """Decoders that run together: as many as fit, and fill a pass of the tower."""
         pixels = len(self.reference) * self.decoder.side**2
         fits = self.memory_limit // (pixels * LIVE_VALUES * torch.float64.itemsize)
         return max(1, min(fits, self.batch_size // len(self.reference)))
 
-    def images_a_pass(self, points: int) -> int:
+    def images_per_pass(self, points: int) -> int:
         return max(1, self.batch_size // points)
 
     def tower_images(self, points: int, images: int) -> int:
@@ -138,7 +138,7 @@ class VisualPrompt:
         return kept
 
 
-def problem(config: Config, task: Task) -> Problem:
+def problem(config: Config, task: FewShotTask) -> Problem:
     """The coordinator's parameters, on mini-batches of pictures: newly augmented ones, or those of `--train_features cached`."""
     backbone = task.backbone
     encoder = load_encoder(config.pt_backbone, backbone, config.seed)
@@ -152,13 +152,13 @@ def problem(config: Config, task: Task) -> Problem:
         train,
         val,
         test,
-        steps=min(config.total_steps, config.epochs * batches.an_epoch or config.total_steps),
-        steps_an_epoch=batches.an_epoch,
+        steps=min(config.total_steps, config.epochs * batches.batches_per_epoch or config.total_steps),
+        steps_per_epoch=batches.batches_per_epoch,
         warnings=warnings,
     )
 
 
-def visual_prompt(config: Config, task: Task, encoder: Encoder, reference: Tensor) -> tuple[VisualPrompt, list[str]]:
+def visual_prompt(config: Config, task: FewShotTask, encoder: Encoder, reference: Tensor) -> tuple[VisualPrompt, list[str]]:
     """The prompted CLIP of the run's classes, and what the user should know of their text prompts."""
     backbone, limit = task.backbone, config.memory_limit << 20
     prompts = [config.template.replace("{}", clean_name(name)) for name in task.dataset.classnames]
@@ -177,7 +177,7 @@ def visual_prompt(config: Config, task: Task, encoder: Encoder, reference: Tenso
     return model, warnings
 
 
-def restore(config: Config, task: Task, tensors: Mapping[str, Tensor]) -> Scorer:
+def restore(config: Config, task: FewShotTask, tensors: Mapping[str, Tensor]) -> Scorer:
     """The saved decoder with its saved statistics, on this dataset's names and test pictures."""
     encoder = load_encoder(config.pt_backbone, task.backbone, config.seed)
     *_, pictures = picture_sets(config, task)
@@ -188,19 +188,19 @@ def restore(config: Config, task: Task, tensors: Mapping[str, Tensor]) -> Scorer
     return Scorer(
         lambda images: model.score(W, images, statistics, torch.float32)[0],
         EncodedPictures(pictures, encoder),
-        model.images_a_pass(1),
+        model.images_per_pass(1),
     )
 
 
-def picture_batches(config: Config, task: Task, pictures: Pictures, encoder: Encoder) -> MiniBatches:
+def picture_batches(config: Config, task: FewShotTask, pictures: Pictures, encoder: Encoder) -> MiniBatches:
     """Mini-batches of `--train_batch` pictures; z is computed once a batch, for all points that are scored on it."""
     preprocess, open_image = pictures.preprocess, task.dataset.open_image
 
-    def augmented(which: Tensor, number: int) -> Images:
+    def augmented(which: Tensor, number: int) -> Samples:
         view = RandomView(config.seed, number, task.backbone.image_size, CROP_SCALE)
         items = [task.train[position] for position in which.tolist()]
-        pixels = torch.stack(list(map_ahead(lambda item: preprocess.pixels(view(open_image(item), item)), items, len(items))))
-        return Images(preprocess.normalise(pixels.to(pictures.device)), pictures.labels[which.to(pictures.device)])
+        pixels = torch.stack(list(parallel_map(lambda item: preprocess.pixels(view(open_image(item), item)), items, len(items))))
+        return Samples(preprocess.normalize(pixels.to(pictures.device)), pictures.labels[which.to(pictures.device)])
 
     def load(which: Tensor, number: int) -> MiniBatch:
         images = augmented(which, number) if config.train_features == "fresh" else pictures[which]

@@ -1,9 +1,9 @@
-"""How far a run has got, on disk: everything that its optimiser was told, so that the same command can tell it again.
+"""Checkpoints as a replay log: every loss the optimizer received, so that a restarted run can feed them back.
 
-An optimiser is a function of its settings and of the answers it gets; so the answers are its whole state, pycma's included. They
-are added to answers.bin, as the log's lines are to metrics.jsonl. state.json says how much of both belongs to the last step that
-was kept, and state.previous.json of the time before; what lies behind is what an interrupted step left, and is cut off. A running
-SHA-256 over what was asked, and of what, says whether the questions are still those that the kept answers are for.
+An optimizer is a deterministic function of its settings and the losses it receives, so those losses are its whole state, pycma's
+included. They are appended to losses.bin, as log entries are to metrics.jsonl. checkpoint.json records how many bytes of both
+belong to the last saved step, and checkpoint.previous.json those of the save before; anything beyond was left by an interrupted
+step and is truncated. A running SHA-256 over all queries and their inputs tells whether the recorded losses still match them.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 
 from utils.errors import RunError
-from utils.files import naming, write_all, write_bytes, write_json
+from utils.files import with_filename, write_all, write_bytes, write_json
 
-ANSWERS, METRICS, STATE, PREVIOUS = "answers.bin", "metrics.jsonl", "state.json", "state.previous.json"
+LOSSES, METRICS, CHECKPOINT, PREVIOUS_CHECKPOINT = "losses.bin", "metrics.jsonl", "checkpoint.json", "checkpoint.previous.json"
 EXTRAS = ("extras.0.safetensors", "extras.1.safetensors")
 FORMAT = 2
 
 
 @dataclass(frozen=True)
-class Mark:
+class Checkpoint:
     """The end of a step. `files`: how many bytes of each file belong to it, and their SHA-256; seconds and costs by then.
 
     `asked`: SHA-256 of all that was asked until then.
@@ -44,11 +44,11 @@ class Mark:
         counts = [self.step, *(size for size, _ in self.files.values()), *self.costs.values()]
         if not all(type(count) is int and 0 <= count < 1 << 62 for count in counts) or not self.seconds >= 0:
             raise ValueError("its numbers are none that a run counts")
-        if not {ANSWERS, METRICS} <= set(self.files) <= {ANSWERS, METRICS, *EXTRAS}:
+        if not {LOSSES, METRICS} <= set(self.files) <= {LOSSES, METRICS, *EXTRAS}:
             raise ValueError("it does not speak of a run's files")
 
 
-class GrowingFile:
+class AppendOnlyFile:
     """A file that is only added to. Opened with `kept` bytes, it loses what lies behind them."""
 
     def __init__(self, path: Path, kept: int):
@@ -69,43 +69,43 @@ class GrowingFile:
         return self.bytes, self._digest.hexdigest()
 
     def sync(self) -> None:
-        with naming(self.path):
+        with with_filename(self.path):
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()
 
 
-class Progress:
+class ReplayLog:
     """Repeats the answers that are kept, if any, then records new ones; `mark` ends a step, `save` puts the last one on disk."""
 
-    def __init__(self, folder: Path, owner: str, kept: Mark | None = None):
-        """`owner`: a hash of the settings that the answers are of. `kept`: from `find_kept`."""
+    def __init__(self, folder: Path, owner: str, kept: Checkpoint | None = None):
+        """`owner`: a hash of the settings that the answers are of. `kept`: from `find_checkpoint`."""
         self.folder, self.owner, self.kept = folder, owner, kept
-        sizes = {name: kept.files[name][0] if kept else 0 for name in (ANSWERS, METRICS)}
-        self._answers, self._metrics = (GrowingFile(folder / name, sizes[name]) for name in (ANSWERS, METRICS))
-        self._stored = np.fromfile(folder / ANSWERS, dtype="<f8")
+        sizes = {name: kept.files[name][0] if kept else 0 for name in (LOSSES, METRICS)}
+        self._answers, self._metrics = (AppendOnlyFile(folder / name, sizes[name]) for name in (LOSSES, METRICS))
+        self._stored = np.fromfile(folder / LOSSES, dtype="<f8")
         self._asked = hashlib.sha256()
         self._cursor = 0
         self._pending: list[np.ndarray] = []
         self._mark, self._extras, self._saved = kept, {}, kept
 
     @property
-    def repeating(self) -> bool:
+    def replaying(self) -> bool:
         return self._cursor < len(self._stored)
 
-    def asking(self, *what: np.ndarray | bytes) -> None:
+    def hash_input(self, *what: np.ndarray | bytes) -> None:
         """Takes into the digest what is asked, or what its answers depend on besides the settings."""
         for part in what:
             self._asked.update(memoryview(part).tobytes())
 
-    def answer(self, asked: np.ndarray, size: int, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    def query(self, asked: np.ndarray, size: int, compute: Callable[[], np.ndarray]) -> np.ndarray:
         """`size` numbers at the points `asked`: the kept ones while there are any, then those that `compute` gives.
 
         Raises RunError where fewer are kept, which are then not this run's.
         """
-        self.asking(asked)
-        if self.repeating:
+        self.hash_input(asked)
+        if self.replaying:
             values = self._stored[self._cursor : self._cursor + size]
             self._cursor += size
             if len(values) != size:
@@ -115,9 +115,9 @@ class Progress:
         self._pending.append(values)
         return values
 
-    def confirm(self) -> None:
+    def verify(self) -> None:
         """Raises RunError where all that was asked so far is not what the kept answers are for."""
-        if self.repeating or self._asked.hexdigest() != self.kept.asked:
+        if self.replaying or self._asked.hexdigest() != self.kept.asked:
             raise self._foreign()
 
     def _foreign(self) -> RunError:
@@ -131,13 +131,13 @@ class Progress:
         """Adds a line to metrics.jsonl."""
         self._metrics.add((json.dumps(entry, allow_nan=False) + "\n").encode())
 
-    def mark(self, step: int, seconds: float, costs: dict[str, int], extras: Mapping[str, np.ndarray]) -> None:
+    def checkpoint(self, step: int, seconds: float, costs: dict[str, int], extras: Mapping[str, np.ndarray]) -> None:
         """Notes that `step` is complete. `extras`: what the answers do not hold (see Objective.extras); copies."""
         if self._pending:
             self._answers.add(b"".join(values.tobytes() for values in self._pending))
             self._pending.clear()
-        files = {ANSWERS: self._answers.so_far(), METRICS: self._metrics.so_far()}
-        self._mark, self._extras = Mark(step, files, self._asked.hexdigest(), seconds, costs), extras
+        files = {LOSSES: self._answers.so_far(), METRICS: self._metrics.so_far()}
+        self._mark, self._extras = Checkpoint(step, files, self._asked.hexdigest(), seconds, costs), extras
 
     def save(self) -> None:
         """Puts the last complete step on disk; what was there before becomes the previous state."""
@@ -154,9 +154,9 @@ class Progress:
             content = save(dict(self._extras))
             write_bytes(self.folder / name, content)
             mark["files"] |= {name: (len(content), hashlib.sha256(content).hexdigest())}
-            self._mark = Mark(**mark)
+            self._mark = Checkpoint(**mark)
         state = {"format": FORMAT, "owner": self.owner, "mark": mark}
-        write_json(self.folder / STATE, state | {"sha256": _digest_of(state)}, previous=self.folder / PREVIOUS)
+        write_json(self.folder / CHECKPOINT, state | {"sha256": _digest_of(state)}, previous=self.folder / PREVIOUS_CHECKPOINT)
         self._saved = self._mark
 
     def extras(self) -> dict[str, np.ndarray]:
@@ -177,17 +177,17 @@ class Progress:
 
 def discard(folder: Path) -> None:
     """Removes what only an unfinished run needs."""
-    for name in (ANSWERS, STATE, PREVIOUS, *EXTRAS):
+    for name in (LOSSES, CHECKPOINT, PREVIOUS_CHECKPOINT, *EXTRAS):
         for path in (folder / name, folder / f"{name}.tmp"):
             # a folder that may not be written is no error where there is nothing to remove
             if path.exists():
                 path.unlink(missing_ok=True)
 
 
-def find_kept(folder: Path, owner: str) -> tuple[Mark | None, list[str]]:
+def find_checkpoint(folder: Path, owner: str) -> tuple[Checkpoint | None, list[str]]:
     """The newest sound mark in a run folder, or None; and a line for each that is not sound, saying why."""
     refused = []
-    for name in (STATE, PREVIOUS):
+    for name in (CHECKPOINT, PREVIOUS_CHECKPOINT):
         path = folder / name
         if not path.exists():
             continue
@@ -198,7 +198,7 @@ def find_kept(folder: Path, owner: str) -> tuple[Mark | None, list[str]]:
     return None, refused
 
 
-def _read(path: Path, owner: str) -> Mark:
+def _read(path: Path, owner: str) -> Checkpoint:
     """Raises ValueError and its like for a state that is torn, foreign, or whose files are not those it speaks of."""
     document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(document, dict) or document.get("format") != FORMAT:
@@ -207,13 +207,13 @@ def _read(path: Path, owner: str) -> Mark:
         raise ValueError("its checksum does not fit")
     if document["owner"] != owner:
         raise ValueError("it is of a run with other settings")
-    mark = Mark(**document["mark"])
+    mark = Checkpoint(**document["mark"])
     for name, (size, expected) in mark.files.items():
         with (path.parent / name).open("rb") as file:
             content = file.read(size) if size <= os.fstat(file.fileno()).st_size else b""
         if len(content) != size or hashlib.sha256(content).hexdigest() != expected:
             raise ValueError(f"{name} is not what it speaks of")
-        if name == ANSWERS and not np.isfinite(np.frombuffer(content, "<f8")).all():
+        if name == LOSSES and not np.isfinite(np.frombuffer(content, "<f8")).all():
             raise ValueError(f"{name} holds what no loss can be")
     return mark
 

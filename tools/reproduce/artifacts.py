@@ -1,4 +1,4 @@
-"""Makes each artefact of its finished runs: a table in Markdown or LaTeX, or a picture."""
+"""Makes each artifact of its finished runs: a table in Markdown or LaTeX, or a picture."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tools.reproduce import results
 from tools.reproduce.claims import claims_table
 from tools.reproduce.plans import OWN_BUDGET
 from tools.reproduce.results import Results
-from tools.reproduce.suites import OURS, SHOTS, SUITES, Entry, Maker
+from tools.reproduce.suites import OURS, SHOTS, SUITES, Cell, JobFactory
 from utils.files import write_text
 
 if TYPE_CHECKING:
@@ -29,12 +29,12 @@ PICTURES = ("fig1", "fig2", "fig3", "fig4", "shots", "queries", "time")
 def write(
     name: str,
     found: Results,
-    maker: Maker,
-    entries: Sequence[Entry],
+    maker: JobFactory,
+    entries: Sequence[Cell],
     arguments: argparse.Namespace,
     part: Sequence[str],
 ) -> list[Path]:
-    """The artefact's files; `part`: what to say where it is made of a part of its runs."""
+    """The artifact's files; `part`: what to say where it is made of a part of its runs."""
     if name in PICTURES:
         print("".join(f"{line}\n" for line in part), end="")
         return draw(name, found, maker, entries, arguments)
@@ -47,7 +47,7 @@ def write(
     return [path]
 
 
-def make_baselines(found: Results, maker: Maker, output: Path) -> list[Table]:
+def make_baselines(found: Results, maker: JobFactory, output: Path) -> list[Table]:
     """All methods by budget, and the curves of their own budgets."""
     from tools.reproduce import figures
 
@@ -56,8 +56,8 @@ def make_baselines(found: Results, maker: Maker, output: Path) -> list[Table]:
     return list(results.budgets_tables(found))
 
 
-def make_table(name: str, found: Results, maker: Maker, arguments: argparse.Namespace) -> list[Table]:
-    """The tables of one artefact, of which table 4 may run something yet. In the paper's suite its figures stand beside."""
+def make_table(name: str, found: Results, maker: JobFactory, arguments: argparse.Namespace) -> list[Table]:
+    """The tables of one artifact, of which table 4 may run something yet. In the paper's suite its figures stand beside."""
     output = arguments.output
     papers = maker.suite.name == "paper"
     backbone = maker.suite.backbone
@@ -99,7 +99,7 @@ def make_table(name: str, found: Results, maker: Maker, arguments: argparse.Name
     return [claims_table(found, maker)]
 
 
-def measurements(maker: Maker, arguments: argparse.Namespace) -> dict[tuple[str, str], Measurement]:
+def measurements(maker: JobFactory, arguments: argparse.Namespace) -> dict[tuple[str, str], Measurement]:
     """Of table 4's memory, by method and dataset: on the first device."""
     from tools.reproduce.memory import Measurement
 
@@ -108,7 +108,7 @@ def measurements(maker: Maker, arguments: argparse.Namespace) -> dict[tuple[str,
     return {(method, dataset): Measurement(maker.job(dataset, method), folder, device) for method, dataset in pairs}
 
 
-def memory_table(maker: Maker, arguments: argparse.Namespace) -> Table:
+def memory_table(maker: JobFactory, arguments: argparse.Namespace) -> Table:
     """Peak memory of the methods of table 4."""
     table = Table("Table 4: peak memory (MiB)", ["method", *maker.suite.timed])
     found = {pair: measurement.take(arguments.run) for pair, measurement in measurements(maker, arguments).items()}
@@ -126,8 +126,8 @@ def memory_table(maker: Maker, arguments: argparse.Namespace) -> Table:
     return table
 
 
-def draw(name: str, found: Results, maker: Maker, entries: Sequence[Entry], arguments: argparse.Namespace) -> list[Path]:
-    """The picture of one artefact."""
+def draw(name: str, found: Results, maker: JobFactory, entries: Sequence[Cell], arguments: argparse.Namespace) -> list[Path]:
+    """The picture of one artifact."""
     from tools.reproduce import figures
 
     column, path = maker.suite.ablation, arguments.output / f"{name}.png"
@@ -150,7 +150,7 @@ def draw_surface(jobs: Sequence[tuple[str, Job]], device: str, path: Path) -> li
     table = Table("Loss around the end of stage 1", ["stage 1", "at its end", *(f"rise at distance {r}" for r in DISTANCES)])
     for row, surface in found.items():
         rises = (f"{surface['rises'][r]:.4f}" for r in DISTANCES)
-        table.rows.append([row, f"{surface['centre']:.4f}", *rises])
+        table.rows.append([row, f"{surface['center']:.4f}", *rises])
     table.notes.append("Training loss; the rise is a mean over random directions, both ways, the same for both. One seed.")
     text = path.with_suffix(".md")
     write_text(text, table.markdown())
