@@ -127,7 +127,7 @@ def run(config: Config, stop: Deadline) -> None:
         for warning in dict.fromkeys([*task.warnings, *(problem.warnings if problem else ())]):
             folder.log(f"warning: {warning}")
         of = f"{config.template!r} and {len(ENSEMBLE)} more" if config.ensemble else f"{config.template!r}"
-        images = f"{of}, {len(task.test_images)} test images"
+        images = f"{of}, {len(task.test_samples)} test images"
         folder.log(f"Zero-shot accuracy: {task.zero_shot_accuracy:.2f}% ({images})")
         write_split(path / "split.json", task.train, task.val)
         result = {key: getattr(config, key) for key in ("dataset", "backbone", "shots", "seed")}

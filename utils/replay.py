@@ -23,7 +23,7 @@ from utils.files import with_filename, write_all, write_bytes, write_json
 
 LOSSES, METRICS, CHECKPOINT, PREVIOUS_CHECKPOINT = "losses.bin", "metrics.jsonl", "checkpoint.json", "checkpoint.previous.json"
 EXTRAS = ("extras.0.safetensors", "extras.1.safetensors")
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class ReplayLog:
             write_bytes(self.folder / name, content)
             mark["files"] |= {name: (len(content), hashlib.sha256(content).hexdigest())}
             self._mark = Checkpoint(**mark)
-        state = {"format": FORMAT, "owner": self.owner, "mark": mark}
+        state = {"format": FORMAT, "owner": self.owner, "checkpoint": mark}
         write_json(self.folder / CHECKPOINT, state | {"sha256": _digest_of(state)}, previous=self.folder / PREVIOUS_CHECKPOINT)
         self._saved = self._mark
 
@@ -207,7 +207,7 @@ def _read(path: Path, owner: str) -> Checkpoint:
         raise ValueError("its checksum does not fit")
     if document["owner"] != owner:
         raise ValueError("it is of a run with other settings")
-    mark = Checkpoint(**document["mark"])
+    mark = Checkpoint(**document["checkpoint"])
     for name, (size, expected) in mark.files.items():
         with (path.parent / name).open("rb") as file:
             content = file.read(size) if size <= os.fstat(file.fileno()).st_size else b""

@@ -106,7 +106,7 @@ def test_context_takes_the_places_of_the_words_it_starts_from(backbone: Backbone
 
 @pytest.mark.parametrize("at_once", [2, 256])
 def test_whole_prompts_give_open_clips_own_features(backbone: Backbone, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clip_text, "ZERO_SHOT_PROMPTS_A_PASS", at_once)
+    monkeypatch.setattr(clip_text, "ZERO_SHOT_PROMPTS_PER_PASS", at_once)
     prompts = ["a centered satellite photo of forest.", "river", "a red dog."]
     assert_close(zero_shot_features(backbone, prompts)[0], open_clip_features(backbone, prompts), 1e-6)
 

@@ -181,7 +181,7 @@ def test_entry_under_another_key_is_not_believed(dataset: Dataset, counting: Cou
 
 def test_interrupted_pass_goes_on_where_it_was(dataset: Dataset, counting: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = Counting(counting.backbone, None).read(dataset)
-    monkeypatch.setattr(features_module, "BATCHES_AN_ENTRY", 1)
+    monkeypatch.setattr(features_module, "BATCHES_PER_ENTRY", 1)
     path = counting.folder.parent / "images" / "9.jpg"
     whole = path.read_bytes()
     path.write_bytes(whole[:50])

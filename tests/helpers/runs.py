@@ -50,7 +50,7 @@ def stop_in_call(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseExcept
                 raise error
         return answer(self, asked_for, size, compute)
 
-    monkeypatch.setattr(ReplayLog, "answer", counting)
+    monkeypatch.setattr(ReplayLog, "query", counting)
 
 
 class Broken:

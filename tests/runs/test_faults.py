@@ -205,7 +205,7 @@ def test_out_of_memory_names_a_setting_to_lower_and_keeps_what_was_done(
         stop_in_call(patch, 8, OUT_OF_MEMORY[kind])
         assert broken.run() == 1
     assert re.search(r"out of memory.*--memory_limit is 1024, and \d+ MiB are free; try --memory_limit \d+, ", broken.error)
-    assert json.loads((broken.folder / CHECKPOINT).read_text())["mark"]["step"] == 3
+    assert json.loads((broken.folder / CHECKPOINT).read_text())["checkpoint"]["step"] == 3
     broken.ends_as(whole)
 
 
@@ -243,7 +243,7 @@ def test_loss_that_is_not_finite_stops_with_its_step_and_the_good_one_is_kept(
     monkeypatch.setattr(Objective, "_losses", turning)
     assert broken.run() == 1
     step = int(re.fullmatch(rf"error: loss {value} at query \d+ .*; in step (\d+)\n", broken.error)[1])
-    assert json.loads((broken.folder / CHECKPOINT).read_text())["mark"]["step"] == step - 1
+    assert json.loads((broken.folder / CHECKPOINT).read_text())["checkpoint"]["step"] == step - 1
     assert "NaN" not in (broken.folder / "metrics.jsonl").read_text()
 
 

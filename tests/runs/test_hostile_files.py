@@ -254,7 +254,7 @@ FORGERIES: dict[str, Callable[[dict, Path], object]] = {
 def test_forged_state_with_a_good_checksum_is_refused_or_ends_in_one_line(forgery: str, interrupted: tuple) -> None:
     folder, again = interrupted
     state = json.loads((folder / CHECKPOINT).read_text())
-    FORGERIES[forgery](state["mark"], folder)
+    FORGERIES[forgery](state["checkpoint"], folder)
     for name in (CHECKPOINT, PREVIOUS_CHECKPOINT):
         (folder / name).write_text(signed(state))
     status, error = again()

@@ -33,7 +33,7 @@ def test_twenty_thousand_steps_cost_no_more_memory_and_no_more_time_a_step(
         if step % BLOCK == 0:
             blocks.append((resident_bytes(), time.process_time(), (self.folder / LOSSES).stat().st_size))
 
-    monkeypatch.setattr(ReplayLog, "mark", watched)
+    monkeypatch.setattr(ReplayLog, "checkpoint", watched)
     monkeypatch.setattr(discard, lambda folder: None)
     flags = [
         "--total_steps",

@@ -74,7 +74,7 @@ def test_damaged_state_is_refused_with_its_reason_and_the_previous_one_used(
         assert main([*flags, "--output_dir", str(tmp_path / "broken")]) == 3
     folder = folder_of(tmp_path / "broken", "zo-pruned")
     state, answers, log = folder / CHECKPOINT, folder / LOSSES, folder / "metrics.jsonl"
-    kept = json.loads(state.read_text())["mark"]["step"]
+    kept = json.loads(state.read_text())["checkpoint"]["step"]
     if damage == "torn state":
         state.write_text(state.read_text()[:-20])
     elif damage == "changed state":
@@ -176,7 +176,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_step(
         stop_in_call(patch, 6, RunError("loss nan at query 99"))
         assert main(flags) == 1
     assert capsys.readouterr().err == "error: loss nan at query 99; in step 3\n"
-    assert json.loads((folder_of(tmp_path, "zo-pruned") / CHECKPOINT).read_text())["mark"]["step"] == 2
+    assert json.loads((folder_of(tmp_path, "zo-pruned") / CHECKPOINT).read_text())["checkpoint"]["step"] == 2
 
 
 def other_points(patch: pytest.MonkeyPatch) -> None:
@@ -204,7 +204,7 @@ def fewer_answers(patch: pytest.MonkeyPatch) -> None:
 
 def fewer_steps(patch: pytest.MonkeyPatch) -> None:
     plan = SharpZO.plan
-    patch.setattr(SharpZO, "plan", lambda self, steps: math.nan if self.steps == 2 else plan(self, steps))
+    patch.setattr(SharpZO, "num_queries", lambda self, steps: math.nan if self.steps == 2 else plan(self, steps))
 
 
 @pytest.mark.parametrize(

@@ -36,10 +36,10 @@ def heeded_signals() -> Iterator[None]:
 PLACES = {
     "image features": (features.FeatureReader, "_compute", 2),
     "line of the log": (ReplayLog, "record", 4),
-    "between a step and its mark": (ReplayLog, "mark", 3),
+    "between a step and its mark": (ReplayLog, "checkpoint", 3),
     "between two states": (replay, "write_json", 3),
     "while a state is written": (os, "fsync", 12),
-    "first step": (ReplayLog, "answer", 1),
+    "first step": (ReplayLog, "query", 1),
     "evaluation": (Objective, "accuracy", 4),
     "before the result": (Run, "finish", 1),
     "after the result": (run, "tidy", 1),
@@ -88,7 +88,7 @@ def test_signal_that_a_library_swallows_stops_the_run_before_its_next_step(
     with monkeypatch.context() as patch:
         call_at(patch, SparseZO, "step", 2, deaf)
         assert broken.run() == 3
-    assert json.loads((broken.folder / CHECKPOINT).read_text())["mark"]["step"] == 6
+    assert json.loads((broken.folder / CHECKPOINT).read_text())["checkpoint"]["step"] == 6
     broken.ends_as(whole)
 
 
