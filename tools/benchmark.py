@@ -180,7 +180,7 @@ def replace_text(objective: Objective, text: Callable[..., Tensor]) -> Objective
     """The same objective on other text features."""
     model = copy.copy(objective.model)
     model.text_features = text
-    return Objective(model, objective.draw)
+    return Objective(model, objective.next_batch)
 
 
 def measure(dataset: str, names: list[str], backbone: Backbone, rounds: int, passes: int, generation: bool) -> dict[str, object]:
@@ -209,13 +209,13 @@ def measure(dataset: str, names: list[str], backbone: Backbone, rounds: int, pas
             times["double"].append(timed(lambda: by_engine(batch, mu=1e-5)) / len(batch))
     median = {name: statistics.median(values) for name, values in times.items() if values}
     peak = 2 * PEAK_SIZE**3 / median["peak"]
-    work = 2 * multiply_adds(fast.engine, len(by_engine.draw()), D_INTRINSIC)
+    work = 2 * multiply_adds(fast.engine, len(by_engine.next_batch()), D_INTRINSIC)
 
     extra = measure_generation(subject) if generation else {}
     return {
         "dataset": dataset,
         "classes": len(names),
-        "images": len(by_engine.draw()),
+        "images": len(by_engine.next_batch()),
         "threads": torch.get_num_threads(),
         "rows_a_query": len(fast.engine.tree()),
         "queries_per_pass": chunk,

@@ -203,7 +203,7 @@ def fewer_answers(patch: pytest.MonkeyPatch) -> None:
 
 
 def fewer_steps(patch: pytest.MonkeyPatch) -> None:
-    plan = SharpZO.plan
+    plan = SharpZO.num_queries
     patch.setattr(SharpZO, "num_queries", lambda self, steps: math.nan if self.steps == 2 else plan(self, steps))
 
 

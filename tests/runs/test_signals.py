@@ -42,7 +42,7 @@ PLACES = {
     "first step": (ReplayLog, "query", 1),
     "evaluation": (Objective, "accuracy", 4),
     "before the result": (Run, "finish", 1),
-    "after the result": (run, "tidy", 1),
+    "after the result": (run, "remove_checkpoint", 1),
 }
 
 
@@ -62,7 +62,7 @@ def test_sigterm_anywhere_ends_with_status_three_and_the_same_command_goes_on(
 def test_sigterm_while_answers_are_repeated_loses_none(whole: tuple, broken: Broken, monkeypatch: pytest.MonkeyPatch) -> None:
     state = (broken.stopped(monkeypatch) / CHECKPOINT).read_text()
     with monkeypatch.context() as patch:
-        call_at(patch, ReplayLog, "answer", 3, tell_self(signal.SIGTERM))
+        call_at(patch, ReplayLog, "query", 3, tell_self(signal.SIGTERM))
         assert broken.run() == 3
     assert (broken.folder / CHECKPOINT).read_text() == state
     broken.ends_as(whole)

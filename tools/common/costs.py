@@ -68,7 +68,7 @@ def cost(config: Config) -> Cost | None:
 class Unasked:
     """In place of an objective: an optimizer that is only asked for its plan may validate its first point, and asks no losses."""
 
-    def answer(self, asked: Any, size: int, compute: Callable[[], Any]) -> list[float]:
+    def query(self, asked: Any, size: int, compute: Callable[[], Any]) -> list[float]:
         return [0.0] * size
 
 
