@@ -14,7 +14,7 @@ from torch import Tensor
 from clip.prompt import load_prompt, placeholder_words
 from clip.text import TextFeatures
 from datasets import DATASETS
-from trainers import TRAINERS
+from trainers import TRAINERS, registered
 from trainers.blackbox.objective import SampleSet, top1
 from utils.config import checked_settings
 from utils.errors import UserError
@@ -44,11 +44,15 @@ OF_THIS_RUN = (
 
 @dataclass(frozen=True)
 class Scorer:
-    """Class scores (n, K) of image inputs (n, …), the test images in that form, and how many to score together."""
+    """Logits (n, K) of image inputs (n, …), the test images in that form, and how many to score together.
 
-    logits: Callable[[Tensor], Tensor]
+    `prepare`: from preprocessed pictures (n, 3, H, W) to the inputs that `logits` takes.
+    """
+
+    logits: Callable[[Any], Tensor]
     images: SampleSet
     images_per_pass: int
+    prepare: Callable[[Tensor], Any]
 
 
 def read_saved(config: Config) -> tuple[Config, dict[str, Tensor], dict[str, Any]]:
@@ -77,20 +81,25 @@ def read_saved(config: Config) -> tuple[Config, dict[str, Tensor], dict[str, Any
 
 def saved_accuracy(config: Config, task: FewShotTask, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> float:
     """Top-1 test accuracy, in [0, 1], of the saved prompt on this run's classes and images."""
-    from trainers.loop import registered
+    settings = about["settings"] | {key: getattr(config, key) for key in OF_THIS_RUN}
+    scorer = restore(Config(**settings), task, tensors, about)
+    with torch.inference_mode():
+        return top1(scorer.logits, scorer.images, scorer.images_per_pass)
 
+
+def restore(config: Config, task: FewShotTask, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Scorer:
+    """The saved prompt with the settings `config`, on the task's classes, backbone and test images.
+
+    Raises UserError for a prompt of other weights, and for one that does not fit these classes.
+    """
     if about["weights_sha256"] != task.backbone.fingerprint():
         raise UserError(f"{config.load_prompt}: was made for other weights than {task.backbone.name} has here")
-    settings = about["settings"] | {key: getattr(config, key) for key in OF_THIS_RUN}
-    made = Config(**settings)
     try:
-        scorer = registered(TRAINERS[about["prompt_trainer"]].restore)(made, task, tensors)
+        return registered(TRAINERS[about["prompt_trainer"]].restore)(config, task, tensors)
     except (KeyError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
         raise UserError(f"{config.load_prompt}: its tensors do not fit these classes or this backbone: {error}") from error
-    with torch.inference_mode():
-        return top1(scorer.logits, scorer.images, scorer.images_per_pass)
 
 
 def text_prompt(config: Config, task: FewShotTask, tensors: Mapping[str, Tensor]) -> Scorer:
@@ -104,4 +113,4 @@ def text_prompt(config: Config, task: FewShotTask, tensors: Mapping[str, Tensor]
     with torch.inference_mode():
         features = text(context[None])[0]
     scale = task.backbone.logit_scale
-    return Scorer(lambda images: scale * (images @ features.T).double(), task.test_samples, 4096)
+    return Scorer(lambda images: scale * (images @ features.T).double(), task.test_samples, 4096, task.backbone.encode_images)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -17,7 +17,7 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def parallel_map(function: Callable[[Item], Result], items: Sequence[Item], ahead: int) -> Iterator[Result]:
+def parallel_map(function: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:
     """function(item) for each item, in order, by a thread a core; at most `ahead` results are worked on or held.
 
     An exception comes up at its item's turn, and what then still waits is dropped.

@@ -165,7 +165,10 @@ def restore(config: Config, task: FewShotTask, tensors: Mapping[str, Tensor]) ->
             text = DeepText(backbone, classnames, words, limit)(contexts)
     scale = backbone.logit_scale
     return Scorer(
-        lambda inputs: scale * (vision(vision.embed(inputs), tokens)[0] @ text[0].T).double(), pictures, config.batch_size
+        lambda inputs: scale * (vision(vision.embed(inputs), tokens)[0] @ text[0].T).double(),
+        pictures,
+        config.batch_size,
+        lambda inputs: inputs.to(backbone.device),
     )
 
 

@@ -189,6 +189,7 @@ def restore(config: Config, task: FewShotTask, tensors: Mapping[str, Tensor]) ->
         lambda images: model.score(W, images, statistics, torch.float32)[0],
         EncodedPictures(pictures, encoder),
         model.images_per_pass(1),
+        lambda inputs: Encoded(inputs.to(task.backbone.device), encoder(inputs)),
     )
 
 
