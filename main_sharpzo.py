@@ -194,7 +194,8 @@ def prepare(config: Config, device: torch.device) -> FewShotTask:
     templates = (*ENSEMBLE, config.template) if config.ensemble else (config.template,)
     zero_shot, of_text = ensemble_features(backbone, dataset.classnames, templates)
     zero_shot_accuracy = 100 * top1(lambda features: features @ zero_shot.T, test_samples, ZERO_SHOT_IMAGES_PER_PASS)
-    train_samples, val_samples, seconds = None, None, 0.0
+    train_samples = val_samples = Samples(test_samples.inputs[:0], test_samples.labels[:0])
+    seconds = 0.0
     if trains:
         scale = DATASETS[config.dataset].crop_scale
         views = [RandomView(config.seed, view, backbone.image_size, scale) for view in range(config.augment_views)]

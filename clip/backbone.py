@@ -13,6 +13,7 @@ from pathlib import Path
 import open_clip
 import torch
 from open_clip.convert import convert_state_dict
+from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from clip import MINIS
 from clip.checkpoint import is_torchscript, official_hashes, read_state_dict
 from clip.mini import build_mini, weights_of
+from clip.towers import Tokenizer
 from utils.errors import UserError
 from utils.files import sha256
 
@@ -44,8 +46,8 @@ class Backbone:
     """
 
     name: str
-    model: nn.Module
-    tokenizer: Callable[..., Tensor]
+    model: CLIP | CustomTextCLIP
+    tokenizer: Tokenizer
     preprocess: Callable[[Image.Image], Tensor]
     device: torch.device
     known_tokens: frozenset[int] | None = None
@@ -183,14 +185,14 @@ def _from_file(architecture: str, tag: str, path: Path, trust: bool) -> nn.Modul
     return model
 
 
-def _preprocess(model: nn.Module) -> Callable[[Image.Image], Tensor]:
+def _preprocess(model: CLIP | CustomTextCLIP) -> Callable[[Image.Image], Tensor]:
     """The deterministic test transform: shorter side to size, bicubic, center crop, the model's mean and std."""
     settings = dict(getattr(model.visual, "preprocess_cfg", {}))
     settings.setdefault("size", model.visual.image_size)
     return image_transform_v2(PreprocessCfg(**settings), is_train=False)
 
 
-def _tokenizer(name: str, architecture: str | None, model: nn.Module) -> Callable[..., Tensor]:
+def _tokenizer(name: str, architecture: str | None, model: CLIP | CustomTextCLIP) -> Tokenizer:
     tower = getattr(model, "text", model)
     if not hasattr(tower, "token_embedding") or getattr(tower, "cls_emb", None) is not None:
         raise UserError(f"--backbone: {name}: its text tower has no open_clip token embedding, so there is no prompt to tune")

@@ -33,8 +33,9 @@ def make_task(backbone: Backbone, train: int = 10, val: int = 3, test: int = 5) 
     parts = [make_items(n, part) for n, part in ((train, "train"), (val, "val"), (test, "test"))]
     dataset = Dataset("random", CLASSNAMES, *parts, Shelf())
     features = torch.zeros(test, backbone.model.visual.output_dim)
+    empty = Samples(features[:0], torch.zeros(0))
     return FewShotTask(
-        dataset, list(parts[0]), list(parts[1]), backbone, None, None, Samples(features, torch.zeros(test)), 0.0, []
+        dataset, list(parts[0]), list(parts[1]), backbone, empty, empty, Samples(features, torch.zeros(test)), 0.0, []
     )
 
 

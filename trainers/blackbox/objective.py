@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat1
 
 @dataclass(frozen=True)
 class Samples:
-    """What is scored: features (N, D), or pictures (N, 3, H, W), float32, and labels (N,) int64, on the model's device."""
+    """What is scored: features (N, D), or images (N, 3, H, W), float32, and labels (N,) int64, on the model's device."""
 
     inputs: Tensor
     labels: Tensor
@@ -40,42 +40,61 @@ class Samples:
             yield Samples(inputs, labels)
 
 
-class SampleSet(Protocol):
-    """Images that need not all be held at once: `split` loads them part by part."""
+class Batch(Protocol):
+    """Samples that are scored together. `inputs`: whatever the model's `logits` takes."""
+
+    @property
+    def inputs(self) -> Any: ...
+
+    @property
+    def labels(self) -> Tensor: ...
 
     def __len__(self) -> int: ...
 
-    def split(self, size: int) -> Iterator[Samples]: ...
+
+class SampleSet(Protocol):
+    """Samples that need not all be in memory at once: `split` loads them batch by batch."""
+
+    def __len__(self) -> int: ...
+
+    def split(self, size: int) -> Iterator[Batch]: ...
 
 
 class BatchSource(Protocol):
-    """What a call is scored on. `encoded`: how many training images passed the image tower, unprompted, to make them."""
+    """Gives each call of an objective its samples."""
 
-    encoded: int
+    @property
+    def encoded(self) -> int:
+        """How many training images passed the image tower, unprompted, to make the samples so far."""
 
     def __call__(self) -> SampleSet: ...
 
 
 class Model(Protocol):
-    """CLIP with a prompt that a vector w (d,) decides."""
+    """CLIP with a prompt that a vector w (d,) determines."""
 
-    def logits(self, W: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-        """For points W (B, d): a function from image inputs (n, …) to class scores (B, n, K) float64."""
+    def logits(self, W: Tensor, dtype: torch.dtype) -> Callable[[Any], Tensor]:
+        """For points W (B, d): a function from a batch's inputs (n, …) to logits (B, n, K) float64."""
 
     def points_per_pass(self) -> int:
-        """How many points have their scores computed together."""
+        """How many points have their logits computed together."""
 
     def images_per_pass(self, points: int) -> int:
         """How many images are scored together at that many points."""
 
     def tower_images(self, points: int, images: int) -> int:
-        """How many pictures pass the image tower for so many points and images; 0 where features are given."""
+        """How many images pass the image tower for that many points and images; 0 if the inputs are features."""
+
+    def tensors(self, w: Tensor) -> dict[str, Tensor]:
+        """The tensors to save so that the prompt at w can be used again."""
+
+
+@runtime_checkable
+class ForwardModeModel(Model, Protocol):
+    """A model whose loss `Objective.jvp` can differentiate: those with the prompt on the text side."""
 
     def tangents_per_pass(self, dtype: torch.dtype) -> int:
         """How many directions share one pass in forward mode."""
-
-    def tensors(self, w: Tensor) -> dict[str, Tensor]:
-        """What must be kept to use the prompt at w again."""
 
 
 # points that are asked for, how many numbers answer them, and what computes those
@@ -167,6 +186,9 @@ class Objective:
         RunError where not finite.
         """
         self._refuse_without_derivative()
+        model = self.model
+        if not isinstance(model, ForwardModeModel):
+            raise TypeError(f"forward mode needs a prompt on the text side, and this model is a {type(model).__name__}")
         images, dtype = self._draw_for(len(tangents)), self.dtype(None)
 
         def compute() -> np.ndarray:
@@ -175,7 +197,7 @@ class Objective:
                 with torch.inference_mode():
                     self._losses(w[None], images, dtype)
                 self._passed.add(dtype)
-            parts = tangents.split(self.model.tangents_per_pass(dtype))
+            parts = tangents.split(model.tangents_per_pass(dtype))
             pairs = [slopes_along(lambda point: self._losses(point[None], images, dtype)[0], w, part) for part in parts]
             loss, slopes = pairs[0][0].cpu(), torch.cat([slopes for _, slopes in pairs]).cpu()
             self._refuse_non_finite(loss[None] + slopes, w.expand(len(slopes), -1))
@@ -268,7 +290,7 @@ def criterion(config: Config) -> Criterion:
     return named.get(config.objective) or functools.partial(focal_losses, gamma=config.focal_gamma)
 
 
-def top1(logits: Callable[[Tensor], Tensor], images: SampleSet, images_per_pass: int) -> float:
+def top1(logits: Callable[[Any], Tensor], images: SampleSet, images_per_pass: int) -> float:
     """Share of `images` whose highest score, of `logits(inputs)` (n, K), is that of their label."""
     hits = sum(int((logits(part.inputs).argmax(1) == part.labels).sum()) for part in images.split(images_per_pass))
     return hits / len(images)

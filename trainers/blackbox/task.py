@@ -1,4 +1,4 @@
-"""The input of every problem: the images of a run, the frozen CLIP and the image features."""
+"""The input of every problem: the few-shot images of a run, the frozen CLIP and the image features."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ if TYPE_CHECKING:
 class FewShotTask:
     """The drawn images, the frozen CLIP, and the features of all images that the run will score.
 
-    `feature_seconds`: what those of the training images took, from the images or from the cache.
+    A run that trains nothing has empty training and validation sets. `feature_seconds`: the time that the training features
+    took, computed or read from the cache. `warnings`: lines for the user.
     """
 
     dataset: Dataset
     train: list[Item]
     val: list[Item]
     backbone: Backbone
-    train_samples: Samples | None
-    val_samples: Samples | None
+    train_samples: Samples
+    val_samples: Samples
     test_samples: Samples
     zero_shot_accuracy: float
     warnings: list[str]
