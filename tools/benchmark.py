@@ -34,6 +34,7 @@ from clip.engine import Engine
 from clip.prompt import Projection, context_embeddings, make_projection
 from clip.text import TextFeatures
 from trainers.blackbox.cmaes import CMAES
+from trainers.blackbox.estimators import CGE
 from trainers.blackbox.gradients import cge
 from trainers.blackbox.objective import Objective, Samples
 from trainers.blackbox.text_prompt import TextPrompt
@@ -159,8 +160,8 @@ def measure_generation(subject: Subject) -> dict[str, float]:
 
     objective = replace_text(subject.by_engine, text)
     generator = numpy_generator(0, "CMA-ES")
-    inner = CMAES(w, 0.4, 40, 5.0, lambda n, size: generator.standard_normal((n, size)))
-    stage = SharpnessAwareCMAES(inner, 0.1, "zo", 1e-3)
+    inner = CMAES(w, sigma=0.4, popsize=40, bound=5.0, normal=lambda n, size: generator.standard_normal((n, size)))
+    stage = SharpnessAwareCMAES(inner, rho=0.1, estimator=CGE(mu=1e-3))
     stage.step(objective)
     spent = 0.0
     seconds = timed(lambda: stage.step(objective))

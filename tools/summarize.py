@@ -61,7 +61,11 @@ class Grid(NamedTuple):
         """Runs by dataset, of each method and variant in the order of the registry."""
         found: dict[tuple[str, str], dict[str, list[FinishedRun]]] = {}
         order = list(TRAINERS)
-        for cell, runs in sorted(self.cells.items(), key=lambda item: (order.index(item[0].method), *item[0][3:])):
+
+        def place(item: tuple[Cell, list[FinishedRun]]) -> tuple[object, ...]:
+            return (order.index(TRAINERS.canonical(item[0].method)), *item[0][3:])
+
+        for cell, runs in sorted(self.cells.items(), key=place):
             found.setdefault((cell.method, cell.variant), {})[cell.dataset] = runs
         return found
 

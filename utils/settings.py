@@ -130,9 +130,15 @@ class Config:
     prune_interval: int = option(200, "stage 2", "K_int, steps between mask refreshes", low=1)
     zo_eps_mask: float = option(1e-5, "stage 2", "μ of the mask's CGE gradient", above=0.0)
 
-    beta1: float = option(0.9, "ZO optimizers", "β₁ of zo-momentum and zo-adam", low=0.0, below=1.0)
-    beta2: float = option(0.999, "ZO optimizers", "β₂ of zo-adam", low=0.0, below=1.0)
-    adam_eps: float = option(1e-8, "ZO optimizers", "ε of zo-adam", above=0.0)
+    zo_update: str = option(
+        "default",
+        "ZO optimizers",
+        "what an estimated gradient is turned into, e.g. cge with adam; default: the optimizer's own (docs/optimizers.md)",
+        choices=("default", "sgd", "sign", "momentum", "adam"),
+    )
+    beta1: float = option(0.9, "ZO optimizers", "β₁ of the momentum and adam updates", low=0.0, below=1.0)
+    beta2: float = option(0.999, "ZO optimizers", "β₂ of the adam update", low=0.0, below=1.0)
+    adam_eps: float = option(1e-8, "ZO optimizers", "ε of the adam update", above=0.0)
     sign_of: str = option(
         "estimate",
         "ZO optimizers",

@@ -239,7 +239,7 @@ def test_processes_on_the_cpu_share_its_threads(calls: Path, tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("argv", "named"),
     [
-        (("--methods", "sharpzo"), "--methods: unknown trainer 'sharpzo'"),
+        (("--methods", "sharpzoo"), "--methods: unknown trainer 'sharpzoo'"),
         (("--grid", "sgima=1"), "--grid: 'sgima=1'"),
         (("--processes", "0"), "--processes: 0"),
         (("--devices", "gpu"), "--devices: 'gpu'"),

@@ -112,7 +112,7 @@ def test_no_step_is_started_that_would_end_after_the_time_allowed(monkeypatch: p
             now += len(W)
             return super().__call__(W, mu)
 
-    config = settings("zo-pruned")
+    config = settings("sharpzo")
     # until how long the first step takes is known, it is started; then 20 queries a step, and 2 with 12 for a mask now and then
     for seconds in range(20, 130):
         now, problem = 0.0, dataclasses.replace(toy_problem(config), objective=Slow(6))

@@ -23,10 +23,11 @@ from clip.backbone import Backbone
 from clip.prompt import Projection
 from clip.text import TextFeatures
 from trainers.blackbox.cmaes import CMAES
+from trainers.blackbox.estimators import CGE, RGE
+from trainers.blackbox.masks import Dense
 from trainers.blackbox.objective import Objective, Samples
 from trainers.blackbox.text_prompt import TextPrompt
-from trainers.sharpzo.stage1 import SharpnessAwareCMAES
-from trainers.sharpzo.stage2 import SparseZO
+from trainers.sharpzo.released import ReleasedCMAES, ReleasedSparseZO
 from utils.settings import RELEASED
 
 CTX_INIT = "a photo of a"
@@ -84,9 +85,14 @@ def replay(trace: Trace, engine: str = "fast") -> dict[str, float]:
         worst[quantity] = max(worst[quantity], float(difference.abs().max()))
 
     zeros = torch.zeros(settings["intrinsic_dim"], dtype=torch.float64)
-    cmaes = CMAES(zeros, settings["sigma"], settings["popsize"], settings["bound"], stream.randn)
-    first_mean = arrays["w0_population"].double().mean(0)
-    stage1 = SharpnessAwareCMAES(cmaes, settings["rho"], "zo", settings["zo_eps_cge"], RELEASED, first_mean)
+    cmaes = CMAES(zeros, sigma=settings["sigma"], popsize=settings["popsize"], bound=settings["bound"], normal=stream.randn)
+    stage1 = ReleasedCMAES(
+        cmaes,
+        rho=settings["rho"],
+        estimator=CGE(mu=settings["zo_eps_cge"]),
+        departures=RELEASED,
+        first_mean=arrays["w0_population"].double().mean(0),
+    )
     accuracies = dict(zip(arrays["eval_step"].tolist(), arrays["eval_accuracy"].tolist(), strict=True))
     test = Samples(arrays["test_features"], arrays["test_labels"])
 
@@ -111,20 +117,19 @@ def replay(trace: Trace, engine: str = "fast") -> dict[str, float]:
         stage1.step(recorded_fitness)
         check_accuracy(step, stage1.solution)
 
-    def normal(shape: torch.Size) -> Tensor:
+    def normal(*shape: int) -> Tensor:
         seed = int(stream.randint(10**9))
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).double()
 
-    stage2 = SparseZO(
+    stage2 = ReleasedSparseZO(
         stage1.solution,
-        settings["zo_lr"],
-        settings["zo_eps_rge"],
-        normal,
-        pruning="none",
+        lr=settings["zo_lr"],
+        estimator=RGE(mu=settings["zo_eps_rge"], normal=normal),
+        pruning=Dense(),
         departures=RELEASED,
-        buffer=stage1.gradient,
         rows=settings["popsize"],
     )
+    stage2.set_buffer(stage1.gradient)
     for step in range(settings["change_point"], settings["total_steps"]):
         stage2.step(objective)
         note("w", stage2.solution - arrays["stage2_w"][step - settings["change_point"]])

@@ -19,15 +19,15 @@ from clip.prompt import initial_context, placeholder_words, text_tower
 from clip.text import TextFeatures
 from clip.visual_prompt import PromptedVision
 from trainers.blackbox.batches import FullBatch
-from trainers.blackbox.cmaes import CMAES, NaiveCMAES, naive_cmaes
-from trainers.blackbox.gradients import Loss
+from trainers.blackbox.cmaes import CMAES, NaiveCMAES, configured_cmaes, naive_cmaes
+from trainers.blackbox.gradients import LossFunction
 from trainers.blackbox.objective import Objective, criterion
 from trainers.blackbox.pictures import Pictures, picture_sets
 from trainers.blackbox.problem import Problem
 from trainers.blackbox.text_prompt import SHARE_OF_FEATURES
 from trainers.saved import Scorer
 from utils.errors import UserError
-from utils.seeds import numpy_generator, torch_generator
+from utils.seeds import torch_generator
 from utils.settings import Config
 
 if TYPE_CHECKING:
@@ -268,14 +268,14 @@ class LayerByLayer:
     def num_queries(self, steps: int) -> int:
         return steps * self.layers[0].popsize
 
-    def step(self, loss: Loss) -> dict[str, float]:
+    def step(self, objective: LossFunction) -> dict[str, float]:
         """One generation of one layer. Returns loss (mean of the candidates), best_loss (of the run so far), sigma."""
         layer = self.steps % len(self.layers)
         inner = self.layers[layer]
         candidates = inner.ask()
         points = self.best.repeat(len(candidates), 1, 1)
         points[:, layer] = candidates
-        losses = loss(points.flatten(1))
+        losses = objective(points.flatten(1))
         inner.tell(candidates, losses)
         lowest = int(losses.argmin())
         if float(losses[lowest]) < self.best_loss:
@@ -289,10 +289,5 @@ def build(config: Config, problem: Problem) -> NaiveCMAES | LayerByLayer:
     if not config.deep:
         return naive_cmaes(config, d)
     zeros = torch.zeros(d_layer, dtype=torch.float64)
-    layers = []
-    for layer in range(d // d_layer):
-        generator = numpy_generator(config.seed, f"CMA-ES of layer {layer}")
-        layers.append(
-            CMAES(zeros, config.sigma, config.popsize, config.bound, lambda n, d, g=generator: g.standard_normal((n, d)))
-        )
+    layers = [configured_cmaes(config, zeros, stream=f"CMA-ES of layer {layer}") for layer in range(d // d_layer)]
     return LayerByLayer(layers)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from clip.prompt import random_context
-from trainers.blackbox.gradients import Loss
+from trainers.baselines.gradient_descent import descend_by_backpropagation
+from trainers.optimizer import Descent
+from trainers.updates import Update
 from utils.seeds import torch_generator
 from utils.settings import Config
 
@@ -20,26 +23,29 @@ if TYPE_CHECKING:
 WARMUP_LR = 1e-5
 
 
-class SGD:
-    """g = ∇L + λ w; m ← β m + g; w ← w − η_e m. One query (a forward and a backward pass) a step.
+class CosineSGD(Update):
+    """g = ∇L + λ w; m ← β m + g; the step is η_e m.
 
     η_e changes with the epoch e, of `steps_per_epoch` steps: 1e-5 in the first `warmup` epochs, then cosine decay from `lr` over
-    `epochs` epochs, counted from its own start.
+    `epochs` epochs, counted from its own start. Logs `lr`, the η_e of the step.
     """
 
-    stage = 1
-
-    def __init__(
-        self, w0: Tensor, lr: float, momentum: float, weight_decay: float, epochs: int, steps_per_epoch: int, warmup: int
-    ):
-        self.solution = w0.clone()
+    def __init__(self, *, lr: float, momentum: float, weight_decay: float, epochs: int, steps_per_epoch: int, warmup: int):
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
         self.epochs, self.steps_per_epoch, self.warmup = epochs, steps_per_epoch, warmup
-        self.buffer = torch.zeros_like(w0)
-        self.steps = 0
 
-    def num_queries(self, steps: int) -> int:
-        return steps
+    def start(self, w: Tensor) -> None:
+        self.buffer = torch.zeros_like(w)
+        self.steps = 0
+        self.last_rate = self.rate()
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        return {"momentum": self.buffer}
+
+    @property
+    def figures(self) -> Mapping[str, float]:
+        return {"lr": self.last_rate}
 
     def rate(self) -> float:
         """η of the next step."""
@@ -48,14 +54,11 @@ class SGD:
             return WARMUP_LR
         return 0.5 * self.lr * (1 + math.cos(math.pi * (epoch - self.warmup) / self.epochs))
 
-    def step(self, loss: Loss) -> dict[str, float]:
-        """One update; `loss` must offer `gradient(w, moved)`. Returns loss (before the update), grad_norm and lr."""
-        value, gradient = loss.gradient(self.solution, {"w": self.solution, "momentum": self.buffer})
-        rate = self.rate()
-        self.buffer.copy_(self.momentum * self.buffer + gradient + self.weight_decay * self.solution)
-        self.solution -= rate * self.buffer
+    def __call__(self, gradient: Tensor, w: Tensor) -> Tensor:
+        self.last_rate = self.rate()
         self.steps += 1
-        return {"loss": float(value), "grad_norm": float(gradient.norm()), "lr": rate}
+        self.buffer.copy_(self.momentum * self.buffer + gradient + self.weight_decay * w)
+        return self.last_rate * self.buffer
 
 
 def problem(config: Config, task: FewShotTask) -> Problem:
@@ -71,7 +74,14 @@ def problem(config: Config, task: FewShotTask) -> Problem:
     return text_problem(config, task, text, lambda W: W.view(-1, *shape), start.reshape(-1), None, mini_batches(config, task))
 
 
-def build(config: Config, problem: Problem) -> SGD:
+def build(config: Config, problem: Problem) -> Descent:
     batches_per_epoch = problem.steps_per_epoch
-    epochs = config.epochs or -(-problem.steps // batches_per_epoch)
-    return SGD(problem.initial, config.lr, config.momentum, config.weight_decay, epochs, batches_per_epoch, config.warmup_epochs)
+    update = CosineSGD(
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        epochs=config.epochs or -(-problem.steps // batches_per_epoch),
+        steps_per_epoch=batches_per_epoch,
+        warmup=config.warmup_epochs,
+    )
+    return descend_by_backpropagation(problem.initial, update)

@@ -1,4 +1,4 @@
-"""Plain gradient descent on w by backpropagation: not the method, but what it is measured against."""
+"""Gradient descent on w by backpropagation: the reference that forward-only optimizers are measured against."""
 
 from __future__ import annotations
 
@@ -6,34 +6,23 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from trainers.blackbox.gradients import Loss
+from trainers.blackbox.estimators import Backpropagation
+from trainers.optimizer import Descent
+from trainers.updates import Update
+from trainers.zeroth_order.descent import update
 from utils.settings import Config
 
 if TYPE_CHECKING:
     from trainers.blackbox.problem import Problem
 
 
-class GradientDescent:
-    """w ← w − η ∇L(w); one query (a forward and a backward pass) a step."""
-
-    stage = 1
-
-    def __init__(self, w: Tensor, lr: float):
-        self.w, self.lr = w.clone(), lr
-
-    @property
-    def solution(self) -> Tensor:
-        return self.w
-
-    def num_queries(self, steps: int) -> int:
-        return steps
-
-    def step(self, loss: Loss) -> dict[str, float]:
-        """One update; `loss` must offer `gradient(w, moved)`. Returns loss (before the update) and grad_norm."""
-        value, gradient = loss.gradient(self.w, {"w": self.w})
-        self.w -= self.lr * gradient
-        return {"loss": float(value), "grad_norm": float(gradient.norm())}
+def descend_by_backpropagation(w0: Tensor, update: Update) -> Descent:
+    """w ← w − update(∇L(w)); one query (a forward and a backward pass) per step."""
+    estimator = Backpropagation()
+    optimizer = Descent(w0, estimator=estimator, update=update)
+    estimator.trained = optimizer.tensors
+    return optimizer
 
 
-def build(config: Config, problem: Problem) -> GradientDescent:
-    return GradientDescent(problem.initial, config.zo_lr)
+def build(config: Config, problem: Problem) -> Descent:
+    return descend_by_backpropagation(problem.initial, update(config))

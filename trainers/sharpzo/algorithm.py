@@ -1,44 +1,34 @@
-"""Algorithm 1: sharpness-aware CMA-ES up to the change point, then sparse zeroth-order SGD from where it got to."""
+"""Algorithm 1: sharpness-aware CMA-ES until the change point, then sparse zeroth-order SGD from its mean."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
-from trainers import TRAINERS, registered
-from trainers.blackbox.cmaes import CMAES, refuse_outside_box
-from trainers.blackbox.gradients import Loss
-from trainers.optimizer import Optimizer, gaussian
-from trainers.sharpzo.stage1 import SharpnessAwareCMAES
-from trainers.sharpzo.stage2 import SparseZO
-from utils.seeds import numpy_generator, torch_generator
-from utils.settings import Config, departures
-
-if TYPE_CHECKING:
-    from trainers.blackbox.problem import Problem
+from trainers.blackbox.gradients import LossFunction
+from trainers.optimizer import Movable, Optimizer
 
 
 class ChangeAt:
     """Stage 2 starts at step `change_point`."""
 
     def __init__(self, change_point: int):
-        self.change_point = change_point
+        self.change_point: int | None = change_point
 
     def reached(self, steps: int, w: Tensor) -> bool:
-        return steps >= self.change_point
+        return self.change_point is not None and steps >= self.change_point
 
 
 class ChangeAtPlateau:
-    """Stage 2 starts when validation accuracy has not risen by more than `gain` over the best for `patience` steps in a row.
+    """Stage 2 starts when validation accuracy has not exceeded the best by more than `gain` for `patience` steps in a row.
 
-    `validate(w)` gives accuracy in [0, 1]. The best is the highest seen at any earlier step.
+    `validate(w)` gives accuracy in [0, 1]. The best is the highest of any earlier step.
     """
 
-    def __init__(self, validate: Callable[[Tensor], float], patience: int = 10, gain: float = 0.01):
+    change_point: int | None = None
+
+    def __init__(self, validate: Callable[[Tensor], float], *, patience: int = 10, gain: float = 0.01):
         self.validate, self.patience, self.gain = validate, patience, gain
         self.best = 0.0
         self.stalled = 0
@@ -52,96 +42,58 @@ class ChangeAtPlateau:
 
 
 class SharpZO:
-    """Two optimizers one after the other. `make_stage2` builds the second from the first at the change point."""
+    """Two optimizers in a row: `stage2` continues from the solution of `stage1` at the change point.
 
-    def __init__(self, stage1: Optimizer, change: ChangeAt | ChangeAtPlateau, make_stage2: Callable[[Optimizer], Optimizer]):
+    >>> import torch
+    >>> from trainers.blackbox.cmaes import CMAES
+    >>> from trainers.blackbox.estimators import CGE, RGE
+    >>> from trainers.sharpzo.stage1 import SharpnessAwareCMAES
+    >>> from trainers.sharpzo.stage2 import SparseZO, ZPruning
+    >>> generator, w0 = torch.Generator().manual_seed(1), torch.zeros(3, dtype=torch.float64)
+    >>> normal = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)
+    >>> cmaes = CMAES(w0, sigma=0.3, popsize=8, normal=lambda n, d: normal(n, d).numpy())
+    >>> stage1 = SharpnessAwareCMAES(cmaes, rho=0.1, estimator=CGE(mu=1e-3))
+    >>> pruning = ZPruning(CGE(mu=1e-5), ratio=0.5)
+    >>> stage2 = SparseZO(w0, lr=0.01, estimator=RGE(mu=1e-3, normal=normal), pruning=pruning)
+    >>> optimizer = SharpZO(stage1, stage2, change=ChangeAt(20))
+    >>> bowl = lambda W, mu=None: (W - 1).square().sum(1)
+    >>> for _ in range(60):
+    ...     figures = optimizer.step(bowl)
+    >>> optimizer.stage, bool((optimizer.solution - 1).norm() < 0.5)
+    (2, True)
+    """
+
+    def __init__(self, stage1: Optimizer, stage2: Movable, *, change: ChangeAt | ChangeAtPlateau):
+        self.stage1, self.stage2, self.change = stage1, stage2, change
+        self.current: Optimizer = stage1
         self.stage = 1
-        self.current = stage1
-        self.change = change
-        self.make_stage2 = make_stage2
         self.steps = 0
-        self._change_if_due()
+        if change.change_point == 0:
+            self.start_stage2()
 
     @property
     def solution(self) -> Tensor:
         return self.current.solution
 
     def num_queries(self, steps: int) -> int:
-        if self.stage == 2 or isinstance(self.change, ChangeAtPlateau):
+        if self.stage == 2 or self.change.change_point is None:
             return self.current.num_queries(steps)
         first = min(steps, self.change.change_point - self.steps)
-        return self.current.num_queries(first) + (
-            self.make_stage2(self.current).num_queries(steps - first) if steps > first else 0
-        )
+        return self.stage1.num_queries(first) + self.stage2.num_queries(steps - first)
 
-    def step(self, loss: Loss) -> dict[str, float]:
-        record = self.current.step(loss)
+    def step(self, objective: LossFunction) -> dict[str, float]:
+        """One step of the current stage; validates w for an automatic change point, before the first step and after each."""
+        if self.steps == 0:
+            self._change_if_due()
+        figures = self.current.step(objective)
         self.steps += 1
         self._change_if_due()
-        return record
+        return figures
 
     def _change_if_due(self) -> None:
         if self.stage == 1 and self.change.reached(self.steps, self.solution):
-            self.current = self.make_stage2(self.current)
-            self.stage = 2
+            self.start_stage2()
 
-
-def build(config: Config, problem: Problem) -> Optimizer:
-    """The trainers zo-pruned, zo and cma-es, as `config` describes them. The start is a matrix where `--stage2` moves one."""
-    w0 = problem.initial
-    stage1 = _build_stage1(config, w0.flatten())
-    if config.prompt_trainer == "cma-es":
-        return stage1
-    change = ChangeAtPlateau(problem.validate) if config.change_point == "auto" else ChangeAt(config.change_point)
-    if config.stage2 == "sparse-zo":
-        return SharpZO(stage1, change, lambda stage: _build_stage2(config, stage))
-    build_rule = registered(TRAINERS[config.stage2].build)
-
-    def make_stage2(stage: Optimizer) -> Optimizer:
-        return build_rule(config, dataclasses.replace(problem, initial=stage.solution.view(w0.shape)))
-
-    return SharpZO(stage1, change, make_stage2)
-
-
-def _build_stage1(config: Config, w0: Tensor) -> SharpnessAwareCMAES:
-    chosen = departures(config)
-    d = len(w0)
-    refuse_outside_box(config, w0)
-    first_mean = None
-    if "zero-start" in chosen:
-        w0 = torch.zeros_like(w0)
-    if "fresh-mean-gradient" in chosen or "fresh-mean-start" in chosen:
-        # the released code's first point is the mean of a matrix of U(0, 1) numbers, wherever CMA-ES itself starts
-        uniform = torch.rand(config.popsize, d, generator=torch_generator(config.seed, "released first w"), dtype=torch.float64)
-        first_mean = uniform.mean(0)
-    generator = numpy_generator(config.seed, "CMA-ES")
-    cmaes = CMAES(w0, config.sigma, config.popsize, config.bound, lambda n, size: generator.standard_normal((n, size)))
-    return SharpnessAwareCMAES(
-        cmaes,
-        config.rho,
-        config.smoothness_estimator,
-        config.zo_eps_cge,
-        chosen,
-        first_mean,
-        config.smoothness_every,
-        config.sharpness_queries,
-        gaussian(config, "RGE directions of stage 1"),
-    )
-
-
-def _build_stage2(config: Config, stage1: SharpnessAwareCMAES) -> SparseZO:
-    generator = torch_generator(config.seed, "RGE directions")
-    return SparseZO(
-        stage1.solution,
-        config.zo_lr,
-        config.zo_eps_rge,
-        lambda shape: torch.randn(shape, generator=generator, dtype=torch.float64),
-        q=config.num_pertub,
-        pruning=config.pruning,
-        ratio=config.prune_ratio,
-        interval=config.prune_interval,
-        mask_mu=config.zo_eps_mask,
-        departures=departures(config),
-        buffer=stage1.gradient,
-        rows=config.popsize,
-    )
+    def start_stage2(self) -> None:
+        self.stage2.start_from(self.stage1.solution)
+        self.current, self.stage = self.stage2, 2

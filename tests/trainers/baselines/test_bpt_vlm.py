@@ -238,7 +238,7 @@ def make_layers(layers: int, d: int) -> list[CMAES]:
         generator = np.random.default_rng(layer)
         return lambda n, size: generator.standard_normal((n, size))
 
-    return [CMAES(torch.zeros(d, dtype=torch.float64), 1.0, 6, 0.0, normal(layer)) for layer in range(layers)]
+    return [CMAES(torch.zeros(d, dtype=torch.float64), sigma=1.0, popsize=6, normal=normal(layer)) for layer in range(layers)]
 
 
 def test_layers_take_turns_and_the_others_hold_the_best_so_far() -> None:

@@ -14,18 +14,20 @@ from datasets import DATASETS
 from tests.conftest import CLASSNAMES, Quadratic
 from tests.helpers.pictures import make_task
 from trainers import TRAINERS
-from trainers.baselines.coop import SGD, problem
+from trainers.baselines.coop import CosineSGD, problem
+from trainers.baselines.gradient_descent import descend_by_backpropagation
 from utils.config import load_config
 from utils.settings import Config
 
 
 def test_updates_are_those_of_torch_with_momentum_and_decay() -> None:
     w = torch.linspace(-1, 2, 5, dtype=torch.float64)
-    ours = SGD(w, lr=0.1, momentum=0.9, weight_decay=0.05, epochs=10, steps_per_epoch=2, warmup=1)
+    update = CosineSGD(lr=0.1, momentum=0.9, weight_decay=0.05, epochs=10, steps_per_epoch=2, warmup=1)
+    ours = descend_by_backpropagation(w, update)
     theirs = torch.nn.Parameter(w.clone())
     torch_sgd = torch.optim.SGD([theirs], lr=0.1, momentum=0.9, weight_decay=0.05)
     for _ in range(12):
-        torch_sgd.param_groups[0]["lr"] = ours.rate()
+        torch_sgd.param_groups[0]["lr"] = update.rate()
         theirs.grad = Quadratic(5).gradient(theirs.detach())[1]
         torch_sgd.step()
         ours.step(Quadratic(5))
@@ -33,11 +35,12 @@ def test_updates_are_those_of_torch_with_momentum_and_decay() -> None:
 
 
 def test_step_size_warms_up_for_an_epoch_and_then_follows_a_cosine_of_its_own() -> None:
-    optimizer = SGD(torch.zeros(1, dtype=torch.float64), 0.002, 0.9, 0.0, epochs=50, steps_per_epoch=3, warmup=1)
+    update = CosineSGD(lr=0.002, momentum=0.9, weight_decay=0.0, epochs=50, steps_per_epoch=3, warmup=1)
+    optimizer = descend_by_backpropagation(torch.zeros(1, dtype=torch.float64), update)
     rates = []
     for _ in range(150):
-        rates.append(optimizer.rate())
-        optimizer.step(Quadratic(1))
+        rates.append(update.rate())
+        assert optimizer.step(Quadratic(1))["lr"] == rates[-1]
     assert rates[:3] == [1e-5] * 3
     assert rates[3:6] == [0.002] * 3
     assert rates[75] == pytest.approx(0.001 * (1 + math.cos(math.pi * 24 / 50)))

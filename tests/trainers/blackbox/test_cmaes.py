@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from trainers.blackbox.cmaes import CMAES
+from trainers.blackbox.estimators import CGE, Backpropagation
+from trainers.sharpzo.released import ReleasedCMAES
 from trainers.sharpzo.stage1 import SharpnessAwareCMAES
 from utils.seeds import numpy_generator
 
@@ -22,9 +24,19 @@ def normal(seed: int = 0):
     return lambda n, size: generator.standard_normal((n, size))
 
 
-def make(rho: float = 0.1, estimator: str = "zo", **options) -> SharpnessAwareCMAES:
-    inner = CMAES(torch.full((D,), 0.3, dtype=torch.float64), 0.4, S, 5.0, normal())
-    return SharpnessAwareCMAES(inner, rho, estimator, 1e-4, **options)
+ESTIMATORS = {"zo": CGE(mu=1e-4), "fo": Backpropagation(), "none": None}
+
+
+def inner() -> CMAES:
+    return CMAES(torch.full((D,), 0.3, dtype=torch.float64), sigma=0.4, popsize=S, bound=5.0, normal=normal())
+
+
+def make(rho: float = 0.1, estimator: str = "zo") -> SharpnessAwareCMAES:
+    return SharpnessAwareCMAES(inner(), rho=rho, estimator=ESTIMATORS[estimator])
+
+
+def released(**options) -> ReleasedCMAES:
+    return ReleasedCMAES(inner(), rho=0.1, estimator=ESTIMATORS["zo"], **options)
 
 
 @pytest.mark.parametrize("estimator", ["zo", "fo"])
@@ -92,9 +104,9 @@ def test_descends_on_a_quadratic(quadratic) -> None:
 
 
 def test_candidates_stay_in_the_box() -> None:
-    inner = CMAES(torch.zeros(D, dtype=torch.float64), 10.0, S, 0.5, normal())
-    assert inner.ask().abs().max() <= 0.5
-    free = CMAES(torch.zeros(D, dtype=torch.float64), 10.0, S, 0.0, normal())
+    boxed = CMAES(torch.zeros(D, dtype=torch.float64), sigma=10.0, popsize=S, bound=0.5, normal=normal())
+    assert boxed.ask().abs().max() <= 0.5
+    free = CMAES(torch.zeros(D, dtype=torch.float64), sigma=10.0, popsize=S, normal=normal())
     assert free.ask().abs().max() > 0.5
 
 
@@ -116,14 +128,14 @@ def test_plan_is_what_a_step_asks(quadratic, estimator: str, gradient: int) -> N
 
 
 def test_released_matrix_radius_is_rho_over_root_popsize(quadratic) -> None:
-    epsilon = make(rho=0.1, departures={"matrix-radius"}).worst_case(quadratic(D))
+    epsilon = released(departures={"matrix-radius"}).worst_case(quadratic(D))
     assert math.isclose(float(epsilon.norm()), 0.1 / math.sqrt(S), rel_tol=1e-12)
 
 
 def test_released_gradient_is_taken_at_the_mean_of_a_fresh_population(quadratic, monkeypatch: pytest.MonkeyPatch) -> None:
     loss = quadratic(D)
     first = torch.full((D,), 0.7, dtype=torch.float64)
-    stage = make(departures={"fresh-mean-gradient", "fresh-mean-start"}, first_mean=first)
+    stage = released(departures={"fresh-mean-gradient", "fresh-mean-start"}, first_mean=first)
     populations: list[Tensor] = []
     ask = stage.inner.ask
     monkeypatch.setattr(stage.inner, "ask", lambda: populations.append(ask()) or populations[-1])

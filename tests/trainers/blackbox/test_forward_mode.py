@@ -12,6 +12,7 @@ from clip.backbone import Backbone
 from main_sharpzo import main
 from tests.trainers.blackbox.test_objective import D, engines, make_objective, no_autograd_graph, points
 from trainers.blackbox.cmaes import CMAES
+from trainers.blackbox.estimators import Backpropagation, ForwardMode
 from trainers.blackbox.objective import criterion
 from trainers.sharpzo.stage1 import SharpnessAwareCMAES
 from utils.errors import RunError
@@ -95,9 +96,9 @@ def test_a_loss_that_is_not_finite_ends_the_run(tiny_backbone: Backbone) -> None
 
 def test_worst_case_shift_in_forward_mode_is_that_of_backpropagation(tiny_backbone: Backbone) -> None:
     shifts = []
-    for estimator in ("jvp", "fo"):
-        inner = CMAES(points(1)[0], 0.1, 4, 0.0, lambda n, d: torch.zeros(n, d).numpy())
-        stage = SharpnessAwareCMAES(inner, 0.3, estimator, 1e-3)
+    for estimator in (ForwardMode(), Backpropagation()):
+        inner = CMAES(points(1)[0], sigma=0.1, popsize=4, normal=lambda n, d: torch.zeros(n, d).numpy())
+        stage = SharpnessAwareCMAES(inner, rho=0.3, estimator=estimator)
         shifts.append(stage.worst_case(make_objective(tiny_backbone, "float64")))
     torch.testing.assert_close(shifts[0], shifts[1], rtol=1e-10, atol=1e-12)
     assert float(shifts[0].norm()) == pytest.approx(0.3)

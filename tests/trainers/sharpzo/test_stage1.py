@@ -20,6 +20,8 @@ from trainers.blackbox.cmaes import CMAES
 from trainers.blackbox.gradients import cge, cge_one_sided, rge
 from trainers.blackbox.objective import criterion
 from trainers.loop import build_optimizer
+from trainers.optimizer import gaussian
+from trainers.sharpzo.build import SMOOTHNESS
 from trainers.sharpzo.stage1 import SharpnessAwareCMAES
 from utils.config import load_config
 from utils.errors import UserError
@@ -38,13 +40,13 @@ def small(**options) -> Config:
 def stage_one(estimator: str, **options) -> SharpnessAwareCMAES:
     generator = torch.Generator().manual_seed(0)
     inner = CMAES(
-        torch.zeros(D, dtype=torch.float64), 0.3, 4, 0.0, lambda n, d: torch.randn(n, d, generator=generator).double().numpy()
+        torch.zeros(D, dtype=torch.float64),
+        sigma=0.3,
+        popsize=4,
+        normal=lambda n, d: torch.randn(n, d, generator=generator).double().numpy(),
     )
-    return SharpnessAwareCMAES(inner, 0.1, estimator, 1e-3, **options)
-
-
-def normal(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    config = Config(zo_eps_cge=1e-3, sharpness_queries=5, seed=3)
+    return SharpnessAwareCMAES(inner, rho=0.1, estimator=SMOOTHNESS[estimator](config), **options)
 
 
 # the gradient behind the worst-case shift
@@ -55,12 +57,12 @@ def test_shift_follows_the_gradient_that_the_option_names(quadratic) -> None:
     gradients = {
         "zo": cge(loss, at, 1e-3)[0],
         "zo-forward": cge_one_sided(loss, at, 1e-3)[0],
-        "rge": rge(loss, at, 1e-3, normal(5, D))[0],
+        "rge": rge(loss, at, 1e-3, gaussian(Config(seed=3), "RGE directions of stage 1")(5, D))[0],
         "jvp": loss.gradient(at)[1],
         "fo": loss.gradient(at)[1],
     }
     for estimator, gradient in gradients.items():
-        shift = stage_one(estimator, queries=5, normal=normal).worst_case(quadratic(D))
+        shift = stage_one(estimator).worst_case(quadratic(D))
         torch.testing.assert_close(shift, 0.1 * gradient / gradient.norm(), rtol=1e-9, atol=1e-12)
     assert not torch.allclose(gradients["zo"], gradients["zo-forward"], atol=1e-6)
 
@@ -70,7 +72,7 @@ def test_shift_follows_the_gradient_that_the_option_names(quadratic) -> None:
     ("estimator", "cost"), [("zo", 2 * D), ("zo-forward", D + 1), ("rge", 10), ("jvp", D), ("fo", 1), ("none", 0)]
 )
 def test_plan_is_what_each_generation_asks(quadratic, estimator: str, cost: int, every: int) -> None:
-    stage, loss = stage_one(estimator, every=every, queries=5, normal=normal), CountingQuadratic(D)
+    stage, loss = stage_one(estimator, every=every), CountingQuadratic(D)
     planned, asked = stage.num_queries(7), []
     for _ in range(7):
         next_step, before = stage.num_queries(1), loss.queries
@@ -193,7 +195,7 @@ def test_other_rules_and_both_stages_run_in_the_full_space(tmp_path: Path, argv:
     [
         ("--stage2 mezzo", "--stage2: 'mezzo' is no rule (did you mean 'mezo'?); there are sparse-zo, fo, mezo"),
         ("--stage2 zero-shot", "--stage2: 'zero-shot' is no rule"),
-        ("--stage2 mezo --prompt_trainer cma-es", "--stage2: cma-es has one stage; --stage2 goes with zo-pruned, zo"),
+        ("--stage2 mezo --prompt_trainer cma-es", "--stage2: cma-es has one stage; --stage2 goes with sharpzo, zo"),
         ("--stage2 mezo --fidelity gradient-buffer", "--fidelity: departures of stage 2 concern sparse-zo, not mezo"),
         ("--stage2 lozo", "prompt_space: lozo moves the context's own matrix"),
         ("--prompt_trainer lozo --prompt_space projected", "--prompt_space: lozo moves the context's own matrix"),

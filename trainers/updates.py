@@ -1,0 +1,89 @@
+"""Updates: what w moves by, given a gradient estimate. Any of them combines with any estimator in `optimizer.Descent`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+class Update:
+    """Maps gradients to steps; w moves against the step. All state is held in tensors that are changed in place."""
+
+    def start(self, w: Tensor) -> None:
+        """Allocates the state for a point like w (d,)."""
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The state, by name."""
+        return {}
+
+    @property
+    def figures(self) -> Mapping[str, float]:
+        """What the last step adds to the log."""
+        return {}
+
+    def __call__(self, gradient: Tensor, w: Tensor) -> Tensor:
+        """The step (d,) at w, learning rate included."""
+        raise NotImplementedError
+
+
+class SGD(Update):
+    """η g."""
+
+    def __init__(self, *, lr: float):
+        self.lr = lr
+
+    def __call__(self, gradient: Tensor, w: Tensor) -> Tensor:
+        return self.lr * gradient
+
+
+class Sign(Update):
+    """η sign(g), coordinate by coordinate (ZO-signSGD, Liu et al. 2019)."""
+
+    def __init__(self, *, lr: float):
+        self.lr = lr
+
+    def __call__(self, gradient: Tensor, w: Tensor) -> Tensor:
+        return self.lr * gradient.sign()
+
+
+class Momentum(Update):
+    """η m with m ← β₁ m + (1 − β₁) g, m = 0 at first: normalized, so that η means what it means for SGD."""
+
+    def __init__(self, *, lr: float, beta1: float = 0.9):
+        self.lr, self.beta1 = lr, beta1
+
+    def start(self, w: Tensor) -> None:
+        self.m = torch.zeros_like(w)
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        return {"m": self.m}
+
+    def __call__(self, gradient: Tensor, w: Tensor) -> Tensor:
+        self.m.copy_(self.beta1 * self.m + (1 - self.beta1) * gradient)
+        return self.lr * self.m
+
+
+class Adam(Update):
+    """η m̂ / (√v̂ + ε) with m as in `Momentum`, v ← β₂ v + (1 − β₂) g², m̂ = m / (1 − β₁ᵗ), v̂ = v / (1 − β₂ᵗ)."""
+
+    def __init__(self, *, lr: float, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8):
+        self.lr, self.beta1, self.beta2, self.epsilon = lr, beta1, beta2, epsilon
+
+    def start(self, w: Tensor) -> None:
+        self.m, self.v = torch.zeros_like(w), torch.zeros_like(w)
+        self.t = 0
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        return {"m": self.m, "v": self.v}
+
+    def __call__(self, gradient: Tensor, w: Tensor) -> Tensor:
+        self.t += 1
+        self.m.copy_(self.beta1 * self.m + (1 - self.beta1) * gradient)
+        self.v.copy_(self.beta2 * self.v + (1 - self.beta2) * gradient.square())
+        m = self.m / (1 - self.beta1**self.t)
+        return self.lr * (m / ((self.v / (1 - self.beta2**self.t)).sqrt() + self.epsilon))
