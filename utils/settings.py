@@ -108,6 +108,12 @@ class Config:
 
     popsize: int = option(40, "stage 1", "S, CMA-ES population", low=2, high=100_000)
     sigma: float = option(0.4, "stage 1", "σ, initial CMA-ES step", above=0.0)
+    sigma_adaptation: str = option(
+        "csa",
+        "stage 1",
+        "step-size rule of every CMA-ES: cumulative (the paper's pycma), or two-point (pycma 4.5's default from d = 300)",
+        choices=("csa", "tpa"),
+    )
     bound: float = option(5.0, "stage 1", "box ±bound on w in CMA-ES; 0: none", low=0.0)
     rho: float = option(0.1, "stage 1", "ρ, sharpness radius", low=0.0)
     smoothness_estimator: str = option(

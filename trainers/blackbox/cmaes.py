@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,11 +25,82 @@ with warnings.catch_warnings():
     import cma
 
 
+SIGMA_ADAPTATION = {
+    "csa": cma.sigma_adaptation.CMAAdaptSigmaCSA,
+    "tpa": cma.sigma_adaptation.CMAAdaptSigmaTPA,
+}
+
+# every option that decides the path of the search, so that a new version of pycma cannot change the algorithm by its defaults
+# (4.5 changed AdaptSigma from d = 300 on). Tolerances are missing because they only matter to `stop`, which is never called.
+OPTIONS: Mapping[str, Any] = MappingProxyType(
+    {
+        "BoundaryHandler": cma.boundary_handler.BoundTransform,
+        "CMA_active": True,
+        "CMA_active_injected": 0,
+        "CMA_cmean": 1,
+        "CMA_const_trace": False,
+        "CMA_dampsvec_fac": math.inf,
+        "CMA_dampsvec_fade": 0.1,
+        "CMA_diagonal_decoding": 0,
+        "CMA_eigenmethod": np.linalg.eigh,
+        "CMA_elitist": False,
+        "CMA_injections_threshold_keep_len": 1,
+        "CMA_mirrormethod": 2,
+        "CMA_mu": None,
+        "CMA_on": 1,
+        "CMA_rankmu": 1.0,
+        "CMA_rankone": 1.0,
+        "CMA_recombination_weights": None,
+        "CMA_sampler": None,
+        "CMA_stds": None,
+        "CMA_teststds": None,
+        "CSA_clip_length_value": None,
+        "CSA_damp_mueff_exponent": None,
+        "CSA_dampfac": 1,
+        "CSA_disregard_length": False,
+        "CSA_invariant_path": False,
+        "CSA_squared": False,
+        "TPA_dampfac": 1,
+        "conditioncov_alleviate": [1e8, 1e12],
+        "fixed_variables": None,
+        "integer_variables": [],
+        "maxstd": None,
+        "maxstd_boundrange": 1 / 3,
+        "mean_shift_line_samples": False,
+        "mindx": 0,
+        "minstd": 0,
+        "pc_line_samples": False,
+        "popsize_factor": 1,
+        "stall_sigma_change_on_divergence_iterations": False,
+        "updatecovwait": None,
+    }
+)
+
+
+def pycma_options(
+    *, popsize: int, bound: float, normal: Callable[[int, int], np.ndarray], diagonal: bool, sigma_adaptation: str
+) -> dict[str, Any]:
+    """All options for pycma. Those that the installed version lacks are left out: their effect is younger than it."""
+    known = cma.CMAOptions()
+    written = {name: value for name, value in OPTIONS.items() if name in known}
+    return written | {
+        "AdaptSigma": SIGMA_ADAPTATION[sigma_adaptation],
+        "CMA_diagonal": diagonal,
+        # pycma mirrors some candidates of very small populations
+        "CMA_mirrors": popsize < 6,
+        "bounds": [-bound, bound] if bound else [None, None],
+        "popsize": popsize,
+        "randn": normal,
+        "seed": math.nan,
+        "verbose": -9,
+    }
+
+
 class CMAES:
     """pycma's CMA-ES with random numbers from `normal(n, d)`, standard normals of the run's own stream.
 
     pycma would otherwise reseed numpy's global generator. `bound`: box ±bound, 0 for none. `diagonal`: C stays diagonal
-    (sep-CMA-ES).
+    (sep-CMA-ES). `sigma_adaptation`: "csa", cumulative step-size adaptation (Hansen), or "tpa", two-point adaptation.
     """
 
     def __init__(
@@ -39,11 +112,12 @@ class CMAES:
         normal: Callable[[int, int], np.ndarray],
         bound: float = 0.0,
         diagonal: bool = False,
+        sigma_adaptation: str = "csa",
     ):
         self._sigma0 = sigma
-        self._options = {"popsize": popsize, "randn": normal, "seed": math.nan, "verbose": -9, "CMA_diagonal": diagonal}
-        if bound:
-            self._options["bounds"] = [-bound, bound]
+        self._options = pycma_options(
+            popsize=popsize, bound=bound, normal=normal, diagonal=diagonal, sigma_adaptation=sigma_adaptation
+        )
         self._threads = ThreadpoolController()
         self.start_from(w0)
 
@@ -86,7 +160,11 @@ class CMAES:
 
     def sample(self) -> Tensor:
         """A population (S, d) that is not passed to `tell`."""
-        return self.ask()
+        if not self.es.mean_shift_samples:
+            return self.ask()
+        # candidates asked for one by one leave the mirrored pair of two-point adaptation to the next generation
+        with self._quiet():
+            return torch.from_numpy(np.stack([self.es.ask(1)[0] for _ in range(self.popsize)]))
 
     def tell(self, candidates: Tensor, losses: Tensor) -> None:
         """Updates θ, σ, C from the losses (S,) of the `candidates` (S, d) that `ask` gave."""
@@ -111,6 +189,7 @@ def configured_cmaes(
         bound=config.bound,
         normal=lambda n, d: generator.standard_normal((n, d)),
         diagonal=diagonal,
+        sigma_adaptation=config.sigma_adaptation,
     )
 
 
