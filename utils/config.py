@@ -45,6 +45,7 @@ class Trainer(Protocol):
     by_shots: Mapping[str, Mapping[int, Any]]
     two_stages: bool
     stage2: bool
+    update: bool
     matrix: bool
     derivative: bool
 
@@ -281,6 +282,9 @@ def _check_rules(config: Config, where: Mapping[str, str], trainers: Mapping[str
             refuse("prompt_space", f"{part} moves the context's own matrix, and a projected w is none; use --prompt_space full")
         if trainer.derivative and config.objective == "accuracy":
             refuse("objective", f"accuracy has no derivative, which {part} asks for")
+    if config.zo_update != "default" and not any(trainer.update for _, trainer in parts):
+        names = ", ".join(key for key, trainer in trainers.items() if trainer.update)
+        refuse("zo_update", f"{name} has a fixed update; --zo_update goes with {names}")
     if name == "craft" and config.objective != "cross-entropy":
         refuse("objective", f"craft's candidates and adapter are both judged by cross-entropy; {config.objective} is not for it")
     if name == "bpt-vlm" and config.deep and config.class_token_position != "end":

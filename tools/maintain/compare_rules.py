@@ -1,14 +1,14 @@
-"""Chooses each rule's step size on validation images, then runs five seeds of it, all at the queries of SharpZO's default.
+"""Chooses each ZO optimizer's step size on validation images, then runs five seeds of it, at the queries of SharpZO's default.
 
     python -m tools.maintain.compare_rules screen mezo       # screen.csv: four or five settings, seed 1, a quarter of the queries
     python -m tools.maintain.compare_rules final mezo        # final.csv: the best of them, seeds 1 to 5, all queries
-    python -m tools.maintain.compare_rules final zo-pruned   # SharpZO as configs/digits.yaml has it
+    python -m tools.maintain.compare_rules final sharpzo     # SharpZO as configs/digits.yaml has it
     python -m tools.maintain.compare_rules stage1 rge        # stage1.csv: a stage-1 option in SharpZO's default, seeds 1 to 5
     python -m tools.maintain.compare_rules write             # both tables into docs/optimizers.md
 
-The CSVs lie in docs/optimizers. The choice is by accuracy on all of digits' 358 validation images, and nothing else is read for
-it; test accuracy is taken once, at the end of a final run. A row that is there already is not run again, so that a list of names
-can be worked off in parts.
+The CSVs are in docs/optimizers. Settings are chosen by accuracy on all 358 validation images of digits and by nothing else; test
+accuracy is measured once, at the end of a final run. Existing rows are not run again, so a list of names can be completed in
+parts.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from datasets import DATASETS
 from tools.common.tables import difference
@@ -28,14 +29,14 @@ from utils.errors import UserError
 from utils.files import write_text
 
 QUERIES = 34_740
-# the row of each table that is SharpZO as configs/digits.yaml has it
-REFERENCE = {"final": "zo-pruned", "stage1": "zo"}
+# the row of SharpZO with the settings of configs/digits.yaml, in each table
+REFERENCE = {"final": "sharpzo", "stage1": "zo"}
 SEEDS = (1, 2, 3, 4, 5)
 DOCUMENT = REPOSITORY / "docs" / "optimizers.md"
 FOLDER = REPOSITORY / "docs" / "optimizers"
 COLUMNS = ("name", "settings", "seed", "queries", "cpu_seconds", "train_loss", "val_accuracy", "test_accuracy")
 
-# four settings each, and a fifth beyond the best of them where that lay at the edge
+# four settings each, and a fifth beyond the best if that was at the edge of the grid
 GRIDS = {
     "mezo": [f"zo_lr={lr}" for lr in (0.1, 0.3, 1.0, 3.0)],
     "sparse-mezo": [f"zo_lr={lr}" for lr in (0.1, 0.3, 1.0, 3.0)],
@@ -44,7 +45,7 @@ GRIDS = {
     "zo-momentum": [f"zo_lr={lr}" for lr in (0.1, 0.3, 1.0, 3.0)],
     "zo-adam": [f"zo_lr={lr}" for lr in (0.001, 0.003, 0.01, 0.03, 0.1)],
     "zo-conservative": [f"zo_lr={lr}" for lr in (0.1, 0.3, 1.0, 3.0)],
-    # a pass for one tangent alone takes most of the time that one for sixteen takes
+    # a pass with one tangent takes most of the time of a pass with sixteen
     "forward-gradient": [f"num_pertub=16 zo_lr={lr}" for lr in (0.3, 1.0, 3.0, 10.0)],
     "lozo": [f"zo_lr={lr}" for lr in (0.1, 0.3, 1.0, 3.0)],
     "polystep": [f"polystep_radius={r} polystep_temperature={t}" for r, t in ((2, 0.02), (2, 0.1), (2, 0.5), (6, 0.1), (6, 0.5))],
@@ -53,7 +54,7 @@ GRIDS = {
     "spsa": [f"spsa_a={a}" for a in (0.03, 0.1, 0.3, 1.0, 3.0)],
 }
 
-# SharpZO's default but for these; generations of stage 1 as published, or as many as the queries of its 30 pay for
+# changes to SharpZO's default; as many generations of stage 1 as published, or as the queries of its 30 pay for
 STAGE_1 = {
     "zo": "",
     "none": "smoothness_estimator=none",
@@ -69,9 +70,12 @@ STAGE_1 = {
     "every-5-116": "smoothness_every=5 change_point=116 total_steps=100000",
 }
 
+# a name for the row, and the arguments of `run`
+Job = tuple[str, dict[str, Any]]
+
 
 def run(name: str, settings: str, seed: int, queries: int, with_test: bool) -> dict[str, object]:
-    """One run of the embedded default with the trainer and the `settings` KEY=VALUE …; a CSV row. Accuracies in percent."""
+    """Runs the embedded default with the trainer and the `settings` KEY=VALUE …; returns a CSV row, accuracies in percent."""
     import torch
 
     from datasets.features import FeatureReader
@@ -80,7 +84,7 @@ def run(name: str, settings: str, seed: int, queries: int, with_test: bool) -> d
     from trainers.loop import build_optimizer, build_problem, optimize
 
     chosen = [f"--{setting}" for setting in settings.split()]
-    # the default's number of steps is SharpZO's; a rule goes on until its queries are spent
+    # the default's number of steps is SharpZO's; other optimizers continue until the queries are spent
     steps = [] if TRAINERS[name].two_stages else ["--total_steps=1000000"]
     budget = [f"--prompt_trainer={name}", f"--max_queries={queries}", f"--seed={seed}", "--eval_every=0"]
     config = load_config([*steps, *budget, *chosen], TRAINERS, DATASETS)
@@ -90,7 +94,7 @@ def run(name: str, settings: str, seed: int, queries: int, with_test: bool) -> d
     problem = build_problem(config, task)
     objective = problem.objective
     optimizer = build_optimizer(config, problem)
-    # of the processor, on one thread, so that other work on the machine tells less
+    # CPU time on one thread is less sensitive to other load
     started = time.process_time()
     w = optimize(config, optimizer, problem, lambda w: {}, lambda record: None)
     seconds = round(time.process_time() - started, 1)
@@ -109,13 +113,13 @@ def read(table: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def work_off(table: str, jobs: Iterator[tuple[str, dict]]) -> None:
-    """Runs the `jobs` (name, arguments of `run`) that the table does not hold yet, and adds each row as soon as it is there."""
+def work_off(table: str, jobs: Iterator[Job]) -> None:
+    """Runs the `jobs` (name, arguments of `run`) that are missing in the table, and appends each row when it is finished."""
     path = FOLDER / f"{table}.csv"
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name, job in jobs:
-        there = {(row["name"], row["settings"], row["seed"]) for row in read(table)}
-        if (name, job["settings"], str(job["seed"])) in there:
+        finished = {(row["name"], row["settings"], row["seed"]) for row in read(table)}
+        if (name, job["settings"], str(job["seed"])) in finished:
             continue
         row = run(**job) | {"name": name}
         new = not path.exists()
@@ -127,13 +131,13 @@ def work_off(table: str, jobs: Iterator[tuple[str, dict]]) -> None:
         print(row, flush=True)
 
 
-def screening(name: str) -> Iterator[tuple[str, dict]]:
+def screening(name: str) -> Iterator[Job]:
     for settings in GRIDS[name]:
         yield name, {"name": name, "settings": settings, "seed": 1, "queries": QUERIES // 4, "with_test": False}
 
 
 def best_settings(name: str) -> str:
-    """The screened settings of the highest validation accuracy, the first of equals. "" for SharpZO, which has its own."""
+    """The screened settings of the highest validation accuracy, the first among equals. "" for SharpZO, which has its own."""
     if name not in GRIDS:
         return ""
     rows = [row for row in read("screen") if row["name"] == name]
@@ -142,18 +146,18 @@ def best_settings(name: str) -> str:
     return max(rows, key=lambda row: float(row["val_accuracy"]))["settings"]
 
 
-def finals(name: str, seeds: list[int]) -> Iterator[tuple[str, dict]]:
+def finals(name: str, seeds: list[int]) -> Iterator[Job]:
     for seed in seeds:
         yield name, {"name": name, "settings": best_settings(name), "seed": seed, "queries": QUERIES, "with_test": True}
 
 
-def stage_one(option: str, seeds: list[int]) -> Iterator[tuple[str, dict]]:
+def stage_one(option: str, seeds: list[int]) -> Iterator[Job]:
     for seed in seeds:
-        yield option, {"name": "zo-pruned", "settings": STAGE_1[option], "seed": seed, "queries": QUERIES, "with_test": True}
+        yield option, {"name": "sharpzo", "settings": STAGE_1[option], "seed": seed, "queries": QUERIES, "with_test": True}
 
 
 def markdown(table: str) -> str:
-    """Test accuracy (mean ± sample standard deviation, n), how far above SharpZO's default, and means, the best first."""
+    """Test accuracy (mean ± sample standard deviation, n), the difference from SharpZO's default, and means; the best first."""
     names = list(dict.fromkeys(row["name"] for row in read(table)))
     rows = {name: [row for row in read(table) if row["name"] == name] for name in names}
     default = REFERENCE[table]
@@ -162,7 +166,7 @@ def markdown(table: str) -> str:
         return statistics.mean(float(row[column]) for row in rows[name])
 
     def above(name: str) -> str:
-        """Paired by seed, which is the same images and the same A: mean ± 95 % t-interval."""
+        """Paired by seed (same images, same A): mean ± 95% t-interval."""
         ours, theirs = ({row["seed"]: float(row["test_accuracy"]) for row in rows.get(n, ())} for n in (default, name))
         seeds = sorted(ours.keys() & theirs.keys())
         if name == default or len(seeds) < 2:
@@ -173,10 +177,10 @@ def markdown(table: str) -> str:
     header = (
         "name",
         "settings",
-        "test accuracy, %",
+        "test accuracy (%)",
         "n",
         f"above `{default}`",
-        "val accuracy, %",
+        "val accuracy (%)",
         "train loss",
         "queries",
         "CPU s",
@@ -188,7 +192,7 @@ def markdown(table: str) -> str:
         settings = ", ".join(rows[name][0]["settings"].split()) or "as `configs/digits.yaml`"
         measured = [float(row["cpu_seconds"]) for row in rows[name] if row["cpu_seconds"]]
         seconds = f"{statistics.mean(measured):.0f}" if measured else "–"
-        queries = f"{mean(name, 'queries'):,.0f}".replace(",", " ")
+        queries = f"{mean(name, 'queries'):,.0f}"
         lines.append(
             f"| `{name}` | {settings} | {mean(name, 'test_accuracy'):.1f}{spread} | {len(accuracies)} | {above(name)} | "
             f"{mean(name, 'val_accuracy'):.1f} | {mean(name, 'train_loss'):.3f} | {queries} | {seconds} |"
@@ -197,7 +201,7 @@ def markdown(table: str) -> str:
 
 
 def with_tables(document: str) -> str:
-    """The `document` with the tables of the CSVs between its marks."""
+    """The `document` with the tables of the CSVs between its markers."""
     for table in ("final", "stage1"):
         before, rest = document.split(f"<!-- {table} -->\n", 1)
         _, after = rest.split("<!-- end -->", 1)
@@ -208,19 +212,19 @@ def with_tables(document: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("screen", "final", "stage1", "write"))
-    parser.add_argument("names", nargs="*", help="rules, or options of stage 1; none with write")
+    parser.add_argument("names", nargs="*", help="ZO optimizers, or options of stage 1; empty with write")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     arguments = parser.parse_args()
     known = {
         "screen": [*GRIDS],
-        "final": [*GRIDS, "zo-pruned", "zo", "cma-es"],
+        "final": [*GRIDS, "sharpzo", "zo", "cma-es"],
         "stage1": [*STAGE_1],
         "write": [],
     }
     try:
         for name in arguments.names:
             if name not in known[arguments.what]:
-                raise UserError(f"{name}: no such name; there are {', '.join(known[arguments.what])}")
+                raise UserError(f"{name}: unknown name; use one of {', '.join(known[arguments.what])}")
             if arguments.what == "screen":
                 work_off("screen", screening(name))
             elif arguments.what == "final":

@@ -2,7 +2,7 @@
 
     python -m tools.maintain.replay_trace released_trace.npz
 
-Prints the largest deviation of each recorded quantity from ours, and its limit; exit status 1 where one is exceeded. Our
+Prints the largest deviation of each recorded quantity from ours, and its limit; exit status 1 if a limit is exceeded. Our
 random streams are replaced by the recording's: one numpy RandomState for pycma and for the seeds of stage 2.
 """
 
@@ -11,8 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -22,6 +24,7 @@ from torch import Tensor
 from clip.backbone import Backbone
 from clip.prompt import Projection
 from clip.text import TextFeatures
+from trainers.blackbox.batches import FullBatch
 from trainers.blackbox.cmaes import CMAES
 from trainers.blackbox.estimators import CGE, RGE
 from trainers.blackbox.masks import Dense
@@ -31,7 +34,7 @@ from trainers.sharpzo.released import ReleasedCMAES, ReleasedSparseZO
 from utils.settings import RELEASED
 
 CTX_INIT = "a photo of a"
-# what float32 differences in another order of operations can hold (SOURCES.md beside the recording)
+# allowances for float32 operations in another order
 LIMITS = {"candidates": 1e-9, "fitness": 2e-6, "epsilon": 1e-2, "w": 1e-3, "accuracy": 0.0}
 
 
@@ -39,7 +42,7 @@ LIMITS = {"candidates": 1e-9, "fitness": 2e-6, "epsilon": 1e-2, "w": 1e-3, "accu
 class Trace:
     """A recording: its settings, and its arrays as tensors by name."""
 
-    settings: dict
+    settings: dict[str, Any]
     arrays: dict[str, Tensor]
 
 
@@ -71,11 +74,38 @@ def build_objective(trace: Trace, engine: str) -> Objective:
     projection = Projection(p0, arrays["A"].double())
     images = Samples(arrays["train_features"], arrays["train_labels"])
     model = TextPrompt(projection.contexts, text, 100.0, len(trace.settings["names"]), images.inputs.shape[1])
-    return Objective(model, lambda: images)
+    return Objective(model, FullBatch(images, encoded=0))
+
+
+class RecordedFitness:
+    """Ours for the gradient; for the candidates, the recorded losses, after ours have been compared with them."""
+
+    def __init__(self, trace: Trace, objective: Objective, stage1: ReleasedCMAES, note: Callable[[str, Tensor], None]):
+        self.trace, self.objective, self.stage1, self.note = trace, objective, stage1, note
+        self.step = 0
+
+    def __call__(self, W: Tensor, mu: float | None = None) -> Tensor:
+        gradient, arrays = self.stage1.gradient, self.trace.arrays
+        if mu is not None or gradient is None:
+            return self.objective(W, mu)
+        x, epsilon = arrays["stage1_candidates"][self.step], arrays["stage1_epsilon"][self.step].double()
+        ours = self.stage1.rho * gradient / gradient.norm()
+        self.note("candidates", W - ours - x)
+        self.note("epsilon", (ours - epsilon) / epsilon.norm())
+        fitness = arrays["stage1_fitness"][self.step]
+        self.note("fitness", (self.objective(x + epsilon) - fitness) / fitness.max())
+        self.step += 1
+        return fitness
+
+    def gradient(self, w: Tensor, trained: Mapping[str, Tensor] | None = None, /) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError("the released code never backpropagates")
+
+    def jvp(self, w: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError("the released code has no forward mode")
 
 
 def replay(trace: Trace, engine: str = "fast") -> dict[str, float]:
-    """Largest deviation by quantity: fitness relative to the generation's largest, ε* to its norm, accuracy in points."""
+    """The largest deviation of each recorded quantity."""
     settings, arrays = trace.settings, trace.arrays
     objective = build_objective(trace, engine)
     stream = np.random.RandomState(settings["seed"])
@@ -93,6 +123,7 @@ def replay(trace: Trace, engine: str = "fast") -> dict[str, float]:
         departures=RELEASED,
         first_mean=arrays["w0_population"].double().mean(0),
     )
+    fitness = RecordedFitness(trace, objective, stage1, note)
     accuracies = dict(zip(arrays["eval_step"].tolist(), arrays["eval_accuracy"].tolist(), strict=True))
     test = Samples(arrays["test_features"], arrays["test_labels"])
 
@@ -101,20 +132,7 @@ def replay(trace: Trace, engine: str = "fast") -> dict[str, float]:
             worst["accuracy"] = max(worst["accuracy"], abs(100 * objective.accuracy(w, test) - accuracies[step]))
 
     for step in range(settings["change_point"]):
-
-        def recorded_fitness(W: Tensor, mu: float | None = None, step: int = step) -> Tensor:
-            """Ours for the gradient; for the candidates, the recorded ones, once ours have been compared with them."""
-            if mu is not None:
-                return objective(W, mu)
-            x, epsilon = arrays["stage1_candidates"][step], arrays["stage1_epsilon"][step].double()
-            ours = stage1.rho * stage1.gradient / stage1.gradient.norm()
-            note("candidates", W - ours - x)
-            note("epsilon", (ours - epsilon) / epsilon.norm())
-            fitness = arrays["stage1_fitness"][step]
-            note("fitness", (objective(x + epsilon) - fitness) / fitness.max())
-            return arrays["stage1_fitness"][step]
-
-        stage1.step(recorded_fitness)
+        stage1.step(fitness)
         check_accuracy(step, stage1.solution)
 
     def normal(*shape: int) -> Tensor:
@@ -129,7 +147,8 @@ def replay(trace: Trace, engine: str = "fast") -> dict[str, float]:
         departures=RELEASED,
         rows=settings["popsize"],
     )
-    stage2.set_buffer(stage1.gradient)
+    if stage1.gradient is not None:
+        stage2.set_buffer(stage1.gradient)
     for step in range(settings["change_point"], settings["total_steps"]):
         stage2.step(objective)
         note("w", stage2.solution - arrays["stage2_w"][step - settings["change_point"]])
