@@ -12,7 +12,6 @@ the engine does the multiply-adds that distinct prompt positions need (padding n
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import platform
@@ -33,6 +32,8 @@ from clip.backbone import Backbone
 from clip.engine import Engine
 from clip.prompt import Projection, context_embeddings, make_projection
 from clip.text import TextFeatures
+from tools.common.cli import command, make_parser, user_path
+from tools.common.tables import Table
 from trainers.blackbox.cmaes import CMAES
 from trainers.blackbox.estimators import CGE
 from trainers.blackbox.gradients import cge
@@ -250,7 +251,7 @@ def table(rows: list[dict]) -> str:
         "step's share",
         "f64/f32",
     )
-    lines = ["| " + " | ".join((*heads, "GiB", "error")) + " |", "|" + "---|" * (len(heads) + 2)]
+    measured = Table("Engine against open_clip", [*heads, "GiB", "error"])
     for r in rows:
         double = f"{r['float64_over_float32']:.2f}" if r["float64_over_float32"] else "–"
         cells = (
@@ -267,19 +268,20 @@ def table(rows: list[dict]) -> str:
             f"{r['engine_peak_gib']:.2f}",
             f"{r['max_feature_error']:.1e}",
         )
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        measured.rows.append(cells)
+    return measured.grid()
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+@command
+def main(argv: list[str]) -> int:
+    parser = make_parser("tools.benchmark", __doc__)
     parser.add_argument("--datasets", nargs="+", default=DEFAULT, choices=(*DEFAULT, "imagenet"))
-    parser.add_argument("--threads", type=int, help="default: torch's own choice")
+    parser.add_argument("--threads", type=int, help="default: PyTorch's choice")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--passes", type=int, default=4, help="engine passes a round")
+    parser.add_argument("--passes", type=int, default=4, help="engine passes per round")
     parser.add_argument("--generation", action="store_true", help="also time one stage-1 step and check its gradient")
-    parser.add_argument("--output", type=Path, help="also write the rows as JSON")
-    arguments = parser.parse_args()
+    parser.add_argument("--output", type=user_path, help="also write the rows as JSON")
+    arguments = parser.parse_args(argv)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     backbone = random_backbone(TEXT)

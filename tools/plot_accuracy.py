@@ -1,49 +1,44 @@
 """Draws accuracy against queries from the metrics.jsonl of finished runs: mean and range over seeds, zero-shot as a star at 0.
 
-    python -m tools.plot_accuracy outputs/digits/zo-pruned/Mini/16shots --output docs/digits.png
+    python -m tools.plot_accuracy outputs/digits/sharpzo/Mini/16shots --output docs/digits.png
 
-Each folder given holds one sub-folder a seed. Test accuracy is drawn where runs logged it (`--eval_test`), else validation.
+Each folder holds one subfolder per seed. Draws test accuracy if the runs logged it (`--eval_test`), else validation accuracy.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import sys
 from pathlib import Path
 
 import numpy as np
 
-from tools.common.plotting import require_matplotlib
+from tools.common.cli import command, make_parser, user_path
+from tools.common.names import title
+from tools.common.plotting import finish, require_matplotlib, start
 from tools.common.runs import read_run
 from utils.errors import UserError
 
-# with matplotlib's ten colors, twenty curves that differ
+# Four line styles and matplotlib's ten colors give twenty distinct curves.
 STYLES = ("-", "--", "-.", ":")
 
 
 def draw(folders: list[Path], output: Path) -> None:
     require_matplotlib()
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+    figure, axes = start()
     for style, folder in zip(itertools.cycle(STYLES), folders, strict=False):
         runs = [read_run(path) for path in sorted(folder.glob("seed*"))]
         if not runs:
-            raise UserError(f"{folder}: holds no seed* folder")
+            raise UserError(f"{folder}: has no seed* folder; give the folder above the seeds")
         key = "test_accuracy" if all("test_accuracy" in run.metrics[-1] for run in runs) else "val_accuracy"
         points = [run.curve("queries", key) for run in runs]
-        # seeds of one setting ask the same queries unless the change point is automatic: draw the common grid
+        # Seeds of one setting make the same queries unless the change point is automatic; the union covers both.
         grid = np.unique(np.concatenate([queries for queries, _ in points]))
         curves = np.array([np.interp(grid, queries, accuracies) for queries, accuracies in points])
         result = runs[0].result
         seeds = f"{len(runs)} seed{'s' if len(runs) > 1 else ''}"
-        label = (
-            f"{result['trainer']}, {result['dataset']}, {result['backbone']}, {result['shots']} shots (mean and range of {seeds})"
-        )
+        where = f"{result['dataset']}, {result['backbone']}, {result['shots']} shots"
+        label = f"{title(result['trainer'])}, {where} (mean and range of {seeds})"
         (line,) = axes.plot(grid / 1000, curves.mean(0), style, label=label)
         axes.fill_between(grid / 1000, curves.min(0), curves.max(0), alpha=0.2, color=line.get_color(), linewidth=0)
         change = next((entry["queries"] for entry in runs[0].metrics if entry["stage"] == 2 and key in entry), None)
@@ -59,21 +54,16 @@ def draw(folders: list[Path], output: Path) -> None:
     axes.set_ylabel(f"{key.split('_')[0]} accuracy (%)")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize="small")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=150)
-    print(output)
+    print(finish(figure, output))
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", type=Path, nargs="+", help="folders of seed* runs")
-    parser.add_argument("--output", type=Path, required=True, help="picture to write")
-    arguments = parser.parse_args()
-    try:
-        draw(arguments.folders, arguments.output)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+@command
+def main(argv: list[str]) -> int:
+    parser = make_parser("tools.plot_accuracy", __doc__)
+    parser.add_argument("folders", type=user_path, nargs="+", help="folders of seed* runs")
+    parser.add_argument("--output", type=user_path, required=True, help="image file to write")
+    arguments = parser.parse_args(argv)
+    draw(arguments.folders, arguments.output)
     return 0
 
 

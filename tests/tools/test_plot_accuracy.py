@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tools import plot_accuracy
+from tools.common.names import title
 
 pytest.importorskip("matplotlib")
 
@@ -39,7 +40,7 @@ def test_every_folder_is_drawn_in_a_style_of_its_own(tmp_path: Path, monkeypatch
     folders = [write_runs(tmp_path, trainer) for trainer in trainers]
     assert plot(monkeypatch, *folders, "--output", tmp_path / "figure.png") == 0
     curves = [line for line in drawn if ", digits, " in str(line.get_label())]
-    assert [line.get_label().split(",")[0] for line in curves] == list(trainers)
+    assert all(line.get_label().startswith(title(name)) for line, name in zip(curves, trainers, strict=True))
     assert len({(line.get_linestyle(), line.get_color()) for line in curves}) == len(trainers)
     assert all(list(line.get_xdata()) == [0.0, 0.04, 0.08] and list(line.get_ydata()) == [50, 51, 52] for line in curves)
 

@@ -13,7 +13,9 @@ import yaml
 
 from tools import summarize
 from tools.common import paper
-from tools.common.tables import Table, sample, show, spread_ratio
+from tools.common.names import OURS, title
+from tools.common.samples import sample, show, spread_ratio
+from tools.common.tables import Table
 from utils.config import FIELDS
 from utils.identity import run_path
 from utils.settings import Config
@@ -35,7 +37,7 @@ def write_run(root: Path, accuracy: float | None, **settings: object) -> Path:
 
 def summary(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
     assert summarize.main([str(argument) for argument in argv]) == 0
-    return capsys.readouterr().out
+    return capsys.readouterr().out.replace("**", "")
 
 
 def row(text: str, name: str) -> list[str]:
@@ -47,9 +49,9 @@ def test_cell_is_mean_interval_n_paper_and_difference(tmp_path: Path, capsys: py
     for seed, accuracy in ((1, 78.0), (2, 80.0), (3, 82.0)):
         write_run(tmp_path, accuracy, seed=seed)
     # 2 / √3 · t(0.975, 2) = 4.97
-    assert row(summary(capsys, tmp_path), "zo-pruned")[1] == "80.00 ± 4.97 (n 3); paper 79.42, +0.58"
+    assert row(summary(capsys, tmp_path), "SharpZO")[1] == "80.00 ± 4.97 (n = 3); paper 79.42, +0.58"
     # CoOp's: the population's standard deviation
-    assert row(summary(capsys, tmp_path, "--std", "population"), "zo-pruned")[1].startswith("80.00 ± 1.63 (n 3)")
+    assert row(summary(capsys, tmp_path, "--std", "population"), "SharpZO")[1].startswith("80.00 ± 1.63 (n = 3)")
 
 
 def test_ratio_of_spreads_has_the_f_interval() -> None:
@@ -63,8 +65,8 @@ def test_variants_and_other_shots_have_no_paper_number(tmp_path: Path, capsys: p
     write_run(tmp_path, 70.0, run_name="mine")
     write_run(tmp_path, 60.0, shots=4)
     text = summary(capsys, tmp_path)
-    assert row(text, "zo-pruned, mine")[1] == "70.00 (n 1)"
-    assert row(text, "zo-pruned")[1] == "60.00 (n 1)"
+    assert row(text, "SharpZO, mine")[1] == "70.00 (n = 1)"
+    assert row(text, "SharpZO")[1] == "60.00 (n = 1)"
     assert "ViT-B/16, 16 shots" in text and "ViT-B/16, 4 shots" in text
 
 
@@ -80,9 +82,9 @@ def test_average_stands_only_behind_complete_rows(tmp_path: Path, capsys: pytest
         (path / "result.json").write_text(json.dumps(result | {"dataset": "dtd", "test_accuracy": 60.0}))
     text = summary(capsys, tmp_path)
     # the paper's mean over the same two datasets: (59.26 + 70.48) / 2
-    assert row(text, "bbt")[-1] == "65.00 (n 1); paper 64.87, +0.13"
-    assert row(text, "zo-pruned")[1:] == ["–", "80.00 (n 1); paper 79.42, +0.58", "–"]
-    assert "missing: dtd, zo-pruned, ViT-B/16, 16 shots: all" in text
+    assert row(text, title("bbt"))[-1] == "65.00 (n = 1); paper 64.87, +0.13"
+    assert row(text, "SharpZO")[1:] == ["–", "80.00 (n = 1); paper 79.42, +0.58", "–"]
+    assert "missing: dtd, SharpZO, ViT-B/16, 16 shots: all seeds" in text
 
 
 def test_average_has_the_interval_of_the_seeds_means(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,7 +93,7 @@ def test_average_has_the_interval_of_the_seeds_means(tmp_path: Path, capsys: pyt
         write_run(tmp_path, first, seed=seed)
         write_run(tmp_path, second, seed=seed, dataset="dtd")
     # 1 / √3 · t(0.975, 2) = 2.48
-    assert row(summary(capsys, tmp_path), "zo-pruned")[-1].startswith("71.00 ± 2.48 (n 3); paper 71.69")
+    assert row(summary(capsys, tmp_path), "SharpZO")[-1].startswith("71.00 ± 2.48 (n = 3); paper 71.69")
 
 
 def test_zero_shot_stands_in_the_table_of_each_number_of_shots(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,7 +101,7 @@ def test_zero_shot_stands_in_the_table_of_each_number_of_shots(tmp_path: Path, c
         write_run(tmp_path, 60.0 + shots, shots=shots)
     write_run(tmp_path, 47.0, prompt_trainer="zero-shot", shots=4)
     text = summary(capsys, tmp_path)
-    assert text.count("| zero-shot | 47.00 (n 1)") == text.count("### ") == 2
+    assert text.count(f"| {title('zero-shot')} | 47.00 (n = 1)") == text.count("### ") == 2
     assert "missing" not in text
 
 
@@ -112,7 +114,10 @@ def test_shifts_have_a_table_of_their_own(tmp_path: Path, capsys: pytest.Capture
     trained, shifted = text.split("### ")[1:]
     assert trained.startswith("Test accuracy (%), Mini, 16 shots") and "mnist" not in trained
     assert shifted.startswith("Test accuracy (%), under shift, Mini, 16 shots")
-    assert "| saved, zo-pruned-from-digits | 50.00 (n 1) |" in shifted and "| zero-shot | 40.00 (n 1)" in shifted
+    assert (
+        f"| {title('saved')}, zo-pruned-from-digits | 50.00 (n = 1) |" in shifted
+        and f"| {title('zero-shot')} | 40.00 (n = 1)" in shifted
+    )
 
 
 def test_missing_seeds_unfinished_runs_and_disagreements_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,10 +127,10 @@ def test_missing_seeds_unfinished_runs_and_disagreements_are_named(tmp_path: Pat
     write_run(tmp_path, 47.0, prompt_trainer="zero-shot")
     unfinished = write_run(tmp_path, None, seed=3)
     text = summary(capsys, tmp_path)
-    assert "missing: eurosat, bbt, ViT-B/16, 16 shots: seeds 2" in text
+    assert f"missing: eurosat, {title('bbt')}, ViT-B/16, 16 shots: seeds 2" in text
     assert text.count("missing: ") == 1
     assert f"unfinished: {unfinished}" in text
-    assert "different settings: eurosat, zo-pruned, ViT-B/16, 16 shots: sigma: 0.4 in seed [1]; 0.9 in seed [2]" in text
+    assert "different settings: eurosat, SharpZO, ViT-B/16, 16 shots: sigma: 0.4 in seed [1]; 0.9 in seed [2]" in text
     assert text.count("different settings: ") == 1
 
 
@@ -134,7 +139,7 @@ def test_missing_seeds_of_evaluated_prompts_are_named(tmp_path: Path, capsys: py
         write_run(tmp_path, 80.0, seed=seed)
     write_run(tmp_path, 70.0, prompt_trainer="saved", run_name="zo-pruned-from-imagenet")
     text = summary(capsys, tmp_path)
-    assert "missing: eurosat, saved, zo-pruned-from-imagenet, ViT-B/16, 16 shots: seeds 2" in text
+    assert f"missing: eurosat, {title('saved')}, zo-pruned-from-imagenet, ViT-B/16, 16 shots: seeds 2" in text
     assert text.count("missing: ") == 1
 
 
@@ -164,7 +169,7 @@ def test_latex_is_escaped_and_free_of_remarks(tmp_path: Path, capsys: pytest.Cap
     write_run(tmp_path, 80.0, run_name="a_b")
     write_run(tmp_path, 80.5, seed=2, run_name="a_b")
     out = summary(capsys, tmp_path, "--format", "latex")
-    assert r"zo-pruned, a\_b & 80.25 $\pm$ " in out
+    assert r"SharpZO, a\_b & 80.25 $\pm$ " in out
     assert "missing" not in out and "%" not in out.replace(r"\%", "")
 
 
@@ -176,7 +181,7 @@ def test_folder_without_runs_is_refused(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_interval_of_one_run_is_not_made_up() -> None:
     assert math.isnan(sample([3.0]).half)
-    assert show(sample([3.0])) == "3.00 (n 1)"
+    assert show(sample([3.0])) == "3.00 (n = 1)"
 
 
 def test_markdown_keeps_a_bar_inside_its_cell() -> None:
@@ -211,8 +216,8 @@ def test_papers_tables_have_all_their_cells() -> None:
         "table6": 10,
         "table7": 5,
     }
-    assert paper.accuracy("zo-pruned", "eurosat", "ViT-B/16") == paper.value("table7", "zo-pruned", "0.1") == 79.42
+    assert paper.accuracy(OURS, "eurosat", "ViT-B/16") == paper.value("table7", OURS, "0.1") == 79.42
     assert paper.value("table6", "zscore", "0.5") == 79.42
-    assert paper.accuracy("zo-pruned", "imagenet", "RN101") == 65.40
-    assert paper.accuracy("zo-pruned", "digits", "Mini") is None
+    assert paper.accuracy(OURS, "imagenet", "RN101") == 65.40
+    assert paper.accuracy(OURS, "digits", "Mini") is None
     assert paper.accuracy("craft", "oxford_pets", "ViT-B/16") == 91.94

@@ -1,4 +1,4 @@
-"""The paper's own figures, from paper.json beside this file. They are never ours: whoever shows one says so."""
+"""The paper's own numbers, from paper.json beside this file. They are never ours: a table that shows one says so."""
 
 from __future__ import annotations
 
@@ -7,21 +7,25 @@ import json
 from pathlib import Path
 from typing import Any
 
-# tables that hold a test accuracy of a method on a dataset at 16 shots, in the order in which they are asked
+from tools.common.names import canonical
+
+# Tables with test accuracies of a method on a dataset at 16 shots, in the order of lookup.
 ACCURACY = ("table1", "table5", "table4")
 
 
 @functools.cache
 def tables() -> dict[str, dict[str, Any]]:
-    """Table name → what it holds, and its rows: backbone, method, values by column, printed average, note."""
-    return json.loads(Path(__file__).with_name("paper.json").read_text(encoding="utf-8"))["tables"]
+    """Table name → its subject and rows: backbone, method, values by column, printed average, note."""
+    found: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("paper.json").read_text(encoding="utf-8"))["tables"]
+    return found
 
 
 def value(table: str, method: str, column: str, backbone: str = "ViT-B/16") -> float | None:
-    """A cell of one of the paper's tables, None where it prints none; the column "average" is the printed one."""
+    """A cell of one of the paper's tables, or None; the column "average" is the printed average."""
     for row in tables()[table]["rows"]:
-        if (row["method"], row["backbone"]) == (method, backbone):
-            return row.get("average") if column == "average" else row["values"].get(column)
+        if (canonical(row["method"]), row["backbone"]) == (canonical(method), backbone):
+            found: float | None = row.get("average") if column == "average" else row["values"].get(column)
+            return found
     return None
 
 

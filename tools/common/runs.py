@@ -15,8 +15,9 @@ import yaml
 from datasets import DATASETS
 from trainers import TRAINERS
 from utils.config import FIELDS, REPOSITORY, load_config
-from utils.errors import UserError
+from utils.errors import RunError, UserError
 from utils.identity import identity, run_path, scored_another
+from utils.lock import refuse_locked
 from utils.replay import METRICS
 from utils.settings import Config
 
@@ -39,11 +40,21 @@ class Job:
     def path(self) -> Path:
         return run_path(self.config)
 
+    @cached_property
+    def log(self) -> Path:
+        """Where a sweep writes what the run prints. Not the run folder, which a refused command must not create."""
+        root = Path(self.config.output_dir)
+        return root / "logs" / self.path.relative_to(root).with_suffix(".log")
+
+    @property
+    def is_running(self) -> bool:
+        return is_running(self.path)
+
     @property
     def state(self) -> str:
-        """ "finished", "interrupted" (begun, to be gone on with), "missing", or "other settings": another run, or another prompt.
+        """ "finished", "interrupted" (the same command resumes it), "missing", or "other settings": a different run or prompt.
 
-        The last one main_sharpzo.py refuses, saying what differs.
+        main_sharpzo.py refuses a run with other settings, naming the difference.
         """
         if not (self.path / "config.yaml").is_file():
             return "missing"
@@ -68,6 +79,15 @@ class Job:
     @property
     def command(self) -> list[str]:
         return [sys.executable, str(MAIN), *self.flags]
+
+
+def is_running(folder: Path) -> bool:
+    """Whether another process works on a run folder now."""
+    try:
+        refuse_locked(folder)
+    except RunError:
+        return True
+    return False
 
 
 def root_of(dataset: str, root_path: str | None) -> str | None:
@@ -143,7 +163,7 @@ def read_run(path: Path) -> FinishedRun:
 def find_runs(roots: Sequence[Path]) -> tuple[list[FinishedRun], list[Path]]:
     """Finished runs below `roots`, by path, and the folders of unfinished ones. Raises UserError for a root that is not there."""
     finished, unfinished = [], []
-    for folder in _run_folders(roots):
+    for folder in run_folders(roots):
         if (folder / "result.json").is_file():
             finished.append(read_run(folder))
         else:
@@ -151,8 +171,9 @@ def find_runs(roots: Sequence[Path]) -> tuple[list[FinishedRun], list[Path]]:
     return finished, unfinished
 
 
-def _run_folders(roots: Sequence[Path]) -> Iterator[Path]:
-    seen = set()
+def run_folders(roots: Sequence[Path]) -> Iterator[Path]:
+    """Every folder below `roots` with a config.yaml, once, in order. Raises UserError for a root that does not exist."""
+    seen: set[Path] = set()
     for root in roots:
         if not root.is_dir():
             raise UserError(f"{root}: no such folder")

@@ -1,104 +1,47 @@
-"""Mean and interval of a few repeats, and tables in Markdown or LaTeX."""
+"""The one table of all commands: Markdown, LaTeX (booktabs) or aligned text."""
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-SPREADS = ("interval", "population")
-
-
-class Sample(NamedTuple):
-    """`n` repeats: their mean, 95 % t-interval (± half; nan of one repeat) and population standard deviation, as CoOp reports."""
-
-    n: int
-    mean: float
-    half: float
-    std: float
-
-
-def sample(values: Sequence[float]) -> Sample:
-    from scipy import stats
-
-    n = len(values)
-    mean = math.fsum(values) / n
-    squares = math.fsum((value - mean) ** 2 for value in values)
-    half = float(stats.t.ppf(0.975, n - 1)) * math.sqrt(squares / (n - 1) / n) if n > 1 else math.nan
-    return Sample(n, mean, half, math.sqrt(squares / n))
-
-
-def difference(a: Sequence[float], b: Sequence[float]) -> Sample:
-    """Of pairs a_i − b_i: the same seeds, so the same images, under two settings."""
-    return sample([x - y for x, y in zip(a, b, strict=True)])
-
-
-class Ratio(NamedTuple):
-    """Sample standard deviations `a` and `b`, and the 95 % interval of σ_a/σ_b."""
-
-    a: float
-    b: float
-    low: float
-    high: float
-
-
-def spread_ratio(a: Sequence[float], b: Sequence[float]) -> Ratio:
-    """Of two sets of as many repeats, n ≥ 2, taken as normal: s_a²/s_b² over σ_a²/σ_b² is F(n − 1, n − 1)."""
-    from scipy import stats
-
-    of_a, of_b = (statistics.stdev(values) for values in (a, b))
-    edge = math.sqrt(float(stats.f.ppf(0.975, len(a) - 1, len(b) - 1)))
-    ratio = of_a / of_b if of_b else math.inf
-    return Ratio(of_a, of_b, ratio / edge, ratio * edge)
-
-
-def show(figures: Sample, spread: str = "interval", digits: int = 2) -> str:
-    """ "80.29 ± 1.40 (n 3)"; one repeat has no spread."""
-    if figures.n == 1:
-        return f"{figures.mean:.{digits}f} (n 1)"
-    width = figures.half if spread == "interval" else figures.std
-    return f"{figures.mean:.{digits}f} ± {width:.{digits}f} (n {figures.n})"
-
-
-def signed(number: float) -> str:
-    """ "+0.58", "−0.29"; what rounds to 0 is +0.00."""
-    return f"{'−' if round(number, 2) < 0 else '+'}{abs(number):.2f}"
-
-
-def show_difference(figures: Sample) -> str:
-    """ "−0.29 ± 1.40 (n 3)"."""
-    return f"{signed(figures.mean)} ± {figures.half:.2f} (n {figures.n})"
+FORMATS = ("markdown", "latex")
 
 
 @dataclass
 class Table:
-    """Cells as text, with a heading, and lines below that say what they are."""
+    """Cells as text, with a heading, and notes below that explain them. `bold`: (row, column) of cells set in bold."""
 
     title: str
     columns: Sequence[str]
     rows: list[Sequence[str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    bold: set[tuple[int, int]] = field(default_factory=set)
+
+    def grid(self) -> str:
+        """The Markdown table alone, without heading and notes."""
+        cells = [[f"**{cell}**" if spot in self.bold else cell for spot, cell in row] for row in self._spots()]
+        return "\n".join([line_of(self.columns), "|" + "---|" * len(self.columns), *map(line_of, cells)])
 
     def markdown(self) -> str:
-        head = [line_of(self.columns), "|" + "---|" * len(self.columns)]
-        return "\n".join([f"### {self.title}", "", *head, *map(line_of, self.rows), "", *self._notes()])
+        return "\n".join([f"### {self.title}", "", self.grid(), "", *(line for note in self.notes for line in (note, ""))])
 
     def latex(self) -> str:
-        body = [" & ".join(escape(cell) for cell in row) + r" \\" for row in self.rows]
-        head = " & ".join(escape(cell) for cell in self.columns) + r" \\"
+        """A table environment; needs \\usepackage{booktabs}."""
+        cells = [
+            [rf"\textbf{{{escape(cell)}}}" if spot in self.bold else escape(cell) for spot, cell in row] for row in self._spots()
+        ]
         return "\n".join(
             [
                 r"\begin{table}",
                 r"\centering",
                 rf"\caption{{{escape(self.title)}. {escape(' '.join(self.notes))}}}",
                 rf"\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}",
-                r"\hline",
-                head,
-                r"\hline",
-                *body,
-                r"\hline",
+                r"\toprule",
+                " & ".join(map(escape, self.columns)) + r" \\",
+                r"\midrule",
+                *(" & ".join(row) + r" \\" for row in cells),
+                r"\bottomrule",
                 r"\end{tabular}",
                 r"\end{table}",
             ]
@@ -107,8 +50,20 @@ class Table:
     def text(self, form: str) -> str:
         return self.markdown() if form == "markdown" else self.latex()
 
-    def _notes(self) -> list[str]:
-        return [line for note in self.notes for line in (note, "")]
+    def plain(self) -> str:
+        """Aligned columns for a terminal, without heading and notes."""
+        return aligned([self.columns, *self.rows])
+
+    def _spots(self) -> Iterable[list[tuple[tuple[int, int], str]]]:
+        for i, row in enumerate(self.rows):
+            yield [((i, j), cell) for j, cell in enumerate(row)]
+
+
+def aligned(rows: Iterable[Sequence[str]]) -> str:
+    """Rows of text in aligned columns."""
+    rows = [list(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
 def line_of(cells: Sequence[str]) -> str:
@@ -124,15 +79,18 @@ LATEX = {
     "$": r"\$",
     "{": r"\{",
     "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
     "±": r"$\pm$",
     "−": "$-$",
     "×": r"$\times$",
     "ρ": r"$\rho$",
     "≥": r"$\ge$",
+    "≤": r"$\le$",
     "–": "--",
 }
 
 
 def escape(text: str) -> str:
-    """Text as LaTeX sets it."""
+    """Text as LaTeX prints it."""
     return "".join(LATEX.get(character, character) for character in text)

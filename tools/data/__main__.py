@@ -1,11 +1,11 @@
-"""Looks after the datasets: what is there and what is wrong with it, fetching what can be fetched, and few-shot lists.
+"""Checks and downloads datasets, and prints few-shot lists.
 
-    python -m tools.data check --root_path DATA [DATASET ...]           # all that is there, or the named ones
+    python -m tools.data check --root_path DATA [DATASET ...]           # all that exist, or those named
     python -m tools.data download eurosat dtd --root_path DATA
     python -m tools.data fewshot --config configs/eurosat.yaml --root_path DATA --shots 16 --seed 1 > list.json
     python -m tools.data document > DATASET.md
 
-Exit status: 0 all is well, 1 something is wrong with the data or could not be fetched, 2 something given cannot work.
+Exit status: 0 no problem, 1 the data has a problem or could not be fetched, 2 invalid arguments.
 """
 
 from __future__ import annotations
@@ -15,48 +15,40 @@ import json
 import sys
 
 from datasets import DATASETS
+from tools.common.cli import command, make_parser, print_utf8, user_path_text
 from trainers import TRAINERS
 from utils.config import FIELDS, Parser, load_config
-from utils.errors import RunError, UserError
+from utils.errors import UserError
 
 FEWSHOT_FLAGS = ("config", "dataset", "root_path", "shots", "seed", "short_classes", "split_file", "subsample_classes")
 
 
-def main(argv: list[str] | None = None) -> int:
-    try:
-        arguments = _parser().parse_args(argv)
-        return {"check": _check, "download": _download, "fewshot": _fewshot, "document": _document}[arguments.job](arguments)
-    except (UserError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
-    except OSError as error:
-        print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        return 130
+@command
+def main(argv: list[str]) -> int:
+    arguments = _parser().parse_args(argv)
+    return {"check": _check, "download": _download, "fewshot": _fewshot, "document": _document}[arguments.job](arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
-    style = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
-    parser = Parser(prog="python -m tools.data", description=__doc__, **style)
-    jobs = parser.add_subparsers(dest="job", required=True, metavar="{check,download,fewshot,document}")
-    check = jobs.add_parser("check", help="a table of what is there, and what is wrong with it", **style)
-    check.add_argument("datasets", nargs="*", metavar="DATASET", help="default: every dataset whose folder is there")
-    check.add_argument("--root_path", required=True, help="folder that holds the datasets, in CoOp's layout")
+    parser = make_parser("tools.data", __doc__)
+    jobs = parser.add_subparsers(dest="job", required=True, metavar="{check,download,fewshot,document}", parser_class=Parser)
+    root = {"type": user_path_text, "required": True}
+    check = jobs.add_parser("check", help="list what is present and what is wrong with it", allow_abbrev=False)
+    check.add_argument("datasets", nargs="*", metavar="DATASET", help="default: every dataset whose folder exists")
+    check.add_argument("--root_path", **root, help="folder that holds the datasets, in CoOp's layout")
     check.add_argument(
         "--images",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="open every image (default), which finds damaged ones; --no-images only sees whether they are there",
+        help="open every image (default), which finds damaged ones; --no-images only checks that they exist",
     )
-    download = jobs.add_parser("download", help="fetch what has a scriptable source; nothing that is there is changed", **style)
+    download = jobs.add_parser("download", help="fetch what has a scriptable source; never overwrites", allow_abbrev=False)
     download.add_argument("datasets", nargs="+", metavar="DATASET")
-    download.add_argument("--root_path", required=True, help="folder to put the datasets in, in CoOp's layout")
-    fewshot = jobs.add_parser("fewshot", help="print a few-shot list as JSON; images need not exist", **style)
+    download.add_argument("--root_path", **root, help="folder to put the datasets in, in CoOp's layout")
+    fewshot = jobs.add_parser("fewshot", help="print a few-shot list as JSON; images need not exist", allow_abbrev=False)
     for name in FEWSHOT_FLAGS:
         fewshot.add_argument(f"--{name}", default=argparse.SUPPRESS, help=FIELDS[name].metadata["help"].replace("%", "%%"))
-    jobs.add_parser("document", help="print DATASET.md", **style)
+    jobs.add_parser("document", help="print DATASET.md", allow_abbrev=False)
     return parser
 
 
@@ -65,7 +57,7 @@ def _keys(given: list[str]) -> list[str]:
     keys = [aliases.get(name, name) for name in given]
     for key in keys:
         if key not in DATASETS:
-            raise UserError(f"unknown dataset {key!r}; there are {', '.join(DATASETS)}")
+            raise UserError(f"unknown dataset {key!r}; choose from {', '.join(DATASETS)}")
     return keys
 
 
@@ -96,14 +88,14 @@ def _fewshot(arguments: argparse.Namespace) -> int:
     dataset = load_dataset(config.dataset, config.root_path, ("train", "val"))
     options = config.short_classes, config.split_file, config.subsample_classes
     _, train, val = choose_images(dataset, config.shots, sampling_generator(config.seed), *options)
-    print(json.dumps(few_shot_document(train, val), ensure_ascii=False))
+    print_utf8(json.dumps(few_shot_document(train, val), ensure_ascii=False) + "\n")
     return 0
 
 
 def _document(arguments: argparse.Namespace) -> int:
     from tools.data.document import document
 
-    print(document(), end="")
+    print_utf8(document())
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from datasets.images import MissingImageError
 from datasets.roots import dataset_folder
 from datasets.sources import SOURCES, Piece
 from datasets.split import Dataset, Item, load_dataset
+from tools.common.tables import aligned
 from utils.errors import UserError
 from utils.files import is_terminal
 from utils.parallel import parallel_map
@@ -46,7 +46,7 @@ def check(names: list[str], root: str, open_images: bool) -> bool:
     named = bool(names)
     findings = [check_dataset(name, root, open_images) for name in names or SOURCES]
     present = [finding for finding in findings if finding.here or named]
-    print(table([COLUMNS, *(finding.row() for finding in findings)]))
+    print(aligned([COLUMNS, *(finding.row() for finding in findings)]))
     for finding in present:
         for line in finding.wrong:
             print(f"{finding.name}: {line}")
@@ -134,10 +134,3 @@ def _look_at_images(finding: Finding, dataset: Dataset, open_images: bool) -> No
         finding.wrong += lines[:SHOWN]
         if len(lines) > SHOWN:
             finding.wrong.append(f"and {len(lines) - SHOWN} more images are {kind}")
-
-
-def table(rows: Iterable[Iterable[str]]) -> str:
-    """Rows of text in aligned columns."""
-    rows = [list(row) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)

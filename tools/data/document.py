@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datasets import DATASETS, DatasetInfo
 from datasets.sources import COOP_GUIDE, SOURCES, Piece, Source
+from tools.common.samples import grouped
+from tools.common.tables import Table
 
 INTRODUCTION = f"""# Datasets
 
@@ -40,8 +42,6 @@ No download could be tried where this was written. Terms of use are as far as we
   missing, empty or damaged image, a malformed split item, a path that leaves the image folder, a label with two names, a class
   without images, class folders that are missing. No split is ever made up.
 
-| key | classes | train | val | test | zero-shot template |
-|---|---|---|---|---|---|
 """
 
 BUNDLED = """
@@ -115,14 +115,14 @@ The zero-shot template is the YAML's.
 def document() -> str:
     """The whole file."""
     sized = {name: info for name, info in DATASETS.items() if info.sizes}
-    rows = [_size_row(name, info) for name, info in sized.items()]
+    sizes = Table("Datasets", ["key", "classes", "train", "val", "test", "zero-shot template"])
+    sizes.rows += [_size_row(name, info) for name, info in sized.items()]
     sections = [_section(name, SOURCES[name]) for name in SOURCES]
-    return INTRODUCTION + "\n".join(rows) + "\n" + BUNDLED + "".join(sections) + OWN
+    return INTRODUCTION + sizes.grid() + "\n" + BUNDLED + "".join(sections) + OWN
 
 
-def _size_row(name: str, info: DatasetInfo) -> str:
-    numbers = [f"{size:,}".replace(",", " ") if size else "–" for size in info.sizes]
-    return f"| {name} | {' | '.join(numbers)} | `{info.template}` |"
+def _size_row(name: str, info: DatasetInfo) -> list[str]:
+    return [name, *(grouped(size) if size else "–" for size in info.sizes or ()), f"`{info.template}`"]
 
 
 def _section(name: str, source: Source) -> str:
@@ -133,8 +133,8 @@ def _section(name: str, source: Source) -> str:
     alias = f" Key `{info.alias}` is accepted too." if info.alias else ""
     evaluated = " For evaluation only." if info.evaluation_only else ""
     lines = ["", f"## {name}: {source.title}", "", "```", *tree, "```", ""]
-    lines += [f"Split: {source.split}.{evaluated}{alias} Terms: {source.terms}.", "", "| what | source | how |", "|---|---|---|"]
-    lines += [f"| {piece.path} | {_source(piece)} | {_how(name, piece)} |" for piece in source.pieces]
+    pieces = Table(name, ["what", "source", "how"], [[piece.path, _source(piece), _how(name, piece)] for piece in source.pieces])
+    lines += [f"Split: {source.split}.{evaluated}{alias} Terms: {source.terms}.", "", pieces.grid()]
     lines += ["", *source.notes] if source.notes else []
     return "\n".join(lines) + "\n"
 

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from datasets import DATASETS
-from tools.common.tables import difference
+from tools.common.samples import difference
 from trainers import TRAINERS
 from utils.config import REPOSITORY, load_config
 from utils.errors import UserError

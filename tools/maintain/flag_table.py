@@ -1,4 +1,4 @@
-"""Prints the table of flags that README.md holds, from the settings themselves.
+"""Prints the table of flags in README.md from the settings themselves.
 
 python -m tools.maintain.flag_table
 """
@@ -6,19 +6,20 @@ python -m tools.maintain.flag_table
 from __future__ import annotations
 
 from datasets import DATASETS
+from tools.common.tables import Table
 from trainers import TRAINERS
 from utils.config import FIELDS
 
 
 def flag_table() -> str:
-    """One Markdown row a setting, in the order of Config."""
-    lines = ["| flag | default | what |", "|---|---|---|"]
+    """One Markdown row per setting, in the order of Config."""
+    table = Table("Flags", ["flag", "default", "what"])
     group = ""
     for name, field in FIELDS.items():
         meta = field.metadata
         if meta["group"] != group:
             group = meta["group"]
-            lines.append(f"| **{group}** | | |")
+            table.rows.append([f"**{group}**", "", ""])
         text = meta["help"]
         if "choices" in meta:
             text += f" ({', '.join(meta['choices'])})"
@@ -28,8 +29,8 @@ def flag_table() -> str:
             text += ": " + ", ".join(DATASETS)
         flag = f"`--{name}`" if meta["kind"] is not bool else f"`--{name}`, `--no-{name}`"
         default = "" if field.default in (None, "") else f"`{field.default}`"
-        lines.append(f"| {flag} | {default} | {text.replace('|', chr(92) + '|')} |")
-    return "\n".join(lines)
+        table.rows.append([flag, default, text])
+    return table.grid()
 
 
 if __name__ == "__main__":

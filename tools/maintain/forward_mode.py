@@ -2,13 +2,12 @@
 
     python -m tools.maintain.forward_mode      # Mini's size and ViT-B/16's, digits' and EuroSAT's names, one thread
 
-Weights and image features are random. Times are medians of the rounds, in milliseconds a coordinate (two queries of central
-differences, one tangent); errors are relative, against autograd in float64.
+Weights and image features are random. Times are medians over rounds, in milliseconds per coordinate (two queries of central
+differences, or one tangent); errors are relative to autograd in float64.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 
@@ -16,6 +15,8 @@ import torch
 from torch import Tensor
 
 from tools.benchmark import TEXT, class_names, make_subject, random_backbone, timed
+from tools.common.cli import command, make_parser
+from tools.common.tables import Table
 from trainers.blackbox.gradients import cge
 from trainers.blackbox.objective import Objective
 
@@ -55,10 +56,11 @@ def measure(objective: Objective, w: Tensor, coordinates: int, rounds: int) -> d
     return figures
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+@command
+def main(argv: list[str]) -> int:
+    parser = make_parser("tools.maintain.forward_mode", __doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    rounds = parser.parse_args(argv).rounds
     torch.set_num_threads(1)
     subjects = {
         "Mini's, digits": make_subject(DIGITS, random_backbone(MINI), 256, 0.1),
@@ -66,7 +68,7 @@ def main() -> int:
     }
     heads = ("text tower, names", "CGE, ms", "jvp, ms", "ratio", "a pair, ms", "one tangent, ms")
     heads += ("CGE error", "jvp error", "jvp error, float64")
-    print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
+    table = Table("Forward mode against central differences", heads)
     for name, subject in subjects.items():
         # as many as share a pass twice, so that an exact share of the coordinates does not matter
         coordinates = min(len(subject.W), 2 * subject.by_engine.model.tangents_per_pass(torch.float32))
@@ -79,7 +81,9 @@ def main() -> int:
             f"{f['one tangent']:.3g}",
         ]
         cells += [f"{f[key]:.1e}" for key in ("cge error", "jvp error", "jvp64")]
-        print(f"| {' | '.join([name, *cells])} |", flush=True)
+        table.rows.append([name, *cells])
+        print(f"{name}: measured", file=sys.stderr, flush=True)
+    print(table.grid())
     return 0
 
 

@@ -1,15 +1,16 @@
-"""Makes the paper's tables and figures, running what is missing of their runs.
+"""Makes the paper's tables and figures, starting the runs that are missing.
 
     python -m tools.reproduce table1 --suite mini --processes 2
     python -m tools.reproduce fig3 fig4 claims --suite mini --output reproduced/mini
     python -m tools.reproduce table6 --root_path DATA --devices cuda:0 cuda:1 --dry-run
-    python -m tools.reproduce shots --suite mini --methods zero-shot bbt zo-pruned --datasets digits
-    python -m tools.reproduce table1 --suite mini --no-run          # of what is finished
+    python -m tools.reproduce shots --suite mini --methods zero-shot bbt sharpzo --datasets digits
+    python -m tools.reproduce table1 --suite mini --no-run                          # from finished runs only
+    python -m tools.reproduce table1 --suite mini --from docs/mini/runs.csv         # from a CSV of tools.summarize
 
-Artifacts: table1 to table7, fig1 to fig4; beyond the paper baselines (all methods at equal queries and at their own), shots
-(curves with zero-shot at 0), queries and time (accuracy against them), base2new, cross; fidelity (what each of the released
-code's departures does), claims (which of the paper's hold).
-Exit status: 0 made, 1 runs failed, 2 something given cannot work, 3 interrupted: the same command goes on.
+Artifacts: table1 to table7, fig1 to fig4; beyond the paper: baselines (all methods at equal and at their own numbers of
+queries), shots (accuracy by training images per class), queries and time (accuracy against them), base2new, cross; fidelity (the
+effect of each deviation of the released code), claims (which of the paper's claims hold).
+Exit status: 0 made, 1 runs failed, 2 invalid arguments or data, 3 interrupted (repeat the command to resume).
 """
 
 from __future__ import annotations
@@ -18,24 +19,26 @@ import argparse
 import dataclasses
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
+from tools.common.cli import command, make_parser, user_path, user_path_text
 from tools.common.costs import Benchmark
 from tools.common.devices import add_running_options, devices_of
-from tools.common.plan import print_plan
+from tools.common.names import canonical
+from tools.common.plan import print_commands, print_plan
 from tools.common.plotting import require_matplotlib
 from tools.common.runner import run_jobs
 from tools.common.runs import Job
 from tools.reproduce.artifacts import PICTURES, measurements, write
 from tools.reproduce.plans import PLANS
-from tools.reproduce.results import Results
+from tools.reproduce.results import Results, finished_run, recorded_runs
 from tools.reproduce.suites import SUITES, JobFactory, Suite
-from utils.config import FIELDS, Parser
+from utils.config import FIELDS
 from utils.errors import RunError, UserError
 
 PLAN_OF = {"queries": "fig1", "time": "fig1"}
-# artifacts that can be made of a part of the suite
+# artifacts that can be made from a part of the suite
 PARTS = {
     "methods": ("table1", "table3", "table5", "fig1", "queries", "time", "shots", "base2new", "cross"),
     "datasets": ("table1", "table3", "table4", "shots", "base2new"),
@@ -49,66 +52,73 @@ def reproduce(name: str, arguments: argparse.Namespace, maker: JobFactory) -> in
     entries = list(PLANS[PLAN_OF.get(name, name)](maker))
     jobs = unique(entry.job for entry in entries)
     devices = devices_of(arguments)
+    if arguments.print_commands:
+        print_commands(jobs)
+        return 0
     print(f"{name}, {maker.suite.name} suite:")
     for method in [method for method in maker.suite.methods if method not in maker.methods()]:
-        print(f"{method}: no trainer of this version; left out")
+        print(f"{method}: unknown trainer; left out")
     if arguments.dry_run:
         benchmark = Benchmark.read(arguments.benchmark) if arguments.benchmark else None
-        print_plan(jobs, benchmark, len(devices))
+        print_plan(jobs, benchmark, devices)
         if name == "table4":
             for measurement in measurements(maker, arguments).values():
                 state = "finished" if measurement.output.is_file() else "missing"
-                print(f"{state:14} {'memory':>18}  {'':8}  python {shlex.join(measurement.command[1:])}")
+                print(f"memory, {state}: python {shlex.join(measurement.command[1:])}")
         return 0
     status = 0
-    for phase in sorted({entry.phase for entry in entries}) if arguments.run else ():
+    recorded = recorded_runs(arguments.recorded) if arguments.recorded else None
+    for phase in sorted({entry.phase for entry in entries}) if arguments.run and recorded is None else ():
         status = max(status, run_jobs(unique(entry.job for entry in entries if entry.phase == phase), devices))
         if status == 3:
             return status
-    found = Results.read(entries)
+    found = Results.read(entries, recorded)
     if not found.cells and status:
         return status
     if not found.cells:
-        raise UserError(f"{name}: none of its {len(jobs)} runs is finished in {maker.output_dir}")
+        where = arguments.recorded or maker.output_dir
+        raise UserError(f"{name}: none of its {len(jobs)} runs is finished in {where}; run it without --no-run")
     arguments.output.mkdir(parents=True, exist_ok=True)
-    lacking = len(jobs) - sum(job.state == "finished" for job in jobs)
-    part = [f"Made without {lacking} of {len(jobs)} runs; --dry-run lists them."] if lacking else []
-    part += [f"Asked for: {flag}." for flag in part_of(arguments)]
+    lacking = len(jobs) - sum(finished_run(job, recorded) is not None for job in jobs)
+    part = [f"Made without {lacking} of {len(jobs)} runs; --print-commands lists them."] if lacking else []
+    part += [f"Restricted to {flag}." for flag in part_of(arguments)]
     for path in write(name, found, maker, entries, arguments, part):
         print(path)
     return status
 
 
 def part_of(arguments: argparse.Namespace) -> list[str]:
-    """The flags that chose a part of the suite."""
+    """The flags that select a part of the suite."""
     chosen = {axis: getattr(arguments, axis) for axis in ("seeds", "methods", "datasets")}
     return [f"--{axis} {' '.join(map(str, values))}" for axis, values in chosen.items() if values]
 
 
-def unique(jobs: Sequence[Job]) -> list[Job]:
+def unique(jobs: Iterable[Job]) -> list[Job]:
     """Each run folder once."""
     return list({job.path: job for job in jobs}.values())
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    style = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
-    parser = Parser(prog="python -m tools.reproduce", description=__doc__, **style)
+    parser = make_parser("tools.reproduce", __doc__)
     parser.add_argument("artifacts", nargs="+", metavar="ARTIFACT", help=", ".join(ARTIFACTS))
     parser.add_argument("--suite", choices=list(SUITES), default="paper")
     parser.add_argument("--seeds", nargs="+", type=int, default=[], help="default: the suite's")
     parser.add_argument("--methods", nargs="+", default=[], help="only these of the suite's methods")
     parser.add_argument("--datasets", nargs="+", default=[], help="only these of the suite's datasets")
-    parser.add_argument("--output", type=Path, help="folder of the tables and figures; default: reproduced/SUITE")
-    parser.add_argument("--output_dir", default=FIELDS["output_dir"].default, help="root of the run folders")
+    parser.add_argument("--output", type=user_path, help="folder of the tables and figures (default: reproduced/SUITE)")
+    parser.add_argument("--output_dir", type=user_path_text, default=FIELDS["output_dir"].default, help="root of the run folders")
     parser.add_argument("--format", choices=("markdown", "latex"), default="markdown")
-    parser.add_argument("--run", action=argparse.BooleanOptionalAction, default=True, help="run what is missing")
+    parser.add_argument("--run", action=argparse.BooleanOptionalAction, default=True, help="start missing runs")
+    parser.add_argument(
+        "--from", dest="recorded", type=user_path, metavar="CSV", help="use the runs of this CSV of tools.summarize; run nothing"
+    )
     add_running_options(parser)
     arguments = parser.parse_args(argv)
     for name in arguments.artifacts:
         if name not in ARTIFACTS:
-            raise UserError(f"unknown artifact {name!r}; there are {', '.join(ARTIFACTS)}")
+            raise UserError(f"unknown artifact {name!r}; choose from {', '.join(ARTIFACTS)}")
     if len(set(arguments.seeds)) < len(arguments.seeds):
-        raise UserError(f"--seeds: {' '.join(map(str, arguments.seeds))}: a seed stands twice; give each once")
+        raise UserError(f"--seeds: {' '.join(map(str, arguments.seeds))}: a seed is repeated; give each once")
     if not arguments.dry_run and any(name in DRAWN for name in arguments.artifacts):
         require_matplotlib()
     arguments.output = arguments.output or Path("reproduced") / arguments.suite
@@ -116,38 +126,35 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def suite_of(arguments: argparse.Namespace) -> Suite:
-    """The suite, or the part of it that was asked for. Raises UserError for what it does not have."""
+    """The suite, or the part of it that was selected. Raises UserError for what it does not contain."""
     suite = SUITES[arguments.suite]
     for axis in ("methods", "datasets"):
-        chosen, there = getattr(arguments, axis), getattr(suite, axis)
+        chosen, there = [canonical(name) for name in getattr(arguments, axis)], getattr(suite, axis)
         for name in chosen:
             if name not in there:
-                raise UserError(f"--{axis}: the {suite.name} suite has no {name!r}; it has {', '.join(there)}")
+                raise UserError(f"--{axis}: the {suite.name} suite has no {name!r}; choose from {', '.join(there)}")
         for name in arguments.artifacts:
             if chosen and name not in PARTS[axis]:
-                raise UserError(f"--{axis}: {name} is made of the whole suite; parts can be made of {', '.join(PARTS[axis])}")
+                raise UserError(f"--{axis}: {name} needs the whole suite; parts are possible for {', '.join(PARTS[axis])}")
         if chosen:
             suite = dataclasses.replace(suite, **{axis: tuple(name for name in there if name in chosen)})
     return dataclasses.replace(suite, timed=tuple(name for name in suite.timed if name in suite.datasets))
 
 
-def main(argv: list[str] | None = None) -> int:
-    try:
-        arguments = parse(sys.argv[1:] if argv is None else argv)
-        maker = JobFactory(suite_of(arguments), arguments.output_dir, arguments.root_path, tuple(arguments.seeds))
-        status = 0
-        for name in arguments.artifacts:
-            status = max(status, attempt(name, arguments, maker))
-            if status == 3:
-                break
-        return status
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+@command
+def main(argv: list[str]) -> int:
+    arguments = parse(argv)
+    maker = JobFactory(suite_of(arguments), arguments.output_dir, arguments.root_path, tuple(arguments.seeds))
+    status = 0
+    for name in arguments.artifacts:
+        status = max(status, attempt(name, arguments, maker))
+        if status == 3:
+            break
+    return status
 
 
 def attempt(name: str, arguments: argparse.Namespace, maker: JobFactory) -> int:
-    """The exit status of one artifact; what it cannot be made of is said, and stops no other."""
+    """The exit status of one artifact; an error is printed and does not stop the others."""
     try:
         return reproduce(name, arguments, maker)
     except (UserError, RunError) as error:

@@ -1,4 +1,4 @@
-"""Makes each artifact of its finished runs: a table in Markdown or LaTeX, or a picture."""
+"""Makes each artifact from its finished runs: a table in Markdown or LaTeX, or a picture."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tools.common import paper
 from tools.common.devices import devices_of
+from tools.common.names import label
 from tools.common.runs import Job
 from tools.common.tables import Table
 from tools.reproduce import results
@@ -21,7 +22,7 @@ from utils.files import write_text
 if TYPE_CHECKING:
     from tools.reproduce.memory import Measurement
 
-# whose memory table 4 compares
+# The methods whose memory table 4 compares.
 MEASURED = ("craft", OURS)
 PICTURES = ("fig1", "fig2", "fig3", "fig4", "shots", "queries", "time")
 
@@ -34,7 +35,7 @@ def write(
     arguments: argparse.Namespace,
     part: Sequence[str],
 ) -> list[Path]:
-    """The artifact's files; `part`: what to say where it is made of a part of its runs."""
+    """The artifact's files; `part`: notes to print if it is made from a part of its runs."""
     if name in PICTURES:
         print("".join(f"{line}\n" for line in part), end="")
         return draw(name, found, maker, entries, arguments)
@@ -48,7 +49,7 @@ def write(
 
 
 def make_baselines(found: Results, maker: JobFactory, output: Path) -> list[Table]:
-    """All methods by budget, and the curves of their own budgets."""
+    """All methods by budget, and curves at their own budgets."""
     from tools.reproduce import figures
 
     title = f"all methods at their own budgets, {maker.suite.ablation}, {maker.suite.backbone}, 16 shots"
@@ -57,7 +58,7 @@ def make_baselines(found: Results, maker: JobFactory, output: Path) -> list[Tabl
 
 
 def make_table(name: str, found: Results, maker: JobFactory, arguments: argparse.Namespace) -> list[Table]:
-    """The tables of one artifact, of which table 4 may run something yet. In the paper's suite its figures stand beside."""
+    """The tables of one artifact; table 4 may still measure memory. In the paper suite the paper's numbers are added."""
     output = arguments.output
     papers = maker.suite.name == "paper"
     backbone = maker.suite.backbone
@@ -68,14 +69,16 @@ def make_table(name: str, found: Results, maker: JobFactory, arguments: argparse
         return make_baselines(found, maker, output)
     if name == "table1":
         averaged = maker.suite.datasets
-        # the paper's averages are over all of them
+        # The paper averages over all of its datasets.
         whole = averaged == SUITES[maker.suite.name].datasets
         return [
-            results.accuracy_table(found, "Table 1: test accuracy (%), 16 shots", by_backbone, averaged=averaged, whole=whole)
+            results.accuracy_table(
+                found, "Table 1: test accuracy (%), 16 shots", by_backbone, averaged=averaged, whole=whole, by_backbone=True
+            )
         ]
     if name == "table2":
         title = f"Table 2: trained on {maker.suite.source}, tested under shift (%)"
-        return [results.accuracy_table(found, title, by_backbone, averaged=maker.suite.shifts)]
+        return [results.accuracy_table(found, title, by_backbone, averaged=maker.suite.shifts, by_backbone=True)]
     if name == "table3":
         return [results.times_table(found, by_method)]
     if name == "table4":
@@ -95,12 +98,12 @@ def make_table(name: str, found: Results, maker: JobFactory, arguments: argparse
     if name == "cross":
         return [results.accuracy_table(found, f"Trained on {maker.suite.datasets[0]}, tested on all (%)")]
     if name == "fidelity":
-        return [results.departures_table(found, f"Departures of the released code, {where} (%)", maker.suite.ablation)]
+        return [results.departures_table(found, f"Deviations of the released code, {where} (%)", maker.suite.ablation)]
     return [claims_table(found, maker)]
 
 
 def measurements(maker: JobFactory, arguments: argparse.Namespace) -> dict[tuple[str, str], Measurement]:
-    """Of table 4's memory, by method and dataset: on the first device."""
+    """Memory measurements of table 4 by method and dataset, on the first device."""
     from tools.reproduce.memory import Measurement
 
     folder, device = arguments.output / "memory", devices_of(arguments)[0]
@@ -118,10 +121,10 @@ def memory_table(maker: JobFactory, arguments: argparse.Namespace) -> Table:
             figures = found[method, dataset]
             theirs = paper.value("table4-memory", method, dataset) if maker.suite.name == "paper" else None
             cells.append(f"{figures['mib']:.0f}" + (f"; {theirs:.1f} MB" if theirs else "") if figures else "–")
-        table.rows.append([method, *cells])
+        table.rows.append([label(method), *cells])
     of = {figures["of"] for figures in found.values() if figures}
     table.notes.append(
-        f"Largest over two steps of each stage, seed 1; of the {', '.join(sorted(of)) or 'process'}. –: not measured."
+        f"Peak over two steps of each stage, seed 1, of the {', '.join(sorted(of)) or 'process'}. –: not measured."
     )
     return table
 
@@ -151,7 +154,7 @@ def draw_surface(jobs: Sequence[tuple[str, Job]], device: str, path: Path) -> li
     for row, surface in found.items():
         rises = (f"{surface['rises'][r]:.4f}" for r in DISTANCES)
         table.rows.append([row, f"{surface['center']:.4f}", *rises])
-    table.notes.append("Training loss; the rise is a mean over random directions, both ways, the same for both. One seed.")
+    table.notes.append("Training loss; the rise is a mean over the same random directions for both, in both senses. One seed.")
     text = path.with_suffix(".md")
     write_text(text, table.markdown())
     return [figures.draw_surfaces(found, path), text]

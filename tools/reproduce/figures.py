@@ -1,4 +1,4 @@
-"""The paper's curves, readable in black and white: a line style and a marker each, bands of one standard deviation."""
+"""The paper's curves, readable in black and white: a line style and a marker each, with bands of one standard deviation."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tools.common.names import label, title
 from tools.common.plotting import finish, start
 from tools.common.runs import FinishedRun
 from tools.reproduce.results import Results
@@ -27,7 +28,7 @@ STYLES = (
     (":", "D", "0.45"),
 )
 MARKERS = 8
-# of a curve on a logarithmic axis, whose end would else be all of it
+# Points of a curve on a logarithmic axis; all logged ones would crowd its end.
 POINTS = 60
 
 
@@ -41,7 +42,7 @@ def band(runs: Sequence[FinishedRun], x: str, y: str) -> tuple[np.ndarray, np.nd
     return at, values.mean(0), values.std(0)
 
 
-def draw_curves(results: Results, column: str, path: Path, title: str, x: str = "queries", logarithmic: bool = False) -> Path:
+def draw_curves(results: Results, column: str, path: Path, heading: str, x: str = "queries", logarithmic: bool = False) -> Path:
     """Test accuracy of each row against queries (or seconds). Zero-shot is a star at 0, on a `logarithmic` axis a line."""
     figure, axes = start(**({"figsize": (8.4, 4.6)} if logarithmic else {}))
     labels = [row for row in results.rows if (row, column) in results.cells]
@@ -53,43 +54,43 @@ def draw_curves(results: Results, column: str, path: Path, title: str, x: str = 
         runs = results.cells[row, column]
         at, mean, std = band(runs, x, "test_accuracy")
         if logarithmic:
-            # from the first step that was evaluated: what is before it is zero-shot's
+            # Start at the first evaluated step; before it there is only zero-shot.
             every = np.geomspace(max(run.curve(x, "test_accuracy")[0][1] for run in runs), at[-1], POINTS)
             at, mean, std = every, *(np.interp(every, at, values) for values in (mean, std))
         at = at / unit
         options = {"linestyle": style, "color": gray, "marker": marker, "markevery": max(1, len(at) // MARKERS), "markersize": 4}
-        axes.plot(at, mean, label=f"{row} (n {len(runs)})", linewidth=1.2, **options)
+        axes.plot(at, mean, label=f"{label(row)} (n = {len(runs)})", linewidth=1.2, **options)
         axes.fill_between(at, mean - std, mean + std, color=gray, alpha=0.15, linewidth=0)
         switch = stage2_start(runs[0], x)
         if switch is not None:
             axes.plot(switch / unit, np.interp(switch / unit, at, mean), "|", color=gray, markersize=14)
     zero = results.cells[labels[0], column][0].result["zero_shot_accuracy"]
     if logarithmic:
-        axes.axhline(zero, color="black", linewidth=0.8, label="zero-shot")
+        axes.axhline(zero, color="black", linewidth=0.8, label=title("zero-shot"))
         axes.set_xscale("log")
     else:
-        axes.plot(0, zero, "*", markersize=13, color="black", clip_on=False, zorder=3, label="zero-shot")
+        axes.plot(0, zero, "*", markersize=13, color="black", clip_on=False, zorder=3, label=title("zero-shot"))
         axes.set_xlim(left=0)
     axes.set_xlabel(
-        f"queries{' (thousand)' if unit > 1 else ''}: loss evaluations" if x == "queries" else "time (s), evaluations aside"
+        f"queries{' (thousand)' if unit > 1 else ''}: loss evaluations" if x == "queries" else "time (s), without evaluations"
     )
     axes.set_ylabel("test accuracy (%)")
-    axes.set_title(title, fontsize="medium")
+    axes.set_title(heading, fontsize="medium")
     axes.grid(alpha=0.3)
     beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if logarithmic else {}
-    title = f"mean ± one population standard deviation{chr(10) if logarithmic else '; '}| : change point"
-    axes.legend(fontsize="small", title=title, title_fontsize="x-small", **beside)
+    note = f"mean ± one population standard deviation{chr(10) if logarithmic else '; '}| : change point"
+    axes.legend(fontsize="small", title=note, title_fontsize="x-small", **beside)
     return finish(figure, path)
 
 
 def stage2_start(run: FinishedRun, x: str) -> float | None:
-    """Where stage 2 begins, None in a run of one stage."""
+    """Where stage 2 begins; None for a run with one stage."""
     stages = {entry["stage"] for entry in run.metrics}
     return max(entry[x] for entry in run.metrics if entry["stage"] == 1) if stages == {1, 2} else None
 
 
 def draw_shots(results: Results, datasets: Sequence[str], shots: Sequence[int], zero_shot: str, path: Path) -> Path:
-    """CoOp's figure: test accuracy against labeled images a class, one panel a dataset, zero-shot as a star at 0."""
+    """CoOp's figure: test accuracy against labeled images per class, one panel per dataset, zero-shot as a star at 0."""
     figure, panels = start(ncols=len(datasets), figsize=(3.4 * len(datasets), 3.2), squeeze=False)
     for axes, dataset in zip(panels[0], datasets, strict=True):
         for (style, marker, gray), row in zip(STYLES, [row for row in results.rows if row != zero_shot], strict=False):
@@ -98,16 +99,16 @@ def draw_shots(results: Results, datasets: Sequence[str], shots: Sequence[int], 
                 heights = [figures.mean for _, figures in points]
                 errors = [0.0 if figures.n == 1 else figures.half for _, figures in points]
                 options = {"linestyle": style, "marker": marker, "color": gray, "capsize": 2, "markersize": 4}
-                label = f"{row} (n {max(figures.n for _, figures in points)})"
-                axes.errorbar([count for count, _ in points], heights, errors, label=label, linewidth=1.2, **options)
+                name = f"{label(row)} (n = {max(figures.n for _, figures in points)})"
+                axes.errorbar([count for count, _ in points], heights, errors, label=name, linewidth=1.2, **options)
         figures = results.sample(zero_shot, f"{dataset}, {shots[-1]}")
         if figures:
-            axes.plot(0, figures.mean, "*", markersize=13, color="black", clip_on=False, label=zero_shot)
+            axes.plot(0, figures.mean, "*", markersize=13, color="black", clip_on=False, label=title(zero_shot))
         axes.set_title(dataset, fontsize="medium")
         axes.set_xticks([0, *shots])
-        axes.set_xlabel("labeled training images a class")
+        axes.set_xlabel("labeled training images per class")
         axes.grid(alpha=0.3)
-    panels[0][0].set_ylabel("test accuracy (%), 95 % t-interval")
+    panels[0][0].set_ylabel("test accuracy (%), 95% t-interval")
     panels[0][0].legend(fontsize="x-small")
     return finish(figure, path)
 

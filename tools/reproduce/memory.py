@@ -2,8 +2,8 @@
 
     python -m tools.reproduce.memory OUTPUT.json FLAGS-OF-MAIN …
 
-On a GPU: the most that CUDA's allocator held. On a CPU: the process's largest resident set, Python and libraries included. The
-run is a short one, in a folder that is thrown away: what a step holds, the first steps of each stage hold.
+On a GPU: the peak of CUDA's allocator. On a CPU: the process's largest resident set, Python and libraries included. The run is
+short and its folder is discarded: the first steps of each stage need as much memory as later ones.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from utils.errors import RunError
 from utils.files import write_json
 from utils.identity import fingerprint
 
-# two steps of each stage; features not from the cache, so that the image tower's share is seen as in a first run
+# Two steps of each stage, without the feature cache, so that the image tower's share counts as in a first run.
 SHORT = ("--total_steps", "4", "--change_point", "2", "--max_queries", "0", "--overwrite", "--no-cache", "--run_name", "memory")
 
 

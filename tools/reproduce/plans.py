@@ -14,7 +14,7 @@ from utils.settings import DEPARTURES
 PAPERS_READING, DENSE = "none (the paper's reading)", "none, dense stage 2"
 NAIVE = {"variant": "naive", "smoothness_estimator": "none"}
 OWN_BUDGET, SMALL_BUDGET, OUR_BUDGET = "its own budget", "a small budget", "SharpZO's budget"
-# prompts on the pictures pass them through the image tower at every query, so SharpZO's budget would take them an hour a run
+# Image prompts encode images again at every query; with SharpZO's budget a run would take an hour.
 TEXT_SIDE = ("bbt", "zip", "coop", "craft", "mezo", OURS)
 PICTURE_SIDE = ("blackvip", "bpt-vlm")
 
@@ -30,7 +30,7 @@ def table1(maker: JobFactory) -> Iterator[Cell]:
 
 
 def baselines(maker: JobFactory) -> Iterator[Cell]:
-    """Every method at its own budget, all at one small budget, and at SharpZO's where a run of it is short."""
+    """Every method at its own budget, all at one small budget, and at SharpZO's if such a run is short."""
     if not maker.suite.small_budget:
         raise UserError(f"baselines: the {maker.suite.name} suite has no settings for equal budgets; use --suite mini")
     dataset = maker.suite.ablation
@@ -45,14 +45,14 @@ def baselines(maker: JobFactory) -> Iterator[Cell]:
 
 
 def or_own(own: Sequence[Cell], others: Iterator[Cell]) -> Iterator[Cell]:
-    """`others`, or in their places the runs at the method's own budget, where that is as many queries."""
+    """`others`, or in their place the runs at the method's own budget if both make the same number of queries."""
     for mine, other in zip(own, others, strict=True):
-        same = cost(mine.job.config).queries == cost(other.job.config).queries
+        same = cost(mine.job.config) == cost(other.job.config)
         yield mine._replace(column=other.column) if same else other
 
 
 def table2(maker: JobFactory) -> Iterator[Cell]:
-    """Trained on ImageNet, or on the suite's own source, and tested under distribution shift."""
+    """Trained on ImageNet (or the suite's own source dataset) and tested under distribution shift."""
     source = maker.suite.source
     for backbone in maker.suite.backbones:
         for method in (*maker.methods(), "coop"):
@@ -67,7 +67,7 @@ def table2(maker: JobFactory) -> Iterator[Cell]:
 
 
 def evaluation(maker: JobFactory, trained: Cell, dataset: str, classes: str = "all") -> Cell:
-    """The prompt that `trained` leaves, on another dataset or on other classes of its own."""
+    """The prompt of `trained` on another dataset, or on other classes of its own."""
     made = trained.job.config
     variant = evaluation_name(made.prompt_trainer, made.dataset, classes)
     where = {"seed": made.seed, "backbone": made.backbone, "shots": made.shots, "subsample_classes": classes}
@@ -84,7 +84,7 @@ def table3(maker: JobFactory) -> Iterator[Cell]:
 
 
 def table4(maker: JobFactory) -> Iterator[Cell]:
-    """Accuracy against CraFT; memory is measured apart."""
+    """Accuracy against CraFT; memory is measured separately."""
     for dataset in maker.suite.timed:
         for method in ("craft", OURS):
             yield from maker.repeats(method, dataset, dataset, method)
@@ -126,7 +126,7 @@ def fig1(maker: JobFactory) -> Iterator[Cell]:
 
 
 def fig2(maker: JobFactory) -> Iterator[Cell]:
-    """Stage 1 alone, naive and sharpness-aware, of the first seed: what the loss surface is drawn around."""
+    """Stage 1 alone, naive and sharpness-aware, for the first seed: the centers of the loss surfaces."""
     dataset, steps = maker.suite.ablation, maker.setting("change_point")
     seed = (maker.seeds or maker.suite.seeds)[0]
     for row, settings in (
@@ -186,7 +186,7 @@ def cross(maker: JobFactory) -> Iterator[Cell]:
 
 
 def fidelity(maker: JobFactory) -> Iterator[Cell]:
-    """The released code's departures, one at a time, then all that it ran with together; dense ones beside the dense default."""
+    """The released code's deviations, one at a time, then those it ran with together; dense ones beside the dense default."""
     dataset = maker.suite.ablation
     yield from maker.repeats(PAPERS_READING, dataset, dataset, OURS)
     for name in DEPARTURES:
@@ -207,7 +207,7 @@ def fidelity(maker: JobFactory) -> Iterator[Cell]:
 
 
 def claims(maker: JobFactory) -> Iterator[Cell]:
-    """Everything that the paper's claims are judged by."""
+    """All runs that the paper's claims are judged by."""
     for name in ("table1", "table2", "table6", "table7", "fig3", "fig4"):
         yield from (entry._replace(row=f"{name}, {entry.row}") for entry in PLANS[name](maker))
 

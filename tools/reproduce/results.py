@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tools.common import paper
-from tools.common.runs import FinishedRun, read_run
-from tools.common.tables import Sample, Table, difference, sample, show, show_difference
+from tools.common.names import canonical, label
+from tools.common.run_csv import read_csv
+from tools.common.runs import FinishedRun, Job, read_run
+from tools.common.samples import Sample, best, difference, grouped, sample, show, show_difference
+from tools.common.tables import Table
 from tools.reproduce.plans import DENSE, PAPERS_READING
 from tools.reproduce.suites import Cell
 from utils.errors import UserError
 
-INTERVAL = "Mean ± 95 % t-interval over n seeds. –: not run."
-PAPERS = f"{INTERVAL} Behind the semicolon: the paper's figure."
+INTERVAL = "Mean ± 95% t-interval over n seeds. –: not run."
+PAPERS = f"{INTERVAL} After the semicolon: the paper's number."
 
 
 @dataclass
@@ -26,19 +30,21 @@ class Results:
     columns: Sequence[str]
 
     @classmethod
-    def read(cls, entries: Iterable[Cell]) -> Results:
+    def read(cls, entries: Iterable[Cell], recorded: Mapping[Path, FinishedRun] | None = None) -> Results:
+        """Of finished run folders, or of the `recorded` runs by folder (see `recorded_runs`)."""
         cells: dict[tuple[str, str], list[FinishedRun]] = defaultdict(list)
         entries = list(entries)
         for entry in entries:
-            if entry.job.state == "finished":
-                cells[entry.row, entry.column].append(read_run(entry.job.path))
+            run = finished_run(entry.job, recorded)
+            if run:
+                cells[entry.row, entry.column].append(run)
         for runs in cells.values():
             runs.sort(key=lambda run: run.result["seed"])
         order = [list(dict.fromkeys(getattr(entry, axis) for entry in entries)) for axis in ("row", "column")]
         return cls(cells, *order)
 
     def accuracies(self, row: str, *columns: str) -> dict[int, float]:
-        """Test accuracy in percent by seed; of several columns the mean, for the seeds that all of them have."""
+        """Test accuracy in percent by seed; for several columns their mean, over the seeds that all of them have."""
         found = [{run.result["seed"]: run.result["test_accuracy"] for run in self.cells.get((row, c), ())} for c in columns]
         seeds = sorted(set.intersection(*map(set, found)))
         return {seed: sum(accuracies[seed] for accuracies in found) / len(found) for seed in seeds}
@@ -48,9 +54,9 @@ class Results:
         return sample(list(values.values())) if values else None
 
     def paired(self, columns: Sequence[str], a: str, b: str, b_columns: Sequence[str] = ()) -> Sample | None:
-        """a − b over the seeds that both have; against zero-shot, which has none, over those of a. None with fewer than two.
+        """a − b over the seeds that both have; against zero-shot, which has no seeds, over those of a. None below two seeds.
 
-        Of several columns the means are compared.
+        With several columns, their means are compared.
         """
         first, second = self.accuracies(a, *columns), self.accuracies(b, *(b_columns or columns))
         rivals = [run for column in b_columns or columns for run in self.cells.get((b, column), ())]
@@ -61,18 +67,37 @@ class Results:
 
 
 def departures_table(results: Results, title: str, dataset: str) -> Table:
-    """Accuracy of each departure, and how far it is from what it departs from: the paper's reading, dense or not."""
+    """Accuracy of each deviation, and its difference from what it deviates from: the paper's reading, dense or not."""
     table = Table(
-        title, ["departure", "test accuracy, %", "difference, points", "to"], notes=[INTERVAL + " Differences: by seed."]
+        title,
+        ["deviation", "test accuracy, %", "difference, points", "from"],
+        notes=[INTERVAL + " Differences are paired by seed."],
     )
     for row in results.rows:
         base = DENSE if "dense" in row and row != DENSE else PAPERS_READING
         figures = results.sample(row, dataset)
         apart = results.paired((dataset,), row, base) if row != base else None
         table.rows.append(
-            [row, show(figures) if figures else "–", show_difference(apart) if apart else "–", base if apart else ""]
+            [label(row), show(figures) if figures else "–", show_difference(apart) if apart else "–", base if apart else ""]
         )
     return table
+
+
+def finished_run(job: Job, recorded: Mapping[Path, FinishedRun] | None) -> FinishedRun | None:
+    if recorded is not None:
+        return recorded.get(job.path)
+    return read_run(job.path) if job.state == "finished" else None
+
+
+def recorded_runs(path: Path) -> dict[Path, FinishedRun]:
+    """The runs of a CSV of tools.summarize by folder, with the present names of trainers."""
+    return {Path(*map(_present, run.path.parts)): run for run in read_csv(path)}
+
+
+def _present(part: str) -> str:
+    """A folder name of an earlier version as it is called now: "zo-pruned" and "zo-pruned-from-digits"."""
+    method, separator, rest = part.partition("-from-")
+    return canonical(method) + separator + rest
 
 
 Paper = Callable[[str, str], float | None]
@@ -85,20 +110,28 @@ def accuracy_table(
     head: str = "method",
     averaged: Sequence[str] = (),
     whole: bool = True,
+    by_backbone: bool = False,
 ) -> Table:
     """Rows × columns of test accuracy. `averaged`: the columns whose mean by seed is a last column, over seeds that all have.
 
-    `whole`: they are those of the paper's average.
+    `whole`: they are those of the paper's average. `by_backbone`: rows start with the backbone, which has its own best.
     """
     table = Table(title, [head, *results.columns, *(["average"] if averaged else [])], notes=[PAPERS if papers else INTERVAL])
+    means: dict[str, list[tuple[int, list[float | None]]]] = defaultdict(list)
     for row in results.rows:
         samples = {column: results.sample(row, column) for column in results.columns}
         texts = [cell(figures, papers(row, column) if papers else None) for column, figures in samples.items()]
+        shown = list(samples.values())
         if averaged:
-            means = list(results.accuracies(row, *averaged).values())
-            texts.append(cell(sample(means) if means else None, papers(row, "average") if papers and whole else None))
+            values = list(results.accuracies(row, *averaged).values())
+            shown.append(sample(values) if values else None)
+            texts.append(cell(shown[-1], papers(row, "average") if papers and whole else None))
         if any(samples.values()) or (papers and any(papers(row, column) is not None for column in results.columns)):
-            table.rows.append([row, *texts])
+            group = row.partition(", ")[0] if by_backbone else ""
+            means[group].append((len(table.rows), [figures.mean if figures else None for figures in shown]))
+            table.rows.append([label(row), *texts])
+    for members in means.values():
+        table.bold |= {(members[i][0], column) for i, column in best([row for _, row in members])}
     return table
 
 
@@ -122,28 +155,23 @@ def papers_by_method(table: str) -> Paper:
 
 
 def budgets_tables(results: Results) -> Iterator[Table]:
-    """A table a column (a budget): accuracy, queries and seconds of each method, the most accurate first."""
+    """A table per column (a budget): accuracy, queries and seconds of each method, the most accurate first."""
     for column in results.columns:
-        head = ["method", "test accuracy, %", "lowest", "highest", "queries", "images through the tower", "seconds"]
+        head = ["method", "test accuracy, %", "lowest", "highest", "queries", "images encoded", "seconds"]
         table = Table(f"All methods, {column}", head, notes=[INTERVAL])
         rows = [(row, results.cells[row, column]) for row in results.rows if (row, column) in results.cells]
         for row, runs in sorted(rows, key=lambda item: -mean_of(item[1], "test_accuracy")):
             accuracies = [run.result["test_accuracy"] for run in runs]
-            counts = (spaced(mean_of(runs, key)) for key in ("queries", "tower_images"))
+            counts = (grouped(mean_of(runs, key)) for key in ("queries", "tower_images"))
             ends = (f"{end(accuracies):.2f}" for end in (min, max))
-            table.rows.append([row, show(sample(accuracies)), *ends, *counts, f"{mean_of(runs, 'seconds'):.0f}"])
+            table.rows.append([label(row), show(sample(accuracies)), *ends, *counts, f"{mean_of(runs, 'seconds'):.0f}"])
         table.notes.append(made_on(run for _, runs in rows for run in runs))
         yield table
 
 
 def mean_of(runs: Sequence[FinishedRun], key: str) -> float:
-    """Of a figure of result.json."""
-    return sum(run.result[key] for run in runs) / len(runs)
-
-
-def spaced(number: float) -> str:
-    """34740 as "34 740"."""
-    return f"{number:,.0f}".replace(",", " ")
+    """Mean of a number in result.json."""
+    return sum(float(run.result[key]) for run in runs) / len(runs)
 
 
 def times_table(results: Results, papers: Paper | None = None) -> Table:
@@ -160,28 +188,33 @@ def times_table(results: Results, papers: Paper | None = None) -> Table:
             if not runs:
                 texts.append("–")
                 continue
-            reached = [first_reaching(run, levels[column]) for run in runs]
+            level = levels[column]
+            if level is None:
+                raise UserError(f"{column}: no run logged test accuracy; run it with --eval_test")
+            reached = [first_reaching(run, level) for run in runs]
             seconds, queries = (sample([figures[i] for figures in reached]) for i in (0, 1))
             stages = stage_seconds(runs)
             theirs = papers(row, column) if papers else None
             minutes = "" if theirs is None else f"; paper {theirs:g} min"
-            texts.append(f"{show(seconds, digits=1)} s; {spaced(queries.mean)} queries; whole run: {stages}{minutes}")
-        table.rows.append([row, *texts])
-    told = ", ".join(f"{column} {level:.2f} %" for column, level in levels.items() if level is not None)
+            texts.append(f"{show(seconds, digits=1)} s; {grouped(queries.mean)} queries; whole run: {stages}{minutes}")
+        table.rows.append([label(row), *texts])
+    named = ", ".join(f"{column} {level:.2f}%" for column, level in levels.items() if level is not None)
     table.notes += [
-        f"The common accuracy is the highest that all runs here reach at a logged step: {told}. "
+        f"The common accuracy is the highest that all of these runs reach at a logged step: {named}. "
         "The paper's thresholds are unpublished.",
-        "Seconds are of the method's own steps, evaluations aside. Features: of the images that are encoded once, before, or "
-        f"read from the cache. {INTERVAL}",
+        "Seconds cover the method's own steps, without evaluations. Features: encoding the images once beforehand, or reading "
+        f"their features from the cache. {INTERVAL}",
         made_on(run for runs in results.cells.values() for run in runs),
     ]
     return table
 
 
 def made_on(runs: Iterable[FinishedRun]) -> str:
-    """A line on the machines of runs whose seconds are shown."""
+    """The machines of runs whose seconds are shown."""
     machines = sorted({f"{run.computer}, torch {run.torch}, {run.config.get('threads')} CPU threads" for run in runs})
-    return f"Machine: {'; '.join(machines)}." + ("" if len(machines) == 1 else " **Times of different machines do not compare.**")
+    return f"Machine: {'; '.join(machines)}." + (
+        "" if len(machines) == 1 else " **Times on different machines are not comparable.**"
+    )
 
 
 def common_level(results: Results, column: str) -> float | None:
@@ -194,7 +227,7 @@ def first_reaching(run: FinishedRun, level: float) -> tuple[float, float]:
     for entry in run.metrics:
         if entry.get("test_accuracy", -1.0) >= level:
             return entry["seconds"], entry["queries"]
-    raise UserError(f"{run.path}: never reaches {level:.2f} %")
+    raise UserError(f"{run.path}: never reaches {level:.2f}%")
 
 
 def stage_seconds(runs: Sequence[FinishedRun]) -> str:
@@ -215,7 +248,7 @@ def stage_seconds(runs: Sequence[FinishedRun]) -> str:
 
 
 def harmonic(results: Results, datasets: Sequence[str]) -> Table:
-    """Base-to-new: accuracy on the classes trained on, on the others, and their harmonic mean, by seed."""
+    """Base-to-new: accuracy on the training classes, on the other classes, and their harmonic mean by seed."""
     table = Table(
         "Base-to-new generalization, test accuracy (%)", ["method", *(f"{d}: base, new, H" for d in datasets)], notes=[INTERVAL]
     )
@@ -229,10 +262,10 @@ def harmonic(results: Results, datasets: Sequence[str]) -> Table:
                 continue
             H = [2 * base[s] * new[s] / (base[s] + new[s]) if base[s] + new[s] else 0.0 for s in seeds]
             texts.append("; ".join(show(sample(values)) for values in ([base[s] for s in seeds], [new[s] for s in seeds], H)))
-        table.rows.append([row, *texts])
+        table.rows.append([label(row), *texts])
     return table
 
 
 def stage1_end(run: FinishedRun) -> float:
     """Test accuracy at the last logged step of stage 1."""
-    return [entry["test_accuracy"] for entry in run.metrics if entry["stage"] == 1 and "test_accuracy" in entry][-1]
+    return float([entry["test_accuracy"] for entry in run.metrics if entry["stage"] == 1 and "test_accuracy" in entry][-1])

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 from clip import MINIS
 from tools.common.costs import cost
+from tools.common.names import OURS
 from tools.common.runs import Job, flags_of, root_of
 from trainers import TRAINERS
 from utils.config import REPOSITORY
 from utils.documents import read_yaml
 from utils.settings import Config
 
-OURS = "zo-pruned"
 PAPERS_RATIOS = ("0.1", "0.3", "0.5", "0.7", "0.9")
 PAPERS_RHOS = ("0.001", "0.01", "0.05", "0.1", "0.5")
 SHOTS = (1, 2, 4, 8, 16)
@@ -24,10 +24,10 @@ SHOTS = (1, 2, 4, 8, 16)
 class Suite:
     """What a suite's tables and figures run on.
 
-    `source`: the dataset of table 2's training, `shifts` its other test sets. `ablation`: the dataset of tables 6 and 7 and of
-    the figures. `timed`: those of tables 3 and 4. `table5`: its dataset and backbones. `same_queries`: methods that are also
-    run with as many queries as SharpZO has. `small_budget`: the YAML of the ablation's dataset that gives all methods one
-    budget, for the artifact "baselines".
+    `source`: the dataset that table 2 trains on, `shifts` its other test sets. `ablation`: the dataset of tables 6 and 7 and of
+    the figures. `timed`: those of tables 3 and 4. `table5`: its dataset and backbones. `same_queries`: methods that also run
+    with SharpZO's number of queries. `small_budget`: a YAML that gives all methods one budget on the ablation's dataset, for
+    the artifact "baselines".
     """
 
     name: str
@@ -82,7 +82,7 @@ SUITES = {suite.name: suite for suite in (PAPER, MINI)}
 
 
 class Cell(NamedTuple):
-    """A run and the place it has: a row and a column of a table, or a line (and panel) of a figure.
+    """A run and its place: a row and a column of a table, or a line (and panel) of a figure.
 
     `phase`: runs of a later phase read what those of an earlier one wrote.
     """
@@ -105,7 +105,7 @@ class JobFactory:
     def job(
         self, dataset: str, method: str, seed: int = 1, backbone: str = "", shots: int = 16, variant: str = "", **settings: Any
     ) -> Job:
-        """One run. `variant`: the --run_name of a run whose `settings` differ from the configuration of its dataset."""
+        """One run. `variant`: the --run_name of a run whose `settings` differ from the YAML of its dataset."""
         own: dict[str, Any] = {
             "config": f"configs/{dataset}.yaml",
             "root_path": root_of(dataset, self.root_path),
@@ -119,13 +119,13 @@ class JobFactory:
         return Job(flags_of(own | settings))
 
     def repeats(self, row: str, column: str, dataset: str, method: str, **settings: Any) -> Iterator[Cell]:
-        """An entry a seed; one for what trains nothing."""
+        """A cell per seed; a single one for methods that train nothing."""
         seeds = self.seeds or self.suite.seeds
         for seed in seeds if TRAINERS[method].build else seeds[:1]:
             yield Cell(row, column, self.job(dataset, method, seed, **settings))
 
     def with_our_queries(self, row: str, column: str, dataset: str, method: str, backbone: str = "") -> Iterator[Cell]:
-        """`method` with as many queries as SharpZO has on the dataset; none where only the disk knows how many that are."""
+        """`method` with SharpZO's number of queries on the dataset; nothing if that number depends on data on disk."""
         budget = cost(self.job(dataset, OURS, backbone=backbone).config)
         if budget:
             own = {"max_queries": budget.queries, "total_steps": budget.queries, "epochs": 0}
@@ -135,7 +135,7 @@ class JobFactory:
         return [method for method in self.suite.methods if method in TRAINERS]
 
     def setting(self, key: str, dataset: str = "") -> Any:
-        """A value of the dataset's YAML (default: the ablation's), or its default."""
+        """A setting from the dataset's YAML (default: the ablation's dataset), or its default."""
         document = read_yaml(REPOSITORY / "configs" / f"{dataset or self.suite.ablation}.yaml")
         return document[key].value if key in document else Config.__dataclass_fields__[key].default
 
