@@ -41,9 +41,9 @@ def make_jobs(arguments: argparse.Namespace) -> list[Job]:
     jobs: dict[Path, Job] = {}
     axes = arguments.shots, arguments.seeds, arguments.datasets, arguments.methods, arguments.backbones, grid(arguments.grid)
     for shots, seed, dataset, method, backbone, point in itertools.product(*axes):
-        if method not in TRAINERS and canonical(method) not in TRAINERS:
+        if method not in TRAINERS:
             raise UserError(f"--methods: unknown trainer {method!r}; choose from {', '.join(TRAINERS)}")
-        if not TRAINERS[canonical(method)].build:
+        if not TRAINERS[method].build:
             shots, seed = max(arguments.shots), arguments.seeds[0]
         settings = {
             "config": dataset if dataset.endswith(".yaml") else f"configs/{dataset}.yaml",

@@ -28,7 +28,7 @@ def test_prompt_of_base_classes_is_evaluated_on_new_ones_and_both_give_a_harmoni
     found = Results.read([trained, tested])
     base, new = (found.accuracies(OURS, f"digits, {half}")[1] for half in ("base", "new"))
     table = harmonic(found, ["digits"])
-    assert table.rows == [[OURS, f"{base:.2f} (n 1); {new:.2f} (n 1); {2 * base * new / (base + new):.2f} (n 1)"]]
+    assert table.rows == [["SharpZO", f"{base:.2f} (n = 1); {new:.2f} (n = 1); {2 * base * new / (base + new):.2f} (n = 1)"]]
 
 
 def test_surface_and_memory_are_measured_on_real_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.helpers.artifacts import call, finish, maker
 from tools.common.costs import cost
-from tools.common.names import OURS
+from tools.common.names import OURS, title
 from tools.common.samples import Sample
 from tools.reproduce import __main__ as reproduce
 from tools.reproduce.claims import verdict

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from trainers import TRAINERS
+from utils.config import FIELDS
 
-canonical: Callable[[str], str] = getattr(TRAINERS, "canonical", lambda name: "zo-pruned" if name == "sharpzo" else name)
-OURS = canonical("zo-pruned")
+OURS: str = FIELDS["prompt_trainer"].default
+
+
+def canonical(method: str) -> str:
+    """A trainer's own name for a name or an alias; an unknown name as given."""
+    key = TRAINERS.canonical(method)
+    return OURS if key == TRAINERS.canonical(OURS) else key
 
 
 def title(method: str) -> str:
     """The published name of a trainer ("SharpZO"); of an unknown one its key."""
-    if method not in TRAINERS:
-        return method
-    return getattr(TRAINERS[method], "title", "") or ("SharpZO" if canonical(method) == OURS else method)
+    return TRAINERS[method].title or method if method in TRAINERS else method
 
 
 def row_title(method: str, variant: str = "") -> str:
