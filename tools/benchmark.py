@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -34,6 +35,7 @@ from clip.prompt import Projection, context_embeddings, make_projection
 from clip.text import TextFeatures
 from tools.common.cli import command, make_parser, user_path
 from tools.common.tables import Table
+from trainers.blackbox.batches import FullBatch
 from trainers.blackbox.cmaes import CMAES
 from trainers.blackbox.estimators import CGE
 from trainers.blackbox.gradients import cge
@@ -132,7 +134,7 @@ def make_subject(names: list[str], backbone: Backbone, d: int, std: float) -> Su
     W = 0.02 * torch.randn(d, d, generator=generator, dtype=torch.float64)
     fast, stock = (TextFeatures(backbone, names, CTX_INIT, 1 << 30, engine) for engine in ("fast", "stock"))
     by_engine, by_stock = (
-        Objective(TextPrompt(projection.contexts, text, 100.0, K, width), lambda: images) for text in (fast, stock)
+        Objective(TextPrompt(projection.contexts, text, 100.0, K, width), FullBatch(images, 0)) for text in (fast, stock)
     )
     return Subject(names, projection, fast, by_engine, by_stock, W)
 
@@ -180,7 +182,7 @@ def measure_generation(subject: Subject) -> dict[str, float]:
 
 def replace_text(objective: Objective, text: Callable[..., Tensor]) -> Objective:
     """The same objective on other text features."""
-    model = copy.copy(objective.model)
+    model: Any = copy.copy(objective.model)
     model.text_features = text
     return Objective(model, objective.next_batch)
 
@@ -237,7 +239,7 @@ def measure(dataset: str, names: list[str], backbone: Backbone, rounds: int, pas
     }
 
 
-def table(rows: list[dict]) -> str:
+def table(rows: list[dict[str, Any]]) -> str:
     """The rows in Markdown."""
     heads = (
         "names, N",

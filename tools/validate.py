@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections import defaultdict
+from typing import Any
 
 import torch
 
@@ -36,7 +37,7 @@ class Validator:
     """Validation accuracy of runs; backbones, datasets and features are loaded once."""
 
     def __init__(self) -> None:
-        self._tasks: dict[tuple, FewShotTask] = {}
+        self._tasks: dict[tuple[str | None, ...], FewShotTask] = {}
 
     def accuracy(self, run: FinishedRun) -> float:
         """In percent. Raises UserError for a run whose prompt does not belong to its dataset's classes."""
@@ -59,7 +60,8 @@ class Validator:
                 raise UserError(f"{config.dataset}: has no validation images")
             images = Samples(*FeatureReader(data, backbone, config.batch_size)(data.val, "val images"))
             judged = dataclasses.replace(data, test=data.val)
-            self._tasks[key] = FewShotTask(judged, [], [], backbone, None, None, images, 0.0, [])
+            nothing: Any = None
+            self._tasks[key] = FewShotTask(judged, [], [], backbone, nothing, nothing, images, 0.0, [])
         return self._tasks[key]
 
 

@@ -150,7 +150,7 @@ def test_own_folder_and_digits_are_checked_too(tmp_path: Path, capsys: pytest.Ca
         (("check", "--root_path", ".", "eurosta"), "unknown dataset 'eurosta'"),
         (("check",), "the following arguments are required: --root_path"),
         (("download", "--root_path", "."), "the following arguments are required: DATASET"),
-        (("download", "--root_path", ".", "digits"), "digits: nothing to download"),
+        (("download", "--root_path", ".", "digits"), "digits: has no download"),
         (("tidy",), "invalid choice: 'tidy'"),
         (("fewshot", "--config", "configs/imagenet_a.yaml", "--root_path", "."), "imagenet_a is for evaluation only"),
         (("fewshot", "--config", "configs/eurosat.yaml", "--root_path", "nowhere"), "no such folder"),

@@ -203,7 +203,7 @@ def test_damaged_or_other_archive_is_one_line(server: Server, tmp_path: Path) ->
         bring([piece], tmp_path)
     (tmp_path / WORK / "bad.tar").unlink()
     server.files["/bad.tar"] = tar({"pictures/1.jpg": b"one"})
-    with pytest.raises(RunError, match="the archive holds no images"):
+    with pytest.raises(RunError, match="the archive has no images"):
         bring([piece], tmp_path)
 
 
@@ -221,7 +221,7 @@ def test_what_is_there_is_left_alone_and_the_rest_told_or_fetched(
     download(["eurosat"], str(tmp_path))
     folder = tmp_path / "eurosat"
     assert capsys.readouterr().out.splitlines() == [
-        f"eurosat: {folder / '2750'} is there already",
+        f"eurosat: {folder / '2750'} already exists",
         f"eurosat: {folder / 'labels'} must be fetched by hand: https://somewhere (by post)",
         f"eurosat: {folder / 'split_zhou_EuroSAT.json'} fetched",
     ]

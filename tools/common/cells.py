@@ -50,9 +50,7 @@ class Grid(NamedTuple):
         """Runs by dataset for each (method, variant), in the order of the registry, zero-shot first."""
         found: dict[tuple[str, str], dict[str, list[FinishedRun]]] = {}
         order = [ZERO_SHOT, *(name for name in TRAINERS if name != ZERO_SHOT)]
-        for cell, runs in sorted(
-            self.cells.items(), key=lambda item: (order.index(TRAINERS.canonical(item[0].method)), *item[0][3:])
-        ):
+        for cell in sorted(self.cells, key=lambda cell: (order.index(TRAINERS.canonical(cell.method)), *cell[3:])):
             found.setdefault((cell.method, cell.variant), {})[cell.dataset] = self.cells[cell]
         return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from trainers import TRAINERS
 from utils.config import FIELDS
 
-OURS: str = FIELDS["prompt_trainer"].default
+OURS = str(FIELDS["prompt_trainer"].default)
 
 
 def canonical(method: str) -> str:

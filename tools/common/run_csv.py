@@ -57,8 +57,8 @@ def read_csv(path: Path) -> list[FinishedRun]:
 def _run_of(row: dict[str, str]) -> FinishedRun:
     config = {key: _setting(key, row[key]) for key in FIELDS if row.get(key)}
     results = {key: _number(key, text) for key, text in row.items() if text and key not in FIELDS and key not in WHERE}
-    about = {"trainer": row["prompt_trainer"], "dataset": row["dataset"], "backbone": row["backbone"]}
-    about |= {key: int(row[key]) for key in ("shots", "seed")}
+    about: dict[str, Any] = {"trainer": row["prompt_trainer"], "dataset": row["dataset"], "backbone": row["backbone"]}
+    about |= {"shots": int(row["shots"]), "seed": int(row["seed"])}
     machine = {"commit": row["commit"], "packages": {"torch": row["torch"]}, "machine": {"processor": row["processor"]}}
     return FinishedRun(Path(row["path"]), config, about | results, machine)
 

@@ -276,5 +276,7 @@ def results_table(outcome: Outcome) -> Table:
         config, accuracy = job.config, read_run(job.path).result.get("test_accuracy")
         key = config.dataset, row_title(config.prompt_trainer, config.run_name), config.backbone, str(config.shots)
         groups.setdefault(key, []).extend([] if accuracy is None else [accuracy])
-    rows = [[*key, str(len(values)), show(sample(values)) if values else "–"] for key, values in groups.items()]
+    rows: list[Sequence[str]] = [
+        [*key, str(len(values)), show(sample(values)) if values else "–"] for key, values in groups.items()
+    ]
     return Table("Results", ["dataset", "method", "backbone", "shots", "runs", "test accuracy (%), ± 95% t-interval"], rows)

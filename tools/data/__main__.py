@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from typing import Any
 
 from datasets import DATASETS
 from tools.common.cli import command, make_parser, print_utf8, user_path_text
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser("tools.data", __doc__)
     jobs = parser.add_subparsers(dest="job", required=True, metavar="{check,download,fewshot,document}", parser_class=Parser)
-    root = {"type": user_path_text, "required": True}
+    root: dict[str, Any] = {"type": user_path_text, "required": True}
     check = jobs.add_parser("check", help="list what is present and what is wrong with it", allow_abbrev=False)
     check.add_argument("datasets", nargs="*", metavar="DATASET", help="default: every dataset whose folder exists")
     check.add_argument("--root_path", **root, help="folder that holds the datasets, in CoOp's layout")

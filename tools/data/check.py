@@ -117,7 +117,8 @@ def _look_at_images(finding: Finding, dataset: Dataset, open_images: bool) -> No
 
     def problem(item: Item) -> tuple[str, str] | None:
         try:
-            dataset.stamp(item)
+            if dataset.stamp:
+                dataset.stamp(item)
             if open_images:
                 dataset.open_image(item)
         except UserError as error:

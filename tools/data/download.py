@@ -1,4 +1,4 @@
-"""Fetches what of a dataset has a scriptable source: resumable, checked, and never over anything that is there."""
+"""Downloads the parts of a dataset that have a scriptable source: resumable, checked, never overwriting."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ TIMEOUT = 60
 
 
 def download(names: list[str], root: str) -> None:
-    """Brings the missing pieces of the datasets below `root` and says what must be fetched by hand. RunError where one fails."""
+    """Fetches the missing pieces of the datasets into `root` and prints what must be fetched by hand. Raises RunError."""
     for name in names:
         if name not in SOURCES:
-            raise UserError(f"{name}: nothing to download")
+            raise UserError(f"{name}: has no download; it is bundled or comes from PyPI (see DATASET.md)")
         try:
             folder = dataset_folder(name, root)
         except UserError:
@@ -39,7 +39,7 @@ def download(names: list[str], root: str) -> None:
         by_address: dict[str, list[Piece]] = {}
         for piece in SOURCES[name].pieces:
             if piece.present(folder):
-                print(f"{name}: {folder / piece.path} is there already")
+                print(f"{name}: {folder / piece.path} already exists")
             elif piece.download:
                 by_address.setdefault(piece.download.url, []).append(piece)
             else:
@@ -51,8 +51,10 @@ def download(names: list[str], root: str) -> None:
 
 
 def bring(pieces: list[Piece], folder: Path) -> None:
-    """Fetches the one address of `pieces` and puts each in its place in one move."""
+    """Fetches the one URL of `pieces` and moves each into place."""
     source = pieces[0].download
+    if source is None:
+        raise ValueError(f"{pieces[0].path} has no scriptable source")
     work = folder / WORK
     work.mkdir(parents=True, exist_ok=True)
     file = fetch(source, work)
@@ -65,9 +67,10 @@ def bring(pieces: list[Piece], folder: Path) -> None:
         if source.inner:
             unpack(unpacked / source.inner, unpacked)
         for piece in pieces:
-            if not (unpacked / piece.download.member).exists():
-                raise RunError(f"{file}: the archive holds no {piece.download.member}; it is kept, so that you can look")
-            _put(unpacked / piece.download.member, folder / piece.path)
+            member = unpacked / (piece.download.member if piece.download else "")
+            if not member.exists():
+                raise RunError(f"{file}: the archive has no {member.relative_to(unpacked)}; the archive is kept for inspection")
+            _put(member, folder / piece.path)
         shutil.rmtree(unpacked)
         file.unlink()
     if not any(work.iterdir()):
@@ -75,9 +78,9 @@ def bring(pieces: list[Piece], folder: Path) -> None:
 
 
 def fetch(source: Download, work: Path) -> Path:
-    """The whole, checked file in `work`. A part of it that an earlier call left is continued.
+    """The whole, checked file in `work`; continues a partial file of an earlier call.
 
-    Raises RunError where the source does not give it, or gives another file than the checksum says (which is then deleted).
+    Raises RunError if the source fails, or if the checksum differs (the file is then deleted).
     """
     name = Path(urllib.parse.urlparse(source.url).path).name
     whole, part, tag = work / name, work / f"{name}.part", work / f"{name}.tag"
@@ -96,13 +99,13 @@ def fetch(source: Download, work: Path) -> Path:
         if actual != expected:
             whole.unlink()
             raise RunError(
-                f"{source.url}: its {kind} is {actual}, not {expected}; the file is deleted, run again to fetch it anew"
+                f"{source.url}: its {kind} is {actual}, not {expected}; the file was deleted; run again to fetch it anew"
             )
     return whole
 
 
 def _continue(url: str, part: Path, tag: Path) -> None:
-    """Appends to `part` what it lacks, or starts over where the server cannot continue or has another file by now."""
+    """Appends the missing rest to `part`, or starts over if the server cannot continue or its file has changed."""
     headers = {"User-Agent": "sharpzo"}
     have = part.stat().st_size if part.exists() else 0
     if have and tag.exists():
@@ -110,7 +113,7 @@ def _continue(url: str, part: Path, tag: Path) -> None:
     try:
         response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        # the part is the whole file already, or longer than it
+        # The part is already the whole file, or longer.
         if error.code != 416:
             raise
         part.unlink()
@@ -119,7 +122,7 @@ def _continue(url: str, part: Path, tag: Path) -> None:
         continued = getattr(response, "status", None) == 206
         if not continued:
             have = 0
-            # a weak tag does not promise the same bytes, and a server without tags cannot be asked to continue
+            # A weak tag does not promise the same bytes, and without a tag a download cannot be continued safely.
             strong = response.headers.get("ETag", "")
             mark = strong if strong and not strong.startswith("W/") else response.headers.get("Last-Modified", "")
             tag.unlink(missing_ok=True)
@@ -140,7 +143,7 @@ def _continue(url: str, part: Path, tag: Path) -> None:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpacks a tar or zip archive; a member that would leave `folder` is refused. Raises RunError for a damaged archive."""
+    """Unpacks a tar or zip archive, refusing members that would leave `folder`. Raises RunError for a damaged archive."""
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as file:
@@ -160,6 +163,6 @@ def _progress(members: Iterable[Any], archive: Path) -> Iterable[Any]:
 
 def _put(source: Path, target: Path) -> None:
     if target.exists():
-        raise RunError(f"{target}: has appeared meanwhile; it is left as it is")
+        raise RunError(f"{target}: appeared during the download; it is left unchanged")
     target.parent.mkdir(parents=True, exist_ok=True)
     source.rename(target)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import statistics
 import sys
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ def measure(objective: Objective, w: Tensor, coordinates: int, rounds: int) -> d
     }
     for job in jobs.values():
         job()
-    times = {name: [] for name in jobs}
+    times: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(rounds):
         for name, job in jobs.items():
             times[name].append(1000 * timed(job))
@@ -66,12 +67,13 @@ def main(argv: list[str]) -> int:
         "Mini's, digits": make_subject(DIGITS, random_backbone(MINI), 256, 0.1),
         "ViT-B/16's, EuroSAT": make_subject(class_names("eurosat"), random_backbone(TEXT), 512, 1.0),
     }
-    heads = ("text tower, names", "CGE, ms", "jvp, ms", "ratio", "a pair, ms", "one tangent, ms")
-    heads += ("CGE error", "jvp error", "jvp error, float64")
+    heads = ["text tower, names", "CGE, ms", "jvp, ms", "ratio", "two queries, ms", "one tangent, ms"]
+    heads += ["CGE error", "jvp error", "jvp error, float64"]
     table = Table("Forward mode against central differences", heads)
     for name, subject in subjects.items():
         # as many as share a pass twice, so that an exact share of the coordinates does not matter
-        coordinates = min(len(subject.W), 2 * subject.by_engine.model.tangents_per_pass(torch.float32))
+        model: Any = subject.by_engine.model
+        coordinates = min(len(subject.W), 2 * model.tangents_per_pass(torch.float32))
         f = measure(subject.by_engine, subject.W[0], coordinates, rounds)
         cells = [
             f"{f['cge']:.3g}",

@@ -7,8 +7,10 @@ dark background.". No handwriting is ever drawn: scikit-learn's digits stay a do
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
@@ -94,14 +96,18 @@ def draw_glyphs(n: int, rng: np.random.Generator) -> Glyphs:
     return Glyphs(pixels, values)
 
 
-def _draw(character: int, fonts: list, rng: np.random.Generator) -> tuple[np.ndarray, list[int]]:
+def _draw(
+    character: int, fonts: Sequence[tuple[ImageFont.FreeTypeFont, Any]], rng: np.random.Generator
+) -> tuple[np.ndarray, list[int]]:
     font, (family, weight, slant) = fonts[rng.integers(len(fonts))]
     focus, tilt, grain, size = rng.integers(3), rng.integers(2), rng.integers(2), rng.integers(2)
 
     mask = Image.new("L", (CANVAS, CANVAS))
     ImageDraw.Draw(mask).text((CANVAS / 2, CANVAS / 2), CHARACTERS[character], fill=255, font=font, anchor="mm")
-    left, top, right, bottom = mask.getbbox()
-    # `scale`: canvas pixels a picture pixel stands for; the height of the character is what "small" and "big" measure
+    box = mask.getbbox()
+    assert box is not None, "every character draws something"
+    left, top, right, bottom = box
+    # `scale`: canvas pixels per image pixel; "small" and "big" refer to the height of the character
     scale = (bottom - top) / (SIDE * (rng.uniform(0.82, 1.05) if size else rng.uniform(0.5, 0.72)))
     angle = np.deg2rad(rng.uniform(12, 28) * rng.choice([-1, 1]) if tilt else rng.uniform(-5, 5))
     stretch, shear = rng.uniform(0.8, 1.25), rng.uniform(-0.15, 0.15)
@@ -110,13 +116,15 @@ def _draw(character: int, fonts: list, rng: np.random.Generator) -> tuple[np.nda
     center = np.array([(left + right) / 2, (top + bottom) / 2])
     offset = center - affine @ (np.full(2, SIDE / 2) + rng.uniform(-2, 2, 2))
     matrix = (affine[0, 0], affine[0, 1], offset[0], affine[1, 0], affine[1, 1], offset[1])
-    mask = mask.filter(ImageFilter.GaussianBlur(scale / 2)).transform((SIDE, SIDE), Image.AFFINE, matrix, Image.BICUBIC)
+    mask = mask.filter(ImageFilter.GaussianBlur(scale / 2)).transform(
+        (SIDE, SIDE), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC
+    )
 
     if focus == 1:
         mask = mask.filter(ImageFilter.GaussianBlur(rng.uniform(1.0, 2.2)))
     elif focus == 2:
         coarse = int(rng.integers(7, 13))
-        mask = mask.resize((coarse, coarse), Image.BOX).resize((SIDE, SIDE), Image.BICUBIC)
+        mask = mask.resize((coarse, coarse), Image.Resampling.BOX).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     alpha = np.asarray(mask, np.float64)[..., None] / 255
 
     ink = int(rng.integers(len(ATTRIBUTES["ink"])))

@@ -4,9 +4,9 @@
     python -m tools.maintain.train_mini --output /tmp/mini.safetensors --compare clip/mini/mini.safetensors
     python -m tools.maintain.train_mini --model Mini-RN --threads 1
 
-Ordinary contrastive training with backpropagation: this makes the frozen backbone that SharpZO is later tried on, and is no
-part of the method. A caption fits every picture of the batch that has the attributes it names, so the target of the softmax
-is spread over all of them.
+Ordinary contrastive training with backpropagation: it makes the frozen backbone that SharpZO is tried on and is not part of the
+method. A caption matches every image of the batch that has the attributes it names, so the target of the softmax is spread over
+all of them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def init_weights(model: CLIP, generator: torch.Generator) -> None:
 
 
 def text_features(model: CLIP, tokens: torch.Tensor) -> torch.Tensor:
-    """Features (B, D) of `tokens` (B, L) for any L up to the context length: what follows EOS cannot be seen."""
+    """Features (B, D) of `tokens` (B, L) for any L up to the context length: tokens after EOS have no influence."""
     length = tokens.shape[1]
     x = model.token_embedding(tokens) + model.positional_embedding[:length]
     x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
@@ -50,7 +50,7 @@ def text_features(model: CLIP, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def fits(values: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
-    """(B, B) bool: picture i has every attribute that caption j names."""
+    """(B, B) bool: image i has every attribute that caption j names."""
     same = values[:, None, :] == values[None, :, :]
     return (same | ~told[None, :, :]).all(-1)
 
@@ -71,12 +71,12 @@ def train(args: argparse.Namespace) -> tuple[CLIP, torch.Tensor]:
     glyphs = draw_glyphs(args.pictures, rng)
     mean, std = torch.tensor(OPENAI_DATASET_MEAN), torch.tensor(OPENAI_DATASET_STD)
     pixels, values = torch.from_numpy(glyphs.pixels), torch.from_numpy(glyphs.values)
-    print(f"{args.pictures} pictures drawn in {time.perf_counter() - started:.0f} s", flush=True)
+    print(f"{args.pictures} images drawn in {time.perf_counter() - started:.0f} s", flush=True)
 
     tokenizer = SimpleTokenizer(context_length=config["text_cfg"]["context_length"])
     rounds = [write_captions(glyphs.values, rng) for _ in range(args.epochs)]
     tokens = [tokenizer(captions) for captions, _ in rounds]
-    # a sorted vocabulary keeps EOS the largest id, which is how CLIP finds it; token 0 only pads
+    # CLIP finds EOS as the largest id, which a sorted vocabulary preserves; token 0 only pads.
     ids = torch.unique(torch.cat([t.unique() for t in tokens]))
     tokens = [torch.searchsorted(ids, t) for t in tokens]
 
@@ -93,8 +93,8 @@ def train(args: argparse.Namespace) -> tuple[CLIP, torch.Tensor]:
     )
     steps = args.epochs * (args.pictures // args.batch)
     step = 0
-    for epoch, (_, told) in enumerate(rounds):
-        told = torch.from_numpy(told)
+    for epoch, (_, named) in enumerate(rounds):
+        told = torch.from_numpy(named)
         order = torch.from_numpy(rng.permutation(args.pictures))
         total = 0.0
         for batch in order[: args.pictures // args.batch * args.batch].split(args.batch):
@@ -111,7 +111,7 @@ def train(args: argparse.Namespace) -> tuple[CLIP, torch.Tensor]:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-            # CLIP clips its temperature at 100 as well
+            # CLIP clips its temperature at 100, too.
             model.logit_scale.data.clamp_(0, math.log(100))
             total += float(loss.detach())
             step += 1
@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2, help="another number gives other last digits")
+    parser.add_argument("--threads", type=int, default=2, help="changing it changes the last digits of the weights")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     output = args.output or weights_of(args.model)

@@ -21,6 +21,7 @@ import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from tools.common.cli import command, make_parser, user_path, user_path_text
 from tools.common.costs import Benchmark
@@ -137,7 +138,8 @@ def suite_of(arguments: argparse.Namespace) -> Suite:
             if chosen and name not in PARTS[axis]:
                 raise UserError(f"--{axis}: {name} needs the whole suite; parts are possible for {', '.join(PARTS[axis])}")
         if chosen:
-            suite = dataclasses.replace(suite, **{axis: tuple(name for name in there if name in chosen)})
+            part: Any = {axis: tuple(name for name in there if name in chosen)}
+            suite = dataclasses.replace(suite, **part)
     return dataclasses.replace(suite, timed=tuple(name for name in suite.timed if name in suite.datasets))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from tools.common.costs import cost
 from tools.reproduce.suites import OURS, PAPERS_RATIOS, PAPERS_RHOS, SHOTS, Cell, JobFactory, prompt_of
@@ -70,7 +71,7 @@ def evaluation(maker: JobFactory, trained: Cell, dataset: str, classes: str = "a
     """The prompt of `trained` on another dataset, or on other classes of its own."""
     made = trained.job.config
     variant = evaluation_name(made.prompt_trainer, made.dataset, classes)
-    where = {"seed": made.seed, "backbone": made.backbone, "shots": made.shots, "subsample_classes": classes}
+    where: dict[str, Any] = {"seed": made.seed, "backbone": made.backbone, "shots": made.shots, "subsample_classes": classes}
     job = maker.job(dataset, "saved", variant=variant, load_prompt=prompt_of(trained.job), **where)
     return Cell(trained.row, dataset, job, phase=1)
 
@@ -115,7 +116,7 @@ def table7(maker: JobFactory) -> Iterator[Cell]:
     """ρ."""
     default = str(maker.setting("rho"))
     for rho in PAPERS_RHOS:
-        own = {} if rho == default else {"variant": f"rho-{rho}", "rho": rho}
+        own: dict[str, Any] = {} if rho == default else {"variant": f"rho-{rho}", "rho": rho}
         yield from maker.repeats(OURS, rho, maker.suite.ablation, OURS, **own)
 
 
@@ -129,10 +130,11 @@ def fig2(maker: JobFactory) -> Iterator[Cell]:
     """Stage 1 alone, naive and sharpness-aware, for the first seed: the centers of the loss surfaces."""
     dataset, steps = maker.suite.ablation, maker.setting("change_point")
     seed = (maker.seeds or maker.suite.seeds)[0]
-    for row, settings in (
-        ("naive CMA-ES", {"variant": "stage1-naive", "smoothness_estimator": "none"}),
-        ("sharpness-aware CMA-ES", {"variant": "stage1"}),
-    ):
+    chosen: dict[str, dict[str, Any]] = {
+        "naive CMA-ES": {"variant": "stage1-naive", "smoothness_estimator": "none"},
+        "sharpness-aware CMA-ES": {"variant": "stage1"},
+    }
+    for row, settings in chosen.items():
         yield Cell(row, dataset, maker.job(dataset, "cma-es", seed, total_steps=steps, **settings))
 
 
