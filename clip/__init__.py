@@ -1,4 +1,4 @@
-"""The frozen CLIP: its towers, its prompts. Nothing heavy is imported here."""
+"""The frozen CLIP: its towers and prompts. Importing this package alone loads no library."""
 
-# the backbones that lie in the repository, in clip/mini/
+# the backbones bundled with the repository, in clip/mini/
 MINIS = ("Mini", "Mini-RN")

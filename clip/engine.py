@@ -1,7 +1,7 @@
 """The scoring engine: exactly the features of the reference path, for a small fraction of its work.
 
-Every distinct prompt beginning is one row (clip/tree.py), [SOS] is computed once a run (clip/folded.py), many queries share
-each matrix product, and the last layer is finished at EOS rows only. docs/engine.md tells what each of these saves.
+Every distinct prompt prefix is one row (clip/tree.py), [SOS] is computed once per run (clip/folded.py), many queries share
+each matrix product, and the last layer is completed for [EOS] rows only. docs/engine.md says how much each of these saves.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from clip.folded import FoldedTower, Layer, activate, fold_tower
+from clip.towers import TextTower
 from clip.tree import Attention, PromptTree, build_tree
 
-# rows that share a product: enough for full speed, few enough that a pass stays near the caches
+# rows per matrix product: enough for full speed, few enough that a pass stays near the caches
 ROWS_PER_PASS = {"cpu": 2048, "cuda": 32768}
 # values a row keeps alive: stream, norm, q k v, padded keys and values, attention output twice, hidden layer
 LIVE_WIDTHS = 16
@@ -25,10 +26,10 @@ LIVE_WIDTHS = 16
 class Engine:
     """Features of K prompts for a batch of contexts. Plain PyTorch operations; one implementation for every device."""
 
-    def __init__(self, tower: torch.nn.Module, suffixes: list[list[int]], n_ctx: int, sos_token: int, memory_limit: int):
-        """`suffixes`: token ids behind the context, EOS included. `memory_limit`: bytes for the activations of a pass.
+    def __init__(self, tower: TextTower, suffixes: list[list[int]], n_ctx: int, sos_token: int, memory_limit: int):
+        """`suffixes`: token ids behind the context, with [EOS]. `memory_limit`: bytes for the activations of one pass.
 
-        Raises clip.folded.Unsupported for a tower that only the reference path can run.
+        Raises clip.folded.Unsupported for a tower that only the reference path supports.
         """
         self.folded = fold_tower(tower, sos_token)
         self.device = tower.positional_embedding.device
@@ -37,10 +38,10 @@ class Engine:
         self._passes: dict[tuple[torch.dtype, bool], _Pass] = {}
 
     def __call__(self, contexts: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """L2-normalized features (B, K, D) of contexts (B, n_ctx, width), or (B, K, n_ctx, width) with one a class.
+        """L2-normalized features (B, K, D) of contexts (B, n_ctx, width), or (B, K, n_ctx, width) with one per class.
 
-        Differentiable where `contexts` carries a tangent, or asks for gradients where they are enabled; otherwise in place and
-        without a graph.
+        Differentiable if `contexts` carries a tangent, or requires gradients while they are enabled; otherwise computed in place
+        and without a graph.
         """
         forward_mode = forward_ad.unpack_dual(contexts).tangent is not None
         differentiable = forward_mode or (torch.is_grad_enabled() and contexts.requires_grad)
@@ -52,7 +53,7 @@ class Engine:
             return torch.cat([run(chunk, differentiable) for chunk in chunks])
 
     def chunk(self, dtype: torch.dtype, class_specific: bool = False) -> int:
-        """Queries a pass; follows from the names, the sizes and the memory limit, never from timing or free memory."""
+        """Queries per pass, from the class names, the sizes and the memory limit alone, never from timing or free memory."""
         tree = self._pass(dtype, class_specific).tree
         width = self.folded.positions.shape[1]
         spread = len(tree.rows.keys) / len(tree)
@@ -61,13 +62,13 @@ class Engine:
         return max(1, int(rows // len(tree)))
 
     def tree(self, class_specific: bool = False) -> PromptTree:
-        """The rows that one query computes."""
+        """The tree whose rows one query computes."""
         return self._pass(torch.float32, class_specific).tree
 
     def _pass(self, dtype: torch.dtype, class_specific: bool) -> _Pass:
         key = (dtype, class_specific)
         if key not in self._passes:
-            # ordinary tensors, even when first asked for in inference mode: a differentiable pass must be able to save them
+            # ordinary tensors, even when first requested in inference mode: a differentiable pass must be able to save them
             with torch.inference_mode(False), torch.no_grad():
                 tree = build_tree(self.suffixes, self.n_ctx, class_specific)
                 self._passes[key] = _Pass(self.folded.to(dtype, self.device), tree, self.token_rows, self.device)
@@ -75,7 +76,7 @@ class Engine:
 
 
 class _Pass:
-    """One precision and one tree: what is prepared once, and the forward pass."""
+    """The forward pass in one precision over one tree, with everything that is prepared once for it."""
 
     def __init__(self, tower: FoldedTower, tree: PromptTree, token_rows: Tensor, device: torch.device):
         self.tower, self.tree = tower, tree
@@ -89,7 +90,7 @@ class _Pass:
         dtype = tower.positions.dtype
         tokens, positions = tree.tokens.to(device), tree.positions.to(device)
         self.width = tower.positions.shape[1]
-        # the name tokens enter the first layer the same in every query
+        # the first layer's input is the same for the name tokens of every query
         self.x0 = token_rows[tokens].to(dtype) + tower.positions[positions]
         self.qkv0 = F.layer_norm(self.x0, (self.width,), eps=tower.eps) @ tower.layers[0].qkv
         self.qkv0[:, : self.width] += tower.layers[0].b_q
@@ -142,7 +143,7 @@ class _Pass:
         return self._add(x, seen, layer.out, layer.b_out)
 
     def _pick(self, name: str, rows: Tensor, plan: Attention, which: str, B: int) -> Tensor:
-        """Of each query's share of `rows`, those that the plan's list `which` names; as they are where that is all of them."""
+        """From each query's part of `rows`, those that the plan's list `which` names; `rows` itself if that is all of them."""
         index = self._index(plan, which, B, len(rows) // B)
         if index is None:
             return rows
@@ -151,7 +152,7 @@ class _Pass:
         return torch.index_select(rows, 0, index, out=self._buffer(name, len(index), rows.shape[1]))
 
     def _index(self, plan: Attention, which: str, B: int, rows: int) -> Tensor | None:
-        """The plan's list `which`, for each of B queries of `rows` rows; None where it is 0, 1, … rows − 1."""
+        """The plan's list `which`, for each of B queries of `rows` rows; None if it is 0, 1, … rows − 1."""
         key = (id(plan), which, B)
         if key not in self.indices:
             with torch.inference_mode(False):
@@ -170,7 +171,7 @@ class _Pass:
         return torch.mm(rows, matrix, out=out) if bias is None else torch.addmm(bias, rows, matrix, out=out)
 
     def _add(self, x: Tensor, rows: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
-        """x + rows · matrix + bias, in x itself where no graph needs the old one."""
+        """x + rows · matrix + bias, written into x itself unless a graph needs the old values."""
         return x.addmm_(rows, matrix).add_(bias) if self.in_place else torch.addmm(x, rows, matrix) + bias
 
     def _norm(self, x: Tensor) -> Tensor:
@@ -184,7 +185,7 @@ class _Pass:
         return self.masks[key]
 
     def _buffer(self, name: str, *shape: int) -> Tensor:
-        """Uninitialized memory; kept for the next pass, since fresh pages cost more than the arithmetic on them."""
+        """Uninitialized memory, reused in the next pass, since fresh pages cost more than the arithmetic on them."""
         if not self.in_place:
             return self.x0.new_empty(shape)
         size = math.prod(shape)

@@ -1,4 +1,4 @@
-"""The text tower's weights in the form that the engine multiplies by: everything that can be folded is, exactly, in float64.
+"""The text tower's weights in the form that the engine multiplies by, folded as far as exactness allows, in float64.
 
 Layer-norm gains and biases go into the next matrix, the attention scale into the queries, layer scale into the projections,
 the value bias into the output bias (attention weights sum to one), and the key bias is dropped (the softmax cancels it).
@@ -15,16 +15,18 @@ import torch.nn.functional as F
 from open_clip.transformer import LayerScale, QuickGELU, ResidualAttentionBlock, Transformer
 from torch import Tensor, nn
 
+from clip.towers import TextTower, pooling
+
 QUICK = 1.702
 
 
 class Unsupported(Exception):
-    """Why a text tower has to take the reference path."""
+    """The engine does not support this text tower; the message says why. It takes the reference path."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One block. Matrices are (in, out), so that rows · matrix; `qkv` holds q, k, v side by side, `b_q` only q's bias."""
+    """One block. Matrices are (in, out) for `rows @ matrix`; `qkv` holds q, k, v side by side, `b_q` is the bias of q alone."""
 
     qkv: Tensor
     b_q: Tensor
@@ -34,13 +36,13 @@ class Layer:
     b_fc: Tensor
     proj: Tensor
     b_proj: Tensor
-    # keys and values (2·width,) of [SOS], which sees only itself and so never changes
+    # keys and values (2·width,) of [SOS], which are constant since [SOS] attends only to itself
     sos: Tensor
 
 
 @dataclass(frozen=True)
 class FoldedTower:
-    """`positions` (L, width): what each position adds. `readout` (width, D) and `b_readout` (D,) follow the last norm."""
+    """`positions` (L, width): positional embeddings. `readout` (width, D), `b_readout` (D,): projection after the last norm."""
 
     layers: tuple[Layer, ...]
     heads: int
@@ -55,12 +57,12 @@ class FoldedTower:
             return tensor.to(device, dtype).contiguous()
 
         layers = tuple(Layer(**{f.name: move(getattr(layer, f.name)) for f in fields(Layer)}) for layer in self.layers)
-        moved = map(move, (self.positions, self.readout, self.b_readout))
-        return FoldedTower(layers, self.heads, self.quick, self.eps, *moved)
+        positions, readout, b_readout = map(move, (self.positions, self.readout, self.b_readout))
+        return FoldedTower(layers, self.heads, self.quick, self.eps, positions, readout, b_readout)
 
 
-def fold_tower(tower: nn.Module, sos_token: int) -> FoldedTower:
-    """Folds open_clip's text tower. Raises Unsupported, with the reason, for one that is not of the plain causal kind."""
+def fold_tower(tower: TextTower, sos_token: int) -> FoldedTower:
+    """Folds open_clip's text tower. Raises Unsupported, with the reason, if it is not of plain causal blocks."""
     blocks = _checked_blocks(tower)
     quick = isinstance(blocks[0].mlp.gelu, QuickGELU)
     eps = blocks[0].ln_1.eps
@@ -75,11 +77,11 @@ def fold_tower(tower: nn.Module, sos_token: int) -> FoldedTower:
 
 
 def activate(h: Tensor, quick: bool, in_place: bool = False) -> Tensor:
-    """The MLP's activation; the exact GELU has no form in place."""
+    """The MLP's activation. `in_place` has an effect only on SiLU, since torch has no in-place GELU."""
     return F.silu(h, inplace=in_place) if quick else F.gelu(h)
 
 
-def _checked_blocks(tower: nn.Module) -> list[ResidualAttentionBlock]:
+def _checked_blocks(tower: TextTower) -> list[ResidualAttentionBlock]:
     transformer = tower.transformer
     if type(transformer) is not Transformer:
         raise Unsupported(f"its text transformer is a {type(transformer).__name__}")
@@ -97,17 +99,20 @@ def _checked_blocks(tower: nn.Module) -> list[ResidualAttentionBlock]:
     mask = tower.attn_mask
     if mask is None or not torch.equal(mask.cpu(), torch.full_like(mask.cpu(), float("-inf")).triu(1)):
         raise Unsupported("its attention is not causal")
-    pool = getattr(tower, "text_pool_type", None) or tower.pool_type
-    if pool not in ("argmax", "eos"):
-        raise Unsupported(f"it reads features by {pool!r}, not at EOS")
+    pool_type, _ = pooling(tower)
+    if pool_type not in ("argmax", "eos"):
+        raise Unsupported(f"its features are pooled by {pool_type!r}, not taken from EOS")
     return blocks
 
 
 def _fold_block(block: ResidualAttentionBlock, quick: bool, eps: float, sos: Tensor) -> tuple[Layer, Tensor]:
-    """The folded block, and the [SOS] stream (width,) behind it."""
+    """The folded block, and the [SOS] activations (width,) behind it, of `sos` (width,) in front of it."""
 
-    def exact(tensor: Tensor | None, like: Tensor | None = None) -> Tensor:
-        return torch.zeros(len(like), dtype=torch.float64) if tensor is None else tensor.detach().cpu().double()
+    def exact(tensor: Tensor) -> Tensor:
+        return tensor.detach().cpu().double()
+
+    def bias_of(layer_bias: Tensor | None, matrix: Tensor) -> Tensor:
+        return torch.zeros(len(matrix), dtype=torch.float64) if layer_bias is None else exact(layer_bias)
 
     width = block.attn.embed_dim
     gain1, bias1 = exact(block.ln_1.weight), exact(block.ln_1.bias)
@@ -115,18 +120,18 @@ def _fold_block(block: ResidualAttentionBlock, quick: bool, eps: float, sos: Ten
     scale1, scale2 = (exact(ls.gamma) if isinstance(ls, LayerScale) else 1.0 for ls in (block.ls_1, block.ls_2))
 
     qkv = exact(block.attn.in_proj_weight)
-    b_qkv = exact(block.attn.in_proj_bias, qkv) + qkv @ bias1
+    b_qkv = bias_of(block.attn.in_proj_bias, qkv) + qkv @ bias1
     qkv = qkv * gain1
     qkv[:width] /= math.sqrt(width // block.attn.num_heads)
     b_qkv[:width] /= math.sqrt(width // block.attn.num_heads)
     out = exact(block.attn.out_proj.weight)
-    b_out = (exact(block.attn.out_proj.bias, out) + out @ b_qkv[2 * width :]) * scale1
+    b_out = (bias_of(block.attn.out_proj.bias, out) + out @ b_qkv[2 * width :]) * scale1
     out = out.T * scale1
 
     fc, proj = exact(block.mlp.c_fc.weight), exact(block.mlp.c_proj.weight)
-    b_fc = exact(block.mlp.c_fc.bias, fc) + fc @ bias2
+    b_fc = bias_of(block.mlp.c_fc.bias, fc) + fc @ bias2
     fc = fc * gain2
-    b_proj = exact(block.mlp.c_proj.bias, proj) * scale2
+    b_proj = bias_of(block.mlp.c_proj.bias, proj) * scale2
     proj = proj.T * scale2
     if quick:
         fc, b_fc, proj = fc * QUICK, b_fc * QUICK, proj / QUICK
@@ -138,11 +143,11 @@ def _fold_block(block: ResidualAttentionBlock, quick: bool, eps: float, sos: Ten
     return layer, sos + hidden @ proj + b_proj
 
 
-def _readout(tower: nn.Module) -> tuple[Tensor, Tensor]:
-    """The projection behind the last norm, with the norm's gain and bias folded in."""
+def _readout(tower: TextTower) -> tuple[Tensor, Tensor]:
+    """The projection (width, D) after the last norm, with the norm's gain and bias folded in, and its bias (D,)."""
     gain, bias = tower.ln_final.weight.detach().cpu().double(), tower.ln_final.bias.detach().cpu().double()
     projection = tower.text_projection
-    offset = 0.0
+    offset: Tensor | float = 0.0
     if projection is None:
         matrix = torch.eye(len(gain), dtype=torch.float64)
     elif isinstance(projection, nn.Linear):

@@ -1,4 +1,4 @@
-"""The learnable prompt: [SOS] p0 + reshape(A·w) [name] "." [EOS], and what it takes to keep and use one."""
+"""The learnable prompt, [SOS] p0 + reshape(A·w) [name] "." [EOS]: contexts, tokens, and the prompt file."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from clip.backbone import Backbone
+from clip.towers import TextTower
 from utils.errors import UserError
 from utils.files import write_bytes
 
@@ -52,15 +56,16 @@ class FullSpace:
 
 
 def initial_context(backbone: Backbone, ctx_init: str, n_ctx: int, generator: torch.Generator) -> tuple[str, Tensor]:
-    """The words that hold the context's places, and where it starts, p0 (n_ctx, width) float64.
+    """The words that reserve the context's positions, and the initial context p0 (n_ctx, width) float64.
 
-    That is the embeddings of the words `ctx_init`; where it is empty, `n_ctx` vectors N(0, 0.02²), in the places of as many "x".
+    p0 is the embeddings of the words `ctx_init`. If that is empty, p0 is `n_ctx` vectors N(0, 0.02²) at the positions of
+    `n_ctx` placeholders.
     """
     if ctx_init:
         return ctx_init, context_embeddings(backbone, ctx_init)
-    words = placeholder_words(n_ctx)
-    shape = context_embeddings(backbone, words).shape
-    return words, random_context(shape, generator)
+    init_words = placeholder_words(n_ctx)
+    shape = context_embeddings(backbone, init_words).shape
+    return init_words, random_context(shape, generator)
 
 
 def random_context(shape: Sequence[int], generator: torch.Generator) -> Tensor:
@@ -69,77 +74,71 @@ def random_context(shape: Sequence[int], generator: torch.Generator) -> Tensor:
 
 
 def placeholder_words(n_ctx: int) -> str:
-    """Words of one token each, which hold the places of context tokens that start from none."""
+    """`n_ctx` words of one token each, "x", that reserve the positions of a context with no initial words."""
     return " ".join(["x"] * n_ctx)
 
 
-def context_embeddings(backbone: Backbone, words: str) -> Tensor:
+def context_embeddings(backbone: Backbone, init_words: str) -> Tensor:
     """Token embeddings (n_ctx, width) of the words, float64 on the CPU."""
-    ids = context_ids(backbone, words)
+    ids = context_ids(backbone, init_words)
     return text_tower(backbone).token_embedding.weight.detach()[ids].cpu().double()
 
 
 def make_projection(p0: Tensor, d: int, std: float, generator: torch.Generator) -> Projection:
-    """A drawn from `generator`."""
+    """The projection of p0 (n_ctx, width) to d dimensions, with A ~ N(0, std²) drawn from `generator`."""
     A = torch.randn(p0.numel(), d, generator=generator).double() * std
     return Projection(p0, A)
 
 
 def context_ids(backbone: Backbone, ctx_init: str) -> list[int]:
-    """The token ids of the words that the context starts from. Raises UserError where they leave no room for a name."""
+    """The token ids of the context's initial words. Raises UserError if they leave no room for a class name."""
     ids = backbone.tokenizer.encode(clean_name(ctx_init))
     # [SOS], a name of at least one token, [EOS]
     if not ids or len(ids) + 3 > backbone.tokenizer.context_length:
         raise UserError(
             f"--ctx_init: {ctx_init!r} is {len(ids)} tokens long; {backbone.name} takes 1 to "
-            f"{backbone.tokenizer.context_length - 3}"
+            f"{backbone.tokenizer.context_length - 3}; use a shorter one"
         )
     return ids
 
 
-def text_tower(backbone: Backbone) -> torch.nn.Module:
-    """The module that holds token_embedding, transformer, …: the model itself, or its `text` where open_clip keeps it apart."""
-    return getattr(backbone.model, "text", backbone.model)
+def text_tower(backbone: Backbone) -> TextTower:
+    """The module with token_embedding, transformer, …: the model itself, or its `text` where open_clip keeps the tower apart."""
+    return cast(TextTower, getattr(backbone.model, "text", backbone.model))
 
 
 def clean_name(name: str) -> str:
-    """A class name as it stands in a prompt: underscores are spaces."""
+    """A class name as written in a prompt: underscores become spaces."""
     return name.replace("_", " ")
 
 
 def tokenize(backbone: Backbone, prompts: Sequence[str]) -> tuple[Tensor, list[str]]:
-    """Token ids (K, context length) of whole prompts, and a line for each thing the user should know of them."""
+    """Token ids (K, context length) of whole prompts, and warnings for the user."""
     limit = backbone.tokenizer.context_length
     warnings = []
     encoded = [backbone.tokenizer.encode(prompt) for prompt in prompts]
     long = [prompt for prompt, ids in zip(prompts, encoded, strict=True) if len(ids) + 2 > limit]
     if long:
-        warnings.append(
-            f"{len(long)} prompts are longer than {limit} tokens and lose their end: {', '.join(map(repr, long[:3]))}"
-        )
+        warnings.append(f"{len(long)} prompts are longer than {limit} tokens and are cut: {', '.join(map(repr, long[:3]))}")
     if backbone.known_tokens is not None:
-        strange = [p for p, ids in zip(prompts, encoded, strict=True) if not backbone.known_tokens.issuperset(ids)]
-        if strange:
+        untrained = [p for p, ids in zip(prompts, encoded, strict=True) if not backbone.known_tokens.issuperset(ids)]
+        if untrained:
             warnings.append(
-                f"{backbone.name} was never trained on some words of {len(strange)} prompts, so their embeddings are random: "
-                + ", ".join(map(repr, strange[:3]))
+                f"{backbone.name} was never trained on some words of {len(untrained)} prompts, so their embeddings are random: "
+                + ", ".join(map(repr, untrained[:3]))
             )
     return backbone.tokenizer(list(prompts)), warnings
 
 
-def save_prompt(path: Path, tensors: Mapping[str, Tensor], metadata: dict) -> None:
-    """One safetensors file: w (d,), context (n_ctx, width) and what a method adds; `metadata` as JSON in its header."""
-    from safetensors.torch import save
-
-    # copies: safetensors refuses tensors that share memory, as w and a context that is w itself do
-    kept = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
-    write_bytes(path, save(kept, metadata={"sharpzo": json.dumps(metadata)}))
+def save_prompt(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """One safetensors file: w (d,), context (n_ctx, width) and a method's own tensors; `metadata` as JSON in its header."""
+    # copies, since safetensors refuses tensors that share memory, such as w and a context that is a view of it
+    copies = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    write_bytes(path, save(copies, metadata={"sharpzo": json.dumps(metadata)}))
 
 
-def load_prompt(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """The tensors and metadata that `save_prompt` wrote. Raises UserError for a file that is something else."""
-    from safetensors import SafetensorError, safe_open
-
+def load_prompt(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and metadata that `save_prompt` wrote. Raises UserError for any other file."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:

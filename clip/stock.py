@@ -1,6 +1,6 @@
 """The reference path: open_clip's own text tower on whole prompts, with no work shared between queries or classes.
 
-What the engine is tested against, and what towers that the engine cannot run fall back on.
+The engine is tested against it, and towers that the engine does not support fall back on it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from open_clip.transformer import text_global_pool
 from torch import Tensor, nn
 
+from clip.towers import TextTower, pooling
+
 # values alive at once in a block, in multiples of a token's width: stream, norm, q k v, output, 4 + 4 of the MLP
 LIVE_WIDTHS = 14
 
@@ -19,16 +21,17 @@ LIVE_WIDTHS = 14
 class Stock:
     """Features (B, K, D) of K tokenized prompts whose context tokens are given as vectors."""
 
-    def __init__(self, tower: nn.Module, tokens: Tensor, slots: Tensor, memory_limit: int):
-        """`tokens` (K, L) and the context's `slots` (K, n_ctx) among them, on the tower's device. `memory_limit`: bytes that the
-        activations of one pass may take.
+    def __init__(self, tower: TextTower, tokens: Tensor, slots: Tensor, memory_limit: int):
+        """`tokens` (K, L) and the context's positions `slots` (K, n_ctx) among them, on the tower's device.
+
+        `memory_limit`: bytes that the activations of one pass may take.
         """
         self.tokens, self.slots, self.memory_limit = tokens, slots, memory_limit
-        self._parts = {torch.float32: _TowerParts(tower)}
+        self._parts = {torch.float32: TowerParts(tower)}
         self._embeddings = tower.token_embedding(tokens).detach()
 
     def __call__(self, contexts: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """L2-normalized, in `dtype`, of `contexts` (B, n_ctx, width), or (B, K, n_ctx, width) with one a class."""
+        """L2-normalized, in `dtype`, of `contexts` (B, n_ctx, width), or (B, K, n_ctx, width) with one per class."""
         tower = self._tower(dtype)
         B, K = len(contexts), len(self.tokens)
         contexts = contexts.to(self.tokens.device, dtype)
@@ -44,7 +47,7 @@ class Stock:
         return F.normalize(torch.cat(features), dim=-1).view(B, K, -1)
 
     def chunk(self, dtype: torch.dtype) -> int:
-        """Prompts a pass, from the memory limit alone. At most about 4 000 token rows: more gains nothing on a CPU's caches."""
+        """Prompts per pass, from the memory limit alone; on a CPU at most about 4,000 tokens, since more gains nothing there."""
         length, width = self._embeddings.shape[1:]
         heads = self._parts[torch.float32].transformer.resblocks[0].attn.num_heads
         values = length * (LIVE_WIDTHS * width + heads * length)
@@ -52,31 +55,36 @@ class Stock:
         useful = 4096 // length if self.tokens.device.type == "cpu" else fits
         return max(1, min(fits, useful))
 
-    def _tower(self, dtype: torch.dtype) -> _TowerParts:
+    def _tower(self, dtype: torch.dtype) -> TowerParts:
         if dtype not in self._parts:
-            # ordinary tensors, even when first asked for in inference mode, so that `fo` can differentiate through them
+            # ordinary tensors, even when first requested in inference mode, so that `fo` can differentiate through them
             with torch.inference_mode(False):
                 self._parts[dtype] = copy.deepcopy(self._parts[torch.float32]).to(dtype)
         return self._parts[dtype]
 
 
-class _TowerParts(nn.Module):
-    """What a text tower does after the token embedding, in open_clip's modules; copied as a whole for another precision."""
+class TowerParts(nn.Module):
+    """A text tower behind the token embedding, in open_clip's modules; copied as a whole for another precision."""
 
-    def __init__(self, tower: nn.Module):
+    attn_mask: Tensor | None
+
+    def __init__(self, tower: TextTower):
         super().__init__()
         self.transformer = tower.transformer
         self.positional_embedding = tower.positional_embedding
         self.ln_final = tower.ln_final
         self.text_projection = tower.text_projection
-        self.pool_type = getattr(tower, "text_pool_type", None) or tower.pool_type
-        self.eos_id = getattr(tower, "text_eos_id", None) or getattr(tower, "eos_id", None)
+        self.pool_type, self.eos_id = pooling(tower)
         self.register_buffer("attn_mask", tower.attn_mask, persistent=False)
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
-        """Features (P, D) of token embeddings x (P, L, width); `tokens` (P, L) tell where a prompt ends."""
+        """Features (P, D) of token embeddings x (P, L, width); `tokens` (P, L) locate each prompt's end."""
         x = self.transformer(x + self.positional_embedding, attn_mask=self.attn_mask)
-        x = text_global_pool(self.ln_final(x), tokens, self.pool_type, eos_token_id=self.eos_id)
+        return self.pool(x, tokens)
+
+    def pool(self, x: Tensor, tokens: Tensor) -> Tensor:
+        """Features (P, D) from what leaves the last block (P, L, width)."""
+        pooled: Tensor = text_global_pool(self.ln_final(x), tokens, self.pool_type, eos_token_id=self.eos_id)
         if isinstance(self.text_projection, nn.Linear):
-            return self.text_projection(x)
-        return x if self.text_projection is None else x @ self.text_projection
+            return self.text_projection(pooled)
+        return pooled if self.text_projection is None else pooled @ self.text_projection

@@ -1,4 +1,4 @@
-"""Text features of prompts whose context tokens are given as vectors: the one thing a query needs from the text tower."""
+"""Text features of prompts whose context tokens are given as vectors: all that a query needs from the text tower."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from clip.backbone import Backbone
 from clip.engine import Engine
 from clip.folded import Unsupported
 from clip.prompt import clean_name, context_ids, text_tower, tokenize
 from clip.stock import Stock
+from clip.towers import TextTower, pooling
 
 ZERO_SHOT_PROMPTS_PER_PASS = 256
 
@@ -20,45 +21,46 @@ ZERO_SHOT_PROMPTS_PER_PASS = 256
 class TextFeatures:
     """Features of the prompts "[SOS] context NAME. [EOS]" for K class names, by the fast engine or the stock tower.
 
-    The context takes the places of the words `ctx_init`, so a context equal to their embeddings gives exactly open_clip's
-    features of "ctx_init NAME.". `warnings` are lines that the user should see.
+    The context takes the positions of the words `init_words`, so a context equal to their embeddings gives exactly open_clip's
+    features of "init_words NAME.". `warnings` are lines for the user.
     """
 
     def __init__(
         self,
         backbone: Backbone,
         classnames: Sequence[str],
-        ctx_init: str,
+        init_words: str,
         memory_limit: int,
         engine: str = "fast",
         position: str = "end",
     ):
         """`memory_limit`: bytes that the activations of one pass may take. `engine`: "fast" or "stock".
 
-        `position`: where the name stands, at the "end" of the context, in its "middle" (behind ⌊n_ctx/2⌋ tokens) or at its
-        "front". Only at the end do prompts begin alike, which the fast engine lives by; the others take the stock path.
+        `position`: the class name is at the "end" of the context, in its "middle" (behind ⌊n_ctx/2⌋ tokens) or at its "front".
+        The fast engine needs prompts with a common beginning, so only "end" uses it; the others take the stock path.
         """
-        prompts = [f"{clean_name(ctx_init)} {clean_name(name)}." for name in classnames]
+        prompts = [f"{clean_name(init_words)} {clean_name(name)}." for name in classnames]
         tokens, self.warnings = tokenize(backbone, prompts)
         tower = text_tower(backbone)
-        n_ctx = len(context_ids(backbone, ctx_init))
+        n_ctx = len(context_ids(backbone, init_words))
         self.classes = len(prompts)
+        self.engine: Engine | None = None
+        self._features: Engine | Stock
         slots = torch.arange(1, 1 + n_ctx).expand(len(tokens), -1)
         if position != "end":
             name_lengths = [len(backbone.tokenizer.encode(clean_name(name))) for name in classnames]
             tokens, slots = move_names(tokens, name_lengths, n_ctx, n_ctx // 2 if position == "middle" else 0)
             if engine == "fast":
-                self.warnings.append(f"with the class name at the {position}, prompts share no beginning; using --engine stock")
+                self.warnings.append(f"--class_token_position {position}: prompts have no common beginning; using --engine stock")
         elif engine == "fast":
             try:
                 suffixes = [
                     row[1 + n_ctx : end + 1].tolist() for row, end in zip(tokens, prompt_ends(tower, tokens), strict=True)
                 ]
-                self.engine = self._features = Engine(tower, suffixes, n_ctx, int(tokens[0, 0]), memory_limit)
+                self._features = self.engine = Engine(tower, suffixes, n_ctx, int(tokens[0, 0]), memory_limit)
                 return
             except Unsupported as reason:
-                self.warnings.append(f"the fast engine cannot run this text tower ({reason}); using --engine stock")
-        self.engine = None
+                self.warnings.append(f"the fast engine does not support this text tower ({reason}); using --engine stock")
         self._features = Stock(tower, tokens.to(backbone.device), slots.to(backbone.device), memory_limit)
 
     def __call__(self, contexts: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -66,26 +68,26 @@ class TextFeatures:
         return self._features(contexts, dtype)
 
     def queries_per_pass(self, dtype: torch.dtype) -> int:
-        """How many queries with one context each fit into a pass."""
+        """How many queries with one context each fit in one pass."""
         return max(1, self.chunk(dtype) // (1 if self.engine else self.classes))
 
     def chunk(self, dtype: torch.dtype) -> int:
-        """How many queries (fast) or prompts (stock) share a pass."""
+        """How many queries (fast) or prompts (stock) share one pass."""
         return self._features.chunk(dtype)
 
 
 def move_names(tokens: Tensor, name_lengths: Sequence[int], n_ctx: int, before: int) -> tuple[Tensor, Tensor]:
     """Tokens (K, L) with each name moved from behind the context to behind its first `before` tokens; and the context's slots.
 
-    As CoOp does it: the full stop and what follows stay where they are. Slots (K, n_ctx) are positions in the moved rows.
+    As in CoOp, the full stop and all tokens behind it keep their positions. Slots (K, n_ctx) are positions in the new rows.
     """
-    moved, slots = tokens.clone(), torch.empty(len(tokens), n_ctx, dtype=torch.long)
+    reordered, slots = tokens.clone(), torch.empty(len(tokens), n_ctx, dtype=torch.long)
     for k, length in enumerate(name_lengths):
         context, name = tokens[k, 1 : 1 + n_ctx], tokens[k, 1 + n_ctx : 1 + n_ctx + length]
         end = 1 + n_ctx + len(name)
-        moved[k, 1:end] = torch.cat([context[:before], name, context[before:]])
+        reordered[k, 1:end] = torch.cat([context[:before], name, context[before:]])
         slots[k] = 1 + torch.cat([torch.arange(before), torch.arange(before, n_ctx) + len(name)])
-    return moved, slots
+    return reordered, slots
 
 
 def zero_shot_features(backbone: Backbone, prompts: Sequence[str]) -> tuple[Tensor, list[str]]:
@@ -97,17 +99,16 @@ def zero_shot_features(backbone: Backbone, prompts: Sequence[str]) -> tuple[Tens
 
 
 def ensemble_features(backbone: Backbone, classnames: Sequence[str], templates: Sequence[str]) -> tuple[Tensor, list[str]]:
-    """L2-normalized means (K, D) over the templates of each name's features; and warnings. {} is where a name goes."""
+    """L2-normalized means (K, D) over the templates of each name's features; and warnings. A name replaces `{}`."""
     prompts = [template.replace("{}", clean_name(name)) for template in templates for name in classnames]
     features, warnings = zero_shot_features(backbone, prompts)
     features = features.unflatten(0, (len(templates), -1))
     return F.normalize(features.mean(0), dim=-1) if len(templates) > 1 else features[0], warnings
 
 
-def prompt_ends(tower: nn.Module, tokens: Tensor) -> Tensor:
-    """The position (K,) that the tower reads each prompt's feature at: EOS, CLIP's largest id."""
-    pool = getattr(tower, "text_pool_type", None) or tower.pool_type
-    if pool == "eos":
-        eos = getattr(tower, "text_eos_id", None) or tower.eos_id
-        return (tokens == eos).int().argmax(-1)
+def prompt_ends(tower: TextTower, tokens: Tensor) -> Tensor:
+    """The positions (K,) from which the tower takes each prompt's feature: [EOS], CLIP's largest id."""
+    pool_type, eos_id = pooling(tower)
+    if pool_type == "eos" and eos_id is not None:
+        return tokens.eq(eos_id).int().argmax(-1)
     return tokens.argmax(-1)

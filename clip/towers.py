@@ -38,6 +38,6 @@ class TextTower(Protocol):
 
 def pooling(tower: TextTower) -> tuple[str, int | None]:
     """How the tower pools a prompt ("argmax", "eos", …), and the id of [EOS] where it is needed."""
-    pool_type = getattr(tower, "text_pool_type", None) or getattr(tower, "pool_type", "")
-    eos_id = getattr(tower, "text_eos_id", None) or getattr(tower, "eos_id", None)
-    return pool_type, eos_id
+    pool_type: str | None = getattr(tower, "text_pool_type", None) or getattr(tower, "pool_type", None)
+    eos_id: int | None = getattr(tower, "text_eos_id", None) or getattr(tower, "eos_id", None)
+    return pool_type or "", eos_id

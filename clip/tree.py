@@ -1,8 +1,8 @@
-"""The prompts of all classes as one tree: what causal attention lets them share, and who attends to whom.
+"""The prompts of all classes as one prefix tree: which tokens causal attention lets them share, and which keys each attends to.
 
-With causal attention a position depends only on what stands before it, so two prompts that begin alike are the same up to
-where they part. The tree has one node for each distinct beginning; a class's feature is read at its EOS node. Nothing here
-knows weights: this is index arithmetic, done once a run.
+With causal attention a position depends only on the positions before it, so two prompts have equal activations along their
+common prefix. The tree has one node for each distinct prefix; a class's feature is taken from its [EOS] node. This module is
+index arithmetic, done once per run, and knows no weights.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Attention:
-    """Queries grouped so that each group looks at few keys; padded to equal sizes.
+    """Queries in G groups, each of which attends to few keys; padded to equal sizes.
 
-    `queries` (G·S,): which of the wanted rows, in ascending order; 0 where padded. `keys` (G·T,): the rows of each group's
-    keys, of which the first is always [SOS] and no row; 0 there and where padded. `slots`: the place of each wanted row, in
-    ascending order, among the G·S queries. `mask` (G, 1, S, T) float32: 0 where a query may look, −inf elsewhere. `links`:
-    pairs of query and key, padding not counted.
+    `queries` (G·S,): indices into the query rows, which are in ascending order; 0 for padding. `keys` (G·T,): the rows of each
+    group's keys; the first key is always [SOS], which is not a row; 0 there and for padding. `slots`: the position of each query
+    row among the G·S queries. `mask` (G, 1, S, T) float32: 0 if a query attends to a key, −inf otherwise. `links`: the number of
+    such pairs without padding.
     """
 
     queries: Tensor
@@ -32,16 +32,16 @@ class Attention:
     links: int
 
     def to(self, device: torch.device) -> Attention:
-        moved = (tensor.to(device) for tensor in (self.queries, self.keys, self.slots, self.mask))
-        return Attention(*moved, self.groups, self.links)
+        queries, keys, slots, mask = (tensor.to(device) for tensor in (self.queries, self.keys, self.slots, self.mask))
+        return Attention(queries, keys, slots, mask, self.groups, self.links)
 
 
 @dataclass(frozen=True)
 class PromptTree:
-    """Rows of one query: first the `tokens` (n,) at `positions` (n,), then the context tokens, `contexts` rows of n_ctx each.
+    """The nodes of one query, one row each: the `tokens` (n,) at `positions` (n,), then `contexts` times n_ctx context tokens.
 
-    `rows`: attention of every row. `leaves`: attention of the EOS rows alone, for the last layer. `leaf_of_class` (K,): which
-    leaf a class is read at.
+    `rows`: attention of every row. `leaves`: attention of the [EOS] rows alone, for the last layer; `leaf_rows` are their rows.
+    `leaf_of_class` (K,): the index of each class's leaf.
     """
 
     tokens: Tensor
@@ -58,16 +58,18 @@ class PromptTree:
 
 
 def build_tree(suffixes: Sequence[Sequence[int]], n_ctx: int, class_specific: bool, group_size: int = 64) -> PromptTree:
-    """`suffixes`: for each class the token ids behind the context, EOS included. `class_specific`: a context a class.
+    """`suffixes`: for each class the token ids behind the context, with [EOS]. `class_specific`: one context per class.
 
-    With contexts of their own, classes share nothing but [SOS]. `group_size`: most queries in an attention group.
+    Classes with their own contexts share only [SOS]. `group_size`: maximum number of queries in an attention group.
     """
-    tokens, positions, parents = [], [], []
-    node_of: dict[tuple, int] = {}
+    tokens: list[int] = []
+    positions: list[int] = []
+    parents: list[int] = []
+    node_of: dict[tuple[int, ...], int] = {}
     ends = []
     # in lexicographic order the rows of a group are near each other in the tree, so a group has few keys
     for k in sorted(range(len(suffixes)), key=lambda k: tuple(suffixes[k])):
-        key: tuple = (k,) if class_specific else ()
+        key: tuple[int, ...] = (k,) if class_specific else ()
         parent = -1 - (k if class_specific else 0)
         for i, token in enumerate(suffixes[k]):
             key = (*key, token)
@@ -97,7 +99,7 @@ def build_tree(suffixes: Sequence[Sequence[int]], n_ctx: int, class_specific: bo
     leaf_of_class = torch.empty(len(suffixes), dtype=torch.long)
     for k, row in ends:
         leaf_of_class[k] = leaf_index[row]
-    # a class's own context belongs beside its tokens; a shared one is everybody's
+    # order a class's own context beside its tokens; a shared context is a key of every group anyway
     order = sorted(range(len(chains)), key=lambda row: chains[row]) if class_specific else range(len(chains))
     return PromptTree(
         torch.tensor(tokens),
@@ -111,29 +113,29 @@ def build_tree(suffixes: Sequence[Sequence[int]], n_ctx: int, class_specific: bo
     )
 
 
-def group_attention(wanted: Sequence[int], chains: Sequence[Sequence[int]], group_size: int) -> Attention:
-    """Groups of equal size over the rows `wanted`; row i looks at [SOS] and at chains[i], which ends in i itself.
+def group_attention(query_rows: Sequence[int], chains: Sequence[Sequence[int]], group_size: int) -> Attention:
+    """Groups of equal size over the rows `query_rows`; row i attends to [SOS] and to chains[i], which ends in i itself.
 
-    `wanted` orders the queries; neighbors in it should look at the same keys.
+    Queries keep the order of `query_rows`, in which neighbors should attend to the same keys.
     """
-    groups = -(-len(wanted) // group_size)
-    size = -(-len(wanted) // groups)
-    parts = [wanted[i : i + size] for i in range(0, len(wanted), size)]
+    groups = -(-len(query_rows) // group_size)
+    size = -(-len(query_rows) // groups)
+    parts = [query_rows[i : i + size] for i in range(0, len(query_rows), size)]
     keys = [sorted({link for row in part for link in chains[row]}) for part in parts]
     width = 1 + max(map(len, keys))
     queries = torch.zeros(len(parts), size, dtype=torch.long)
     padded_keys = torch.zeros(len(parts), width, dtype=torch.long)
     mask = torch.full((len(parts), 1, size, width), float("-inf"))
-    # every query, padded or not, may look at [SOS]: a row of −inf alone would be not a number
+    # every query, padded or not, attends to [SOS]: the softmax of a row of −inf alone would be NaN
     mask[..., 0] = 0.0
-    rank = {row: i for i, row in enumerate(sorted(wanted))}
-    slots = torch.empty(len(wanted), dtype=torch.long)
-    for g, (part, seen) in enumerate(zip(parts, keys, strict=True)):
-        column = {key: 1 + t for t, key in enumerate(seen)}
+    rank = {row: i for i, row in enumerate(sorted(query_rows))}
+    slots = torch.empty(len(query_rows), dtype=torch.long)
+    for g, (part, group_keys) in enumerate(zip(parts, keys, strict=True)):
+        column = {key: 1 + t for t, key in enumerate(group_keys)}
         queries[g, : len(part)] = torch.tensor([rank[row] for row in part])
-        padded_keys[g, 1 : 1 + len(seen)] = torch.tensor(seen)
+        padded_keys[g, 1 : 1 + len(group_keys)] = torch.tensor(group_keys)
         for s, row in enumerate(part):
             slots[rank[row]] = g * size + s
             mask[g, 0, s, [column[link] for link in chains[row]]] = 0.0
-    links = sum(1 + len(chains[row]) for row in wanted)
+    links = sum(1 + len(chains[row]) for row in query_rows)
     return Attention(queries.flatten(), padded_keys.flatten(), slots, mask, len(parts), links)

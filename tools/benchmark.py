@@ -12,7 +12,6 @@ the engine does the multiply-adds that distinct prompt positions need (padding n
 
 from __future__ import annotations
 
-import copy
 import json
 import platform
 import resource
@@ -134,7 +133,10 @@ def make_subject(names: list[str], backbone: Backbone, d: int, std: float) -> Su
     W = 0.02 * torch.randn(d, d, generator=generator, dtype=torch.float64)
     fast, stock = (TextFeatures(backbone, names, CTX_INIT, 1 << 30, engine) for engine in ("fast", "stock"))
     by_engine, by_stock = (
-        Objective(TextPrompt(projection.contexts, text, 100.0, K, width), FullBatch(images, 0)) for text in (fast, stock)
+        Objective(
+            TextPrompt(projection.contexts, text_features=text, logit_scale=100.0, classes=K, width=width), FullBatch(images, 0)
+        )
+        for text in (fast, stock)
     )
     return Subject(names, projection, fast, by_engine, by_stock, W)
 
@@ -182,9 +184,8 @@ def measure_generation(subject: Subject) -> dict[str, float]:
 
 def replace_text(objective: Objective, text: Callable[..., Tensor]) -> Objective:
     """The same objective on other text features."""
-    model: Any = copy.copy(objective.model)
-    model.text_features = text
-    return Objective(model, objective.next_batch)
+    model: Any = objective.model
+    return Objective(model.with_text_features(text), objective.next_batch)
 
 
 def measure(dataset: str, names: list[str], backbone: Backbone, rounds: int, passes: int, generation: bool) -> dict[str, object]:

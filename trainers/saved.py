@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from clip.prompt import load_prompt, placeholder_words
-from clip.text import TextFeatures
 from datasets import DATASETS
 from trainers import TRAINERS, registered
 from trainers.blackbox.objective import SampleSet, top1
+from trainers.blackbox.problem import text_features
 from utils.config import checked_settings
 from utils.errors import UserError
 from utils.identity import evaluation_name
@@ -107,9 +107,7 @@ def text_prompt(config: Config, task: FewShotTask, tensors: Mapping[str, Tensor]
     context, classes = tensors["context"], len(task.dataset.classnames)
     if context.ndim == 3 and len(context) != classes:
         raise UserError(f"{config.load_prompt}: holds contexts of {len(context)} classes; there are {classes} here")
-    words = config.ctx_init or placeholder_words(context.shape[-2])
-    position = config.class_token_position
-    text = TextFeatures(task.backbone, task.dataset.classnames, words, config.memory_limit << 20, config.engine, position)
+    text = text_features(config, task, config.ctx_init or placeholder_words(context.shape[-2]))
     with torch.inference_mode():
         features = text(context[None])[0]
     scale = task.backbone.logit_scale

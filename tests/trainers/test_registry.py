@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from clip.backbone import Backbone
 from main_sharpzo import main
-from tests.helpers.pictures import make_task
+from tests.helpers.images import make_task
 from trainers import TRAINERS, registered
 from trainers.blackbox.objective import Samples
 from trainers.blackbox.problem import Problem
@@ -27,7 +27,7 @@ ONE_PER_PROBLEM = {(info.problem, info.restore): name for name, info in TRAINED.
 
 @pytest.fixture(scope="module")
 def task(tiny_backbone: Backbone) -> FewShotTask:
-    """Ten training pictures and, for prompts that need none, as many features."""
+    """Ten training images and, for prompts that need none, as many features."""
     task, generator = make_task(tiny_backbone), torch.Generator().manual_seed(1)
     labels = torch.tensor([item.label for item in task.train])
     images = Samples(F.normalize(torch.randn(10, task.test_samples.inputs.shape[1], generator=generator), dim=1), labels)

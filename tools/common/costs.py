@@ -69,8 +69,8 @@ def cost(config: Config) -> Cost | None:
 def _cost(config: Config) -> Cost | None:
     import torch
 
-    from trainers.blackbox.batches import MiniBatches
-    from trainers.blackbox.problem import Problem
+    from trainers.blackbox.batches import batches_per_epoch
+    from trainers.blackbox.problem import Problem, num_steps
     from trainers.loop import build_optimizer
 
     classes = classes_of(config)
@@ -78,9 +78,8 @@ def _cost(config: Config) -> Cost | None:
         return None
     images = config.shots * (classes or 1)
     nothing: Any = None
-    drop_last = config.prompt_trainer not in WHOLE_EPOCHS
-    batches = MiniBatches(images, config.train_batch, nothing, nothing, fresh=False, drop_last=drop_last)
-    steps = min(config.total_steps, config.epochs * batches.batches_per_epoch or config.total_steps)
+    per_epoch = batches_per_epoch(images, config.train_batch, drop_last=config.prompt_trainer not in WHOLE_EPOCHS)
+    steps = num_steps(config, per_epoch)
     shape = None
     if config.prompt_space == "full":
         if config.backbone not in WIDTHS:
@@ -89,7 +88,7 @@ def _cost(config: Config) -> Cost | None:
     # Deep bpt-vlm searches one layer at a time, so the number of layers does not matter.
     d = config.intrinsic_dim + (config.intrinsic_dim_v if config.prompt_trainer == "bpt-vlm" else 0)
     w0 = torch.zeros(math.prod(shape) if shape else d, dtype=torch.float64)
-    problem = Problem(nothing, w0, nothing, nothing, nothing, steps, batches.batches_per_epoch, matrix=shape)
+    problem = Problem(nothing, w0, nothing, nothing, nothing, steps, per_epoch, matrix=shape)
     optimizer = build_optimizer(config, problem)
     budget = config.max_queries
     if budget and optimizer.num_queries(steps) > budget:

@@ -73,7 +73,13 @@ def build_objective(trace: Trace, engine: str) -> Objective:
     p0 = model.token_embedding.weight[tokenizer.encode(CTX_INIT)].double()
     projection = Projection(p0, arrays["A"].double())
     images = Samples(arrays["train_features"], arrays["train_labels"])
-    model = TextPrompt(projection.contexts, text, 100.0, len(trace.settings["names"]), images.inputs.shape[1])
+    model = TextPrompt(
+        projection.contexts,
+        text_features=text,
+        logit_scale=100.0,
+        classes=len(trace.settings["names"]),
+        width=images.inputs.shape[1],
+    )
     return Objective(model, FullBatch(images, encoded=0))
 
 

@@ -1,40 +1,36 @@
 """BPT-VLM (Yu et al., IJCAI 2023): prompt tokens of both towers from one vector, by CMA-ES.
 
-Shallow: w = [w_L, w_V]; text tokens A_L·w_L in the context's places, image tokens A_V·w_V behind the patches. Deep: one such
-vector for each layer, each with a CMA-ES of its own that is asked in turn.
+Shallow: w = [w_L, w_V]; text tokens A_L·w_L at the context's positions, image tokens A_V·w_V after the patches. Deep: one such
+vector per layer, each with its own CMA-ES; the layers take turns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from clip.deep_text import DeepText
 from clip.prompt import initial_context, placeholder_words, text_tower
-from clip.text import TextFeatures
 from clip.visual_prompt import PromptedVision
 from trainers.blackbox.batches import FullBatch
 from trainers.blackbox.cmaes import CMAES, NaiveCMAES, configured_cmaes, naive_cmaes
 from trainers.blackbox.gradients import LossFunction
+from trainers.blackbox.images import ImageSet, image_sets
 from trainers.blackbox.objective import Objective, criterion
-from trainers.blackbox.pictures import Pictures, picture_sets
-from trainers.blackbox.problem import Problem
+from trainers.blackbox.problem import Problem, text_features
+from trainers.blackbox.task import FewShotTask
 from trainers.blackbox.text_prompt import SHARE_OF_FEATURES
 from trainers.saved import Scorer
 from utils.errors import UserError
 from utils.seeds import torch_generator
 from utils.settings import Config
 
-if TYPE_CHECKING:
-    from trainers.blackbox.task import FewShotTask
-
 CLIPPINGS = 5
-# pictures, and classes, of the forward that deep projections take their scale from
+# number of images, and of classes, in the forward pass that sets the scale of deep projections
 FIRST_FORWARD = 32
 
 Encode = Callable[[Tensor, torch.dtype], Tensor]
@@ -44,8 +40,8 @@ Encode = Callable[[Tensor, torch.dtype], Tensor]
 class JointPrompt:
     """From vectors to the prompt tokens of both towers at the input of L layers, in float64 on the CPU.
 
-    A row of W (B, L·(d_L + d_V)) holds layer after layer [w_L, w_V]. `A_text` (L, n_ctx·width, d_L) and `A_image` (L, m·width,
-    d_V) are fixed; `p0` (n_ctx, width) is added to the first layer's text tokens, zero as published; `n_visual` is m.
+    A row of W (B, L·(d_L + d_V)) is [w_L, w_V] of each layer in turn. `A_text` (L, n_ctx·width, d_L) and `A_image` (L, m·width,
+    d_V) are fixed; `p0` (n_ctx, width), zero as published, is added to the first layer's text tokens; `n_visual` is m.
     """
 
     A_text: Tensor
@@ -77,11 +73,12 @@ class JointPrompt:
 
 
 class PromptedTowers:
-    """CLIP with prompt tokens in both towers; images come as preprocessed pictures (n, 3, H, W)."""
+    """CLIP with prompt tokens in both towers; inputs are preprocessed images (n, 3, H, W)."""
 
     def __init__(
         self,
         prompt: JointPrompt,
+        *,
         text: Encode,
         vision: PromptedVision,
         logit_scale: float,
@@ -97,19 +94,19 @@ class PromptedTowers:
         text = self.text(self.prompt.contexts(W), dtype).transpose(1, 2)
         tokens = self.prompt.visual_tokens(W)
 
-        def score(pictures: Tensor) -> Tensor:
-            features = self.vision(self.vision.embed(pictures, dtype), tokens)
+        def score(images: Tensor) -> Tensor:
+            features = self.vision(self.vision.embed(images, dtype), tokens)
             return self.logit_scale * (features @ text).double()
 
         return score
 
     def points_per_pass(self) -> int:
-        """Points whose text features are held at once; pictures are loaded and cut into patches once for all of them."""
+        """Points whose text features are held at once; images are loaded and embedded once for all of them."""
         features_per_point = self.classes * self.feature_width * torch.float64.itemsize
         return max(1, min(256, self.memory_limit // (SHARE_OF_FEATURES * features_per_point)))
 
     def images_per_pass(self, points: int) -> int:
-        """Pictures whose patches, and features and scores at every point, fit an eighth of the memory limit."""
+        """Images whose patches, and whose features and logits at every point, fit an eighth of the memory limit."""
         tower = self.vision
         values = 2 * tower.tokens * tower.width + points * (self.feature_width + 3 * self.classes)
         return max(1, self.memory_limit // (SHARE_OF_FEATURES * values * torch.float64.itemsize))
@@ -118,68 +115,81 @@ class PromptedTowers:
         return points * images
 
     def tensors(self, w: Tensor) -> dict[str, Tensor]:
-        """w (d,), the tokens of both towers at w, and, where they are shallow, the projections behind them."""
-        kept = {"w": w, "context": self.prompt.contexts(w[None])[0], "visual_tokens": self.prompt.visual_tokens(w[None])[0]}
-        if len(self.prompt.A_text) == 1:
-            # those of twelve layers would take 380 MB at ViT-B's size
-            kept |= {"A_text": self.prompt.A_text[0], "A_image": self.prompt.A_image[0], "p0": self.prompt.p0}
-        return kept
+        """w (d,), the tokens of both towers at w, and, for shallow prompts, their projections."""
+        prompt = self.prompt
+        tensors = {"w": w, "context": prompt.contexts(w[None])[0], "visual_tokens": prompt.visual_tokens(w[None])[0]}
+        if len(prompt.A_text) == 1:
+            # the projections of twelve layers would take 380 MB at ViT-B's size
+            tensors |= {"A_text": prompt.A_text[0], "A_image": prompt.A_image[0], "p0": prompt.p0}
+        return tensors
 
 
 def problem(config: Config, task: FewShotTask) -> Problem:
-    """Both towers' prompts on all training pictures under CLIP's test transform. UserError for a backbone that is no ViT."""
+    """Both towers' prompts on all training images under CLIP's test transform.
+
+    Raises UserError if the image tower is not a ViT, and for deep prompts that are not deployed at the best point.
+    """
     backbone, limit = task.backbone, config.memory_limit << 20
     vision = PromptedVision(backbone, limit)
-    train, val, test = picture_sets(config, task)
-    words, p0 = initial_context(backbone, config.ctx_init, config.n_ctx, torch_generator(config.seed, "initial context"))
+    train, val, test = image_sets(config, task)
+    init_words, p0 = initial_context(backbone, config.ctx_init, config.n_ctx, torch_generator(config.seed, "initial context"))
     p0 = p0 if config.ctx_init else torch.zeros_like(p0)
     scales = [first_scales(config, task, vision)]
     if config.deep:
         if config.deploy != "best":
-            raise UserError(f"--deploy: deep prompts are used at the best point seen, not the {config.deploy} one")
-        encode = text = DeepText(backbone, task.dataset.classnames, words, limit)
-        first = DeepText(backbone, task.dataset.classnames[:FIRST_FORWARD], words, limit)
-        scales += hidden_scales(config, first, vision, p0, train, min(text.layers, vision.layers))
+            raise UserError(f"--deploy: deep prompts are deployed at the best point, not at {config.deploy}; use --deploy best")
+        text = DeepText(backbone, task.dataset.classnames, init_words, limit)
+        encode, warnings = cast(Encode, text), text.warnings
+        first = DeepText(backbone, task.dataset.classnames[:FIRST_FORWARD], init_words, limit)
+        layers = min(text.layers, vision.layers)
+        scales += hidden_scales(config, text=first, vision=vision, p0=p0, train=train, layers=layers)
     else:
-        text = TextFeatures(backbone, task.dataset.classnames, words, limit, config.engine, config.class_token_position)
-        encode = partial(_in_first_layer, text)
+        encode, warnings = shallow_encoder(config, task, init_words)
     prompt = draw_projections(config, p0, vision.width, scales)
-    classes, width = len(task.dataset.classnames), task.test_samples.inputs.shape[1]
-    model = PromptedTowers(prompt, encode, vision, backbone.logit_scale, classes, width, limit)
+    model = PromptedTowers(
+        prompt,
+        text=encode,
+        vision=vision,
+        logit_scale=backbone.logit_scale,
+        classes=len(task.dataset.classnames),
+        feature_width=task.test_samples.inputs.shape[1],
+        memory_limit=limit,
+    )
     objective = Objective(model, FullBatch(train, encoded=0), config.precision, config.batch_size, criterion(config))
     zeros = torch.zeros(prompt.d, dtype=torch.float64)
-    return Problem(objective, zeros, train, val, test, steps=config.total_steps, warnings=text.warnings)
+    return Problem(objective, zeros, train, val, test, steps=config.total_steps, warnings=warnings)
+
+
+def shallow_encoder(config: Config, task: FewShotTask, init_words: str) -> tuple[Encode, list[str]]:
+    """Text features of contexts (B, 1, n_ctx, width) at the input of the first layer; and warnings."""
+    text = text_features(config, task, init_words)
+    return lambda contexts, dtype: text(contexts[:, 0], dtype), text.warnings
 
 
 def restore(config: Config, task: FewShotTask, tensors: Mapping[str, Tensor]) -> Scorer:
-    """The saved tokens of both towers, before this dataset's names and behind the patches of its test pictures."""
+    """The saved tokens of both towers, before this dataset's class names and after the patches of its test images."""
     backbone, limit, classnames = task.backbone, config.memory_limit << 20, task.dataset.classnames
     vision = PromptedVision(backbone, limit)
-    *_, pictures = picture_sets(config, task)
+    *_, test_images = image_sets(config, task)
     contexts, tokens = tensors["context"][None], tensors["visual_tokens"][None]
-    words = config.ctx_init or placeholder_words(contexts.shape[2])
+    init_words = config.ctx_init or placeholder_words(contexts.shape[2])
     with torch.inference_mode():
         if contexts.shape[1] == 1:
-            text = TextFeatures(backbone, classnames, words, limit, config.engine, config.class_token_position)(contexts[:, 0])
+            text = text_features(config, task, init_words)(contexts[:, 0])
         else:
-            text = DeepText(backbone, classnames, words, limit)(contexts)
+            text = DeepText(backbone, classnames, init_words, limit)(contexts)
     scale = backbone.logit_scale
     return Scorer(
         lambda inputs: scale * (vision(vision.embed(inputs), tokens)[0] @ text[0].T).double(),
-        pictures,
+        test_images,
         config.batch_size,
         lambda inputs: inputs.to(backbone.device),
     )
 
 
-def _in_first_layer(text: TextFeatures, contexts: Tensor, dtype: torch.dtype) -> Tensor:
-    """Features of contexts (B, 1, n_ctx, width)."""
-    return text(contexts[:, 0], dtype)
-
-
 @dataclass(frozen=True)
 class Scale:
-    """Standard deviation of a layer's text projection, mean and standard deviation of its image projection."""
+    """The standard deviation of a layer's text projection, and the mean and standard deviation of its image projection."""
 
     text_std: float
     image_mean: float
@@ -187,7 +197,7 @@ class Scale:
 
 
 def first_scales(config: Config, task: FewShotTask, vision: PromptedVision) -> Scale:
-    """Text: std(token embeddings) / (√d_L·σ). Image: the patch embedding's mean and std, as if d_V were its fan-in, times σ."""
+    """Text: std(token embeddings) / (√d_L·σ). Image: mean and std of the patch embedding with d_V as its fan-in, times σ."""
     patch, fan_in = vision.patch_weights, vision.patch_weights[0].numel()
     tokens = text_tower(task.backbone).token_embedding.weight.detach()
     return Scale(
@@ -198,31 +208,31 @@ def first_scales(config: Config, task: FewShotTask, vision: PromptedVision) -> S
 
 
 def hidden_scales(
-    config: Config, text: DeepText, vision: PromptedVision, p0: Tensor, train: Pictures, layers: int
+    config: Config, *, text: DeepText, vision: PromptedVision, p0: Tensor, train: ImageSet, layers: int
 ) -> list[Scale]:
-    """Layers 2 to L: std / (√d·σ) of the hidden states that leave a layer in the first forward, where all deep prompts are zero.
+    """Layers 2 to L: std / (√d·σ) of each layer's hidden states in a first forward pass, with all deep prompts zero.
 
-    That forward is of the class prompts of `text` and of the first `FIRST_FORWARD` training pictures, whatever the memory limit.
+    That pass is of the class prompts of `text` and of the first `FIRST_FORWARD` training images, whatever the memory limit.
     """
     deep = torch.zeros(1, layers, *p0.shape, dtype=torch.float64)
     deep[0, 0] = p0
-    pictures = train[torch.arange(min(FIRST_FORWARD, len(train)))].inputs
+    images = train[torch.arange(min(FIRST_FORWARD, len(train)))].inputs
     with torch.inference_mode():
-        of_text = _stds(lambda watch: text(deep, watch=watch))
+        text_stds = _stds(lambda watch: text(deep, watch=watch))
         tokens = torch.zeros(1, layers, config.n_visual, vision.width)
-        of_image = _stds(lambda watch: vision(vision.embed(pictures), tokens, watch))
+        image_stds = _stds(lambda watch: vision(vision.embed(images), tokens, watch))
     return [
         Scale(
-            config.std * of_text[layer] / (config.intrinsic_dim**0.5 * config.sigma),
+            config.std * text_stds[layer] / (config.intrinsic_dim**0.5 * config.sigma),
             0.0,
-            config.std * of_image[layer] / (config.intrinsic_dim_v**0.5 * config.sigma),
+            config.std * image_stds[layer] / (config.intrinsic_dim_v**0.5 * config.sigma),
         )
         for layer in range(1, layers)
     ]
 
 
 def _stds(forward: Callable[[Callable[[int, Tensor], None]], Tensor]) -> list[float]:
-    """Standard deviations of what leaves each layer, clipped to ±3 of themselves five times before."""
+    """Standard deviation of each layer's output, clipped `CLIPPINGS` times to ±3 standard deviations around its mean."""
     passes: dict[int, list[Tensor]] = {}
     forward(lambda layer, hidden: passes.setdefault(layer, []).append(hidden.flatten(0, 1)))
     stds = []
@@ -236,6 +246,7 @@ def _stds(forward: Callable[[Callable[[int, Tensor], None]], Tensor]) -> list[fl
 
 
 def draw_projections(config: Config, p0: Tensor, image_width: int, scales: list[Scale]) -> JointPrompt:
+    """Gaussian projections with the `scales` of each layer."""
     generator = torch_generator(config.seed, "projection")
 
     def draw(rows: int, columns: int, mean: float, std: float) -> Tensor:
@@ -248,9 +259,9 @@ def draw_projections(config: Config, p0: Tensor, image_width: int, scales: list[
 
 
 class LayerByLayer:
-    """One CMA-ES for each layer, asked in turn; a layer's candidates are scored with the best prompts so far in the others.
+    """One CMA-ES per layer, in turn; a layer's candidates are scored with the best prompts so far in the other layers.
 
-    "So far" means the point of the lowest loss seen, zero before the first. S queries a step.
+    The best prompts are those of the lowest loss so far, or zero before the first generation. S queries per step.
     """
 
     stage = 1
@@ -269,7 +280,7 @@ class LayerByLayer:
         return steps * self.layers[0].popsize
 
     def step(self, objective: LossFunction) -> dict[str, float]:
-        """One generation of one layer. Returns loss (mean of the candidates), best_loss (of the run so far), sigma."""
+        """One generation of one layer. Returns loss (mean of the candidates), best_loss (of the run so far) and sigma."""
         layer = self.steps % len(self.layers)
         inner = self.layers[layer]
         candidates = inner.ask()

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from clip.prompt import random_context
 from trainers.baselines.gradient_descent import descend_by_backpropagation
+from trainers.blackbox.batches import mini_batches
+from trainers.blackbox.problem import Problem, text_and_context, text_problem
+from trainers.blackbox.task import FewShotTask
 from trainers.optimizer import Descent
 from trainers.updates import Update
 from utils.seeds import torch_generator
 from utils.settings import Config
-
-if TYPE_CHECKING:
-    from trainers.blackbox.problem import Problem
-    from trainers.blackbox.task import FewShotTask
 
 WARMUP_LR = 1e-5
 
@@ -62,16 +60,20 @@ class CosineSGD(Update):
 
 
 def problem(config: Config, task: FewShotTask) -> Problem:
-    """w is the context itself, n_ctx · width numbers, or K times as many with `--csc`; scored on mini-batches."""
-    from trainers.blackbox.batches import mini_batches
-    from trainers.blackbox.problem import text_and_context, text_problem
-
+    """w is the context itself, n_ctx · width numbers, or K times as many with `--csc`; a query scores a mini-batch."""
     text, p0 = text_and_context(config, task)
     shape = (len(task.dataset.classnames), *p0.shape) if config.csc else tuple(p0.shape)
-    # classes that share no words draw their contexts independently
-    drawn = config.csc and not config.ctx_init
-    start = random_context(shape, torch_generator(config.seed, "initial context")) if drawn else p0.expand(shape)
-    return text_problem(config, task, text, lambda W: W.view(-1, *shape), start.reshape(-1), None, mini_batches(config, task))
+    # without initial words, the contexts of the classes are drawn independently
+    independent = config.csc and not config.ctx_init
+    initial = random_context(shape, torch_generator(config.seed, "initial context")) if independent else p0.expand(shape)
+    return text_problem(
+        config,
+        task,
+        text=text,
+        contexts=lambda W: W.view(-1, *shape),
+        initial=initial.reshape(-1),
+        batches=mini_batches(config, task),
+    )
 
 
 def build(config: Config, problem: Problem) -> Descent:

@@ -19,6 +19,7 @@ def slopes_along(function: Callable[[Tensor], Tensor], w: Tensor, tangents: Tens
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
         # torch itself compiles some of its forward-mode rules by a function that it calls deprecated
         warnings.simplefilter("ignore", FutureWarning)
-        along = torch.vmap(lambda v: torch.func.jvp(function, (w,), (v,)), out_dims=(None, 0))
-        value, slopes = along(tangents.to(w))
-    return value, slopes
+        # torch documents out_dims of None, for outputs without the batch dimension, but does not annotate it
+        along = torch.vmap(lambda v: torch.func.jvp(function, (w,), (v,)), out_dims=(None, 0))  # type: ignore[arg-type]
+        results: tuple[Tensor, ...] = along(tangents.to(w))
+    return results[0], results[1]

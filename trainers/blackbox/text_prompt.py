@@ -1,44 +1,65 @@
-"""A prompted CLIP whose prompt is on the text side: contexts of w in front of, between or behind the class names."""
+"""A prompted CLIP with the prompt on the text side: context tokens, determined by w, before, between or after the class names."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-# text features held at once never take more than this part of the memory limit
+# text features held at once take at most this fraction of the memory limit
 SHARE_OF_FEATURES = 8
+
+ExtraTensors = Callable[[Tensor], Mapping[str, Tensor]]
+
+
+class TextEncoder(Protocol):
+    """Text features of the class prompts as a function of their contexts: `clip.text.TextFeatures`."""
+
+    def __call__(self, contexts: Tensor, dtype: torch.dtype) -> Tensor:
+        """L2-normalized features (B, K, D) of contexts (B, n_ctx, width), or (B, K, n_ctx, width) with one per class."""
+
+    def queries_per_pass(self, dtype: torch.dtype) -> int:
+        """How many queries with one context each fit in one pass."""
 
 
 class TextPrompt:
-    """Scores = scale · image · textᵀ, both L2-normalized. Images come as features, so that no picture passes the image tower."""
+    """Logits = scale · image · textᵀ, both L2-normalized. Image inputs are features, so no image passes the image tower."""
 
     def __init__(
         self,
         contexts: Callable[[Tensor], Tensor],
-        text_features: Callable[[Tensor, torch.dtype], Tensor],
+        *,
+        text_features: TextEncoder,
         logit_scale: float,
         classes: int,
         width: int,
         memory_limit: int = 1 << 30,
-        keep: Callable[[Tensor], dict[str, Tensor]] | None = None,
+        extra_tensors: ExtraTensors | None = None,
     ):
-        """`contexts`: (B, d) → (B, n_ctx, width) or one a class. `text_features`: contexts, dtype → (B, `classes`, `width`).
+        """`contexts`: (B, d) → (B, n_ctx, width), or (B, `classes`, n_ctx, width). `width`: D of the features.
 
-        `memory_limit`: bytes. `keep`: what `tensors(w)` holds besides w and context.
+        `memory_limit`: bytes. `extra_tensors(w)`: what `tensors(w)` contains besides w and the context.
         """
         self.contexts, self.text_features, self.logit_scale = contexts, text_features, logit_scale
         self.classes, self.width, self.memory_limit = classes, width, memory_limit
-        self.keep = keep
+        self.extra_tensors = extra_tensors
+
+    def with_text_features(self, text_features: TextEncoder) -> TextPrompt:
+        """The same prompt, encoded by other text features."""
+        model = copy.copy(self)
+        model.text_features = text_features
+        return model
 
     def logits(self, W: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
         text = self.text_features(self.contexts(W), dtype).transpose(1, 2)
-        # the products in the pass's precision, what follows in float64, where it costs nothing
+        # products in the precision of the pass, everything after them in float64, where it costs nothing
         return lambda features: self.logit_scale * (features.to(dtype) @ text).double()
 
     def points_per_pass(self) -> int:
-        """Queries whose text features are held at once: many products' worth, within an eighth of the memory limit."""
+        """Queries whose text features are held at once: enough for full speed, within an eighth of the memory limit."""
         features_per_query = self.classes * self.width * torch.float64.itemsize
         return max(1, min(256, self.memory_limit // (SHARE_OF_FEATURES * features_per_query)))
 
@@ -52,5 +73,5 @@ class TextPrompt:
         return 0
 
     def tensors(self, w: Tensor) -> dict[str, Tensor]:
-        """w (d,), the context at w, and what it is made from."""
-        return {"w": w, "context": self.contexts(w[None])[0]} | (self.keep(w) if self.keep else {})
+        """w (d,), the context at w, and the `extra_tensors`."""
+        return {"w": w, "context": self.contexts(w[None])[0], **(self.extra_tensors(w) if self.extra_tensors else {})}

@@ -1,4 +1,4 @@
-"""BlackVIP's black box: prompted pictures, batch norm's two kinds of statistics, mini-batches, costs, and what is saved."""
+"""BlackVIP's black box: prompted images, batch norm's two kinds of statistics, mini-batches, costs, and what is saved."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from clip.backbone import Backbone
 from tests.conftest import CLASSNAMES, make_tiny_backbone
-from tests.helpers.pictures import make_task, pictures_of
-from tests.trainers.baselines.test_blackvip_decoder import Reference
-from tests.trainers.blackbox.test_objective import no_autograd_graph
+from tests.helpers.black_box import no_autograd_graph
+from tests.helpers.images import images_of, make_task
+from tests.helpers.towers import ReferenceDecoder
 from trainers.baselines.blackvip import problem as blackvip
 from trainers.baselines.blackvip.encoder import Encoder
 from trainers.baselines.blackvip.problem import MiniBatch
@@ -43,22 +43,22 @@ def points(problem: Problem, B: int) -> Tensor:
     return problem.initial + 0.1 * noise
 
 
-def expected_scores(backbone: Backbone, network: Reference, pictures: Tensor, epsilon: float) -> Tensor:
+def expected_scores(backbone: Backbone, network: ReferenceDecoder, images: Tensor, epsilon: float) -> Tensor:
     """Class scores (n, K) by open_clip and torch's modules alone, in float64."""
     low = torch.tensor([-1.79226, -1.75210, -1.48022])[:, None, None]
     high = torch.tensor([1.93034, 2.07488, 2.14590])[:, None, None]
     with torch.no_grad():
-        prompt = network(backbone.model.encode_image(pictures).double())
-        prompted = torch.minimum(torch.maximum(pictures + epsilon * prompt, low), high).float()
+        prompt = network(backbone.model.encode_image(images).double())
+        prompted = torch.minimum(torch.maximum(images + epsilon * prompt, low), high).float()
         images = backbone.model.encode_image(prompted, normalize=True)
         prompts = [f"a photo of a {name.replace('_', ' ')}." for name in CLASSNAMES]
         text = backbone.model.encode_text(backbone.tokenizer(prompts), normalize=True)
         return float(backbone.model.logit_scale.exp()) * (images @ text.T).double()
 
 
-def network_at(problem: Problem, w: Tensor) -> Reference:
+def network_at(problem: Problem, w: Tensor) -> ReferenceDecoder:
     decoder = problem.objective.model.decoder
-    network = Reference(decoder, decoder.blocks, decoder.trigger, decoder.start).double()
+    network = ReferenceDecoder(decoder, decoder.blocks, decoder.trigger, decoder.start).double()
     network.load_state_dict({name: p[0] for name, p in decoder.parameters(w[None]).items()}, strict=False)
     return network.requires_grad_(False)
 
@@ -78,12 +78,12 @@ def test_losses_are_those_of_the_formula_with_the_batchs_own_statistics(tiny_bac
     batch = given[0]
     assert len(batch) == 4
     for loss, w in zip(losses, W, strict=True):
-        logits = expected_scores(tiny_backbone, network_at(problem, w).train(), batch.inputs.pictures, 0.5)
+        logits = expected_scores(tiny_backbone, network_at(problem, w).train(), batch.inputs.images, 0.5)
         assert loss.item() == pytest.approx(F.cross_entropy(logits, batch.labels).item(), abs=1e-4)
     assert losses.std() > 1e-3
 
 
-def test_evaluation_does_not_depend_on_the_other_pictures_or_on_what_ran_before(tiny_backbone: Backbone) -> None:
+def test_evaluation_does_not_depend_on_the_other_images_or_on_what_ran_before(tiny_backbone: Backbone) -> None:
     problem = make_problem(tiny_backbone)
     model, w = problem.objective.model, points(problem, 1)
     whole, parts = ([part.inputs for part in problem.test.split(size)] for size in (5, 2))
@@ -97,13 +97,13 @@ def test_evaluation_does_not_depend_on_the_other_pictures_or_on_what_ran_before(
     assert (own - together).abs().max() > 1e-3
 
 
-def test_what_is_saved_suffices_to_score_pictures(tiny_backbone: Backbone) -> None:
+def test_what_is_saved_suffices_to_score_images(tiny_backbone: Backbone) -> None:
     problem, task = make_problem(tiny_backbone), make_task(tiny_backbone)
     w = points(problem, 1)[0]
     saved = problem.objective.model.tensors(w)
     trigger = len(saved["trigger"])
     decoder = problem.objective.model.decoder
-    network = Reference(decoder, decoder.blocks, trigger, decoder.start).double()
+    network = ReferenceDecoder(decoder, decoder.blocks, trigger, decoder.start).double()
     names = {"norm.mean": "norm.running_mean", "norm.variance": "norm.running_var"}
     state = {name: tensor for name, tensor in saved.items() if name != "w"}
     for ours, torchs in names.items():
@@ -111,13 +111,13 @@ def test_what_is_saved_suffices_to_score_pictures(tiny_backbone: Backbone) -> No
     unused = network.load_state_dict(state, strict=False)
     assert unused.unexpected_keys == []
     assert all("num_batches" in name for name in unused.missing_keys)
-    pictures, labels = pictures_of(task, task.dataset.test)
-    logits = expected_scores(tiny_backbone, network.requires_grad_(False).eval(), pictures, 0.5)
+    images, labels = images_of(task, task.dataset.test)
+    logits = expected_scores(tiny_backbone, network.requires_grad_(False).eval(), images, 0.5)
     assert problem.objective.loss_at(w, problem.test) == pytest.approx(F.cross_entropy(logits, labels).item(), abs=1e-4)
     assert problem.objective.accuracy(w, problem.test) == (logits.argmax(1) == labels).double().mean().item()
 
 
-def test_prompted_pictures_stay_within_the_valid_range(tiny_backbone: Backbone) -> None:
+def test_prompted_images_stay_within_the_valid_range(tiny_backbone: Backbone) -> None:
     problem = make_problem(tiny_backbone, p_eps=100.0)
     images = next(iter(problem.test.split(5))).inputs
     prompted = problem.objective.model.prompted(points(problem, 2), images, None)
@@ -131,34 +131,32 @@ def test_prompted_pictures_stay_within_the_valid_range(tiny_backbone: Backbone) 
 
 
 @pytest.mark.parametrize("train_features", ["fresh", "cached"])
-def test_an_epoch_shows_each_picture_once_and_leaves_the_incomplete_batch_out(
-    tiny_backbone: Backbone, train_features: str
-) -> None:
+def test_an_epoch_shows_each_image_once_and_leaves_the_incomplete_batch_out(tiny_backbone: Backbone, train_features: str) -> None:
     problem = make_problem(tiny_backbone, train_features=train_features)
     given, epochs = spy_on_batches(problem), []
     for _ in range(3):
-        # 10 pictures are 2 batches of 4
+        # 10 images are 2 batches of 4
         for _ in range(2):
             problem.objective(problem.initial[None])
-        epochs.append(torch.cat([batch.inputs.pictures for batch in given[-2:]]))
+        epochs.append(torch.cat([batch.inputs.images for batch in given[-2:]]))
         assert len(epochs[-1].flatten(1).unique(dim=0)) == 8
     assert problem.steps_per_epoch == 2
     assert not torch.equal(epochs[0], epochs[1])
 
 
-def test_fresh_pictures_are_new_views_and_cached_ones_are_not(tiny_backbone: Backbone) -> None:
+def test_fresh_images_are_new_views_and_cached_ones_are_not(tiny_backbone: Backbone) -> None:
     seen = {}
     for train_features in ("fresh", "cached"):
         problem = make_problem(tiny_backbone, train_features=train_features, train_batch=10)
         given = spy_on_batches(problem)
         for _ in range(2):
             problem.objective(problem.initial[None])
-        pictures = torch.cat([batch.inputs.pictures for batch in given]).flatten(1)
-        seen[train_features] = len(pictures.unique(dim=0))
+        images = torch.cat([batch.inputs.images for batch in given]).flatten(1)
+        seen[train_features] = len(images.unique(dim=0))
     assert seen == {"fresh": 20, "cached": 10}
 
 
-def test_the_same_seed_draws_the_same_pictures_and_another_seed_others(tiny_backbone: Backbone) -> None:
+def test_the_same_seed_draws_the_same_images_and_another_seed_others(tiny_backbone: Backbone) -> None:
     def losses(seed: int) -> Tensor:
         problem = make_problem(tiny_backbone, seed=seed)
         w = make_problem(tiny_backbone, seed=1).initial
@@ -172,7 +170,7 @@ def test_z_is_computed_once_a_batch(tiny_backbone: Backbone, monkeypatch: pytest
     encoded: list[int] = []
 
     def spy(name: str, backbone: Backbone, seed: int) -> Encoder:
-        return Encoder(24, lambda pictures: encoded.append(len(pictures)) or backbone.model.encode_image(pictures))
+        return Encoder(24, lambda images: encoded.append(len(images)) or backbone.model.encode_image(images))
 
     monkeypatch.setattr(blackvip, "load_encoder", spy)
     problem = make_problem(tiny_backbone)
@@ -188,7 +186,7 @@ def test_z_is_computed_once_a_batch(tiny_backbone: Backbone, monkeypatch: pytest
 # costs
 
 
-def test_a_step_costs_ten_queries_ten_forwards_and_the_pictures_of_each(tiny_backbone: Backbone) -> None:
+def test_a_step_costs_ten_queries_ten_forwards_and_the_images_of_each(tiny_backbone: Backbone) -> None:
     problem = make_problem(tiny_backbone)
     optimizer = build_optimizer(CONFIG, problem)
     for _ in range(3):

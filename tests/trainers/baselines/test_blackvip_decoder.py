@@ -8,35 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.helpers.towers import ReferenceDecoder
 from trainers.baselines.blackvip.decoder import BLOCKS, Decoder
 from utils.errors import UserError
 
 
-class Reference(nn.Module):
-    """The decoder in torch's own layers, from BlackVIP's table of blocks."""
-
-    def __init__(self, decoder: Decoder, table: tuple[tuple[int, int, int, int], ...], trigger: int, start: int):
-        super().__init__()
-        self.start = start
-        self.trigger = nn.Parameter(torch.empty(trigger))
-        self.blocks = nn.ModuleList()
-        for channels, middle, groups, out in table:
-            block = nn.Module()
-            block.up = nn.ConvTranspose2d(channels, middle, 2, stride=2, groups=groups)
-            block.mix = nn.ConvTranspose2d(middle, out, 1, bias=False)
-            block.norm = nn.BatchNorm2d(out)
-            self.blocks.append(block)
-        self.last = nn.ConvTranspose2d(16, 3, 2, stride=2, bias=False)
-
-    def forward(self, z: Tensor) -> Tensor:
-        x = torch.cat([z, self.trigger.expand(len(z), -1)], 1).reshape(len(z), -1, self.start, self.start)
-        for block in self.blocks:
-            x = nn.functional.gelu(block.norm(block.mix(block.up(x))))
-        return self.last(x)
-
-
-def reference(decoder: Decoder, w: Tensor, table: tuple = BLOCKS) -> Reference:
-    network = Reference(decoder, table, decoder.trigger, decoder.start).double()
+def reference(decoder: Decoder, w: Tensor, table: tuple = BLOCKS) -> ReferenceDecoder:
+    network = ReferenceDecoder(decoder, table, decoder.trigger, decoder.start).double()
     network.load_state_dict({name: p[0] for name, p in decoder.parameters(w[None]).items()}, strict=False)
     return network.requires_grad_(False)
 
@@ -52,7 +30,7 @@ def features(n: int, width: int) -> Tensor:
 
 
 def test_sizes_at_224_pixels_are_the_published_ones() -> None:
-    decoder = Decoder(224, 768)
+    decoder = Decoder(224, z_dim=768)
     sizes = {name: math.prod(shape) for name, shape in decoder.shapes.items()}
     blocks = [sum(size for name, size in sizes.items() if name.startswith(f"blocks.{i}.")) for i in range(4)]
     assert sizes["trigger"] == 800
@@ -64,8 +42,8 @@ def test_sizes_at_224_pixels_are_the_published_ones() -> None:
     assert prompts.shape == (1, 2, 3, 224, 224)
 
 
-def test_a_small_picture_takes_fewer_doublings() -> None:
-    decoder = Decoder(32, 128)
+def test_a_small_image_takes_fewer_doublings() -> None:
+    decoder = Decoder(32, z_dim=128)
     assert (decoder.start, decoder.blocks, decoder.trigger) == (4, BLOCKS[2:], 32 * 16 - 128)
     assert decoder.d == 384 + 1248 + 704 + 192
     prompts, _ = decoder(points(decoder, 3), features(5, 128))
@@ -74,12 +52,12 @@ def test_a_small_picture_takes_fewer_doublings() -> None:
 
 @pytest.mark.parametrize(("side", "start", "blocks"), [(64, 4, 3), (288, 9, 4), (336, 21, 3), (448, 14, 4)])
 def test_other_sizes_double_at_most_five_times(side: int, start: int, blocks: int) -> None:
-    decoder = Decoder(side, 768)
+    decoder = Decoder(side, z_dim=768)
     assert (decoder.start, len(decoder.blocks)) == (start, blocks)
 
 
 def test_a_wide_feature_gets_64_channels_as_published_for_resnet_50() -> None:
-    decoder = Decoder(224, 2048)
+    decoder = Decoder(224, z_dim=2048)
     assert decoder.blocks[0].channels == 64
     assert 2048 + decoder.trigger == 3136
     w = points(decoder, 1)
@@ -90,12 +68,12 @@ def test_a_wide_feature_gets_64_channels_as_published_for_resnet_50() -> None:
 @pytest.mark.parametrize("side", [31, 6, 225])
 def test_a_size_that_doubling_cannot_reach_is_refused(side: int) -> None:
     with pytest.raises(UserError, match="doubling"):
-        Decoder(side, 768)
+        Decoder(side, z_dim=768)
 
 
 @pytest.mark.parametrize(("side", "width", "table"), [(224, 768, BLOCKS), (32, 24, BLOCKS[2:])])
 def test_prompts_and_statistics_are_those_of_torchs_modules(side: int, width: int, table: tuple) -> None:
-    decoder = Decoder(side, width)
+    decoder = Decoder(side, z_dim=width)
     W, z = points(decoder, 2), features(3, width)
     prompts, statistics = decoder(W, z)
     other = features(6, width)[3:]
@@ -114,14 +92,14 @@ def test_prompts_and_statistics_are_those_of_torchs_modules(side: int, width: in
 
 
 def test_first_values_are_within_the_ranges_of_the_sheet() -> None:
-    decoder = Decoder(224, 768)
+    decoder = Decoder(224, z_dim=768)
     w = decoder.initial(torch.Generator().manual_seed(0))
     own = {name: p[0] for name, p in decoder.parameters(w[None]).items()}
     assert 0 <= own["trigger"].min() < 0.01
     assert 0.09 < own["trigger"].max() <= 0.1
     assert torch.equal(own["blocks.1.norm.weight"], torch.ones(32, dtype=torch.float64))
     assert torch.equal(own["blocks.1.norm.bias"], torch.zeros(32, dtype=torch.float64))
-    network = Reference(decoder, BLOCKS, 800, 7)
+    network = ReferenceDecoder(decoder, BLOCKS, 800, 7)
     for name, module in network.named_modules():
         if isinstance(module, nn.ConvTranspose2d):
             drawn, torchs = own[f"{name}.weight"], module.weight.detach()

@@ -15,13 +15,13 @@ from utils.errors import UserError
 TINY = "vit_tiny_patch16_224@random"
 
 
-def pictures(n: int = 2, side: int = 32) -> torch.Tensor:
+def images(n: int = 2, side: int = 32) -> torch.Tensor:
     return torch.randn(n, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 
 def test_z_is_the_class_token_before_the_last_norm(tiny_backbone: Backbone) -> None:
     encoder = load_encoder(TINY, tiny_backbone, seed=1)
-    z = encoder(pictures(side=224))
+    z = encoder(images(side=224))
     model = timm.create_model("vit_tiny_patch16_224", num_classes=0).eval()
     hidden: list[torch.Tensor] = []
     model.norm.register_forward_pre_hook(lambda module, args: hidden.append(args[0]))
@@ -30,14 +30,14 @@ def test_z_is_the_class_token_before_the_last_norm(tiny_backbone: Backbone) -> N
     missing = model.load_state_dict(own.state_dict(), strict=False)
     assert missing.missing_keys == ["norm.weight", "norm.bias"]
     with torch.no_grad():
-        model(pictures(side=224))
+        model(images(side=224))
     assert (encoder.dim, z.shape) == (192, (2, 192))
     torch.testing.assert_close(z, hidden[0][:, 0], rtol=0, atol=1e-5)
 
 
 def test_random_weights_follow_from_the_seed_alone_and_leave_the_global_generator(tiny_backbone: Backbone) -> None:
     before = torch.get_rng_state()
-    first, again, other = (load_encoder(TINY, tiny_backbone, seed)(pictures()) for seed in (1, 1, 2))
+    first, again, other = (load_encoder(TINY, tiny_backbone, seed)(images()) for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -45,13 +45,13 @@ def test_random_weights_follow_from_the_seed_alone_and_leave_the_global_generato
 
 def test_a_network_without_class_token_gives_its_pooled_feature(tiny_backbone: Backbone) -> None:
     encoder = load_encoder("resnet10t@random", tiny_backbone, seed=1)
-    assert encoder(pictures()).shape == (2, encoder.dim) == (2, 512)
+    assert encoder(images()).shape == (2, encoder.dim) == (2, 512)
 
 
 def test_clip_is_its_own_encoder(tiny_backbone: Backbone) -> None:
     encoder = load_encoder("clip", tiny_backbone, seed=1)
     assert encoder.dim == 24
-    assert torch.equal(encoder(pictures()), tiny_backbone.model.encode_image(pictures()))
+    assert torch.equal(encoder(images()), tiny_backbone.model.encode_image(images()))
 
 
 def test_an_unknown_name_is_refused_with_those_near_it(tiny_backbone: Backbone) -> None:

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip.backbone import Backbone
-from tests.clip.test_visual_prompt import make_resnet, reference
 from tests.conftest import CLASSNAMES, Quadratic, make_tiny_backbone
-from tests.helpers.pictures import make_task, pictures_of
-from tests.trainers.blackbox.test_objective import no_autograd_graph
+from tests.helpers.black_box import no_autograd_graph
+from tests.helpers.images import images_of, make_task
+from tests.helpers.towers import make_resnet, prompted_features
 from trainers.baselines import bpt_vlm
 from trainers.baselines.bpt_vlm import LayerByLayer
 from trainers.blackbox.cmaes import CMAES
@@ -79,8 +79,8 @@ def expected_text(backbone: Backbone, contexts: Tensor) -> Tensor:
 
 def expected_loss(backbone: Backbone, contexts: Tensor, tokens: Tensor, part: str) -> float:
     task = make_task(backbone)
-    pictures, labels = pictures_of(task, getattr(task.dataset, part))
-    images = reference(backbone, pictures, tokens)
+    images, labels = images_of(task, getattr(task.dataset, part))
+    images = prompted_features(backbone, images, tokens)
     logits = float(backbone.model.logit_scale.exp()) * images @ expected_text(backbone, contexts).T
     return F.cross_entropy(logits, labels).item()
 
@@ -102,7 +102,7 @@ def test_losses_are_those_of_both_stock_towers_with_the_tokens_put_in(backbone: 
 
 
 @shallow_and_deep
-def test_what_is_saved_suffices_to_score_pictures(backbone: Backbone, deep: bool) -> None:
+def test_what_is_saved_suffices_to_score_images(backbone: Backbone, deep: bool) -> None:
     problem = make_problem(backbone, deep=deep)
     w = points(problem, 1)[0]
     saved = problem.objective.model.tensors(w)
@@ -148,7 +148,7 @@ def test_deep_projections_take_the_scale_of_what_leaves_their_layer(backbone: Ba
     model.visual.transformer.resblocks[1].register_forward_pre_hook(append)
     with torch.no_grad():
         model.encode_text(backbone.tokenizer([f"{'x ' * 8}{name.replace('_', ' ')}." for name in CLASSNAMES]))
-        model.encode_image(pictures_of(task, task.train)[0].double())
+        model.encode_image(images_of(task, task.train)[0].double())
     for hidden, A, d in zip(left, (prompt.A_text[1], prompt.A_image[1]), (500, 400), strict=True):
         values = hidden.numpy()
         for _ in range(5):
@@ -172,12 +172,12 @@ def test_it_starts_from_no_words_and_given_ones_are_added(backbone: Backbone) ->
     assert torch.equal(contexts[1][0, 0], backbone.model.token_embedding.weight[ids].double())
 
 
-def test_a_generation_passes_every_training_picture_once_a_candidate(backbone: Backbone) -> None:
+def test_a_generation_passes_every_training_image_once_a_candidate(backbone: Backbone) -> None:
     problem = make_problem(backbone, batch_size=4)
     optimizer = build_optimizer(CONFIG, problem)
     optimizer.step(problem.objective)
     optimizer.step(problem.objective)
-    # 10 pictures are 3 batches of at most 4
+    # 10 images are 3 batches of at most 4
     assert problem.objective.costs() == {"queries": 12, "forwards": 12 * 3, "tower_images": 12 * 10}
 
 

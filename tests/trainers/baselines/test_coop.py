@@ -12,7 +12,7 @@ from clip.prompt import context_embeddings
 from clip.text import TextFeatures
 from datasets import DATASETS
 from tests.conftest import CLASSNAMES, Quadratic
-from tests.helpers.pictures import make_task
+from tests.helpers.images import make_task
 from trainers import TRAINERS
 from trainers.baselines.coop import CosineSGD, problem
 from trainers.baselines.gradient_descent import descend_by_backpropagation

@@ -39,10 +39,15 @@ class LinearScores:
 
 
 def make_objective(consistency: float = 0.3, fresh: bool = False) -> CraftObjective:
-    adapter = Adapter(K, 6, torch.Generator().manual_seed(1))
-    own = MiniBatches(12, 5, torch.Generator().manual_seed(2), lambda which, n: IMAGES[which], fresh, drop_last=False)
+    adapter = Adapter(K, hidden=6, generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(2)
+    adapter_batches = MiniBatches(
+        12, size=5, generator=generator, load=lambda which, n: IMAGES[which], fresh=fresh, drop_last=False
+    )
     config = Config(consistency=consistency, lr=1e-2)
-    return CraftObjective(LinearScores(), FullBatch(IMAGES, 12), adapter, own, config)
+    return CraftObjective(
+        LinearScores(), batches=FullBatch(IMAGES, 12), adapter=adapter, adapter_batches=adapter_batches, config=config
+    )
 
 
 def points(B: int) -> torch.Tensor:
@@ -70,7 +75,7 @@ def test_an_epoch_of_the_adapter_is_adam_on_its_loss_batch_by_batch() -> None:
     adam = torch.optim.Adam(twin.adapter.parameters(), lr=1e-2)
     losses = []
     for _ in range(3):
-        batch = twin.own().images
+        batch = twin.adapter_batches().loaded
         z = 10 * batch.inputs.double() @ w.view(K, D).T
         adapted = z + twin.adapter(z.float()).double()
         kl = (z.softmax(-1) * (z.log_softmax(-1) - adapted.log_softmax(-1))).sum(-1).mean()
@@ -95,7 +100,7 @@ def test_images_are_classified_by_the_adapted_scores() -> None:
 
 def test_a_query_is_a_candidate_or_a_batch_of_the_adapter() -> None:
     objective = make_objective(fresh=True)
-    optimizer = Craft(naive_cmaes(Config(popsize=4, sigma=0.1, bound=0.0), K * D), 3, 0.1, 1, 10)
+    optimizer = Craft(naive_cmaes(Config(popsize=4, sigma=0.1, bound=0.0), K * D), batches=3, consistency=0.1, part=1, steps=10)
     assert optimizer.num_queries(1) == 4 + 3
     optimizer.step(objective)
     # 12 images cached for the candidates, and 12 anew for the adapter
@@ -103,7 +108,7 @@ def test_a_query_is_a_candidate_or_a_batch_of_the_adapter() -> None:
 
 
 def test_the_adapters_own_term_stops_after_its_part_of_the_steps() -> None:
-    optimizer = Craft(naive_cmaes(Config(popsize=4, sigma=0.1, bound=0.0), K * D), 3, 0.7, 4, 8)
+    optimizer = Craft(naive_cmaes(Config(popsize=4, sigma=0.1, bound=0.0), K * D), batches=3, consistency=0.7, part=4, steps=8)
     objective, seen = make_objective(), []
     objective.train_adapter = lambda w, consistency: seen.append(consistency) or 0.0
     for _ in range(4):
@@ -113,7 +118,7 @@ def test_the_adapters_own_term_stops_after_its_part_of_the_steps() -> None:
 
 def test_adapter_starts_as_torch_starts_one_and_from_its_own_generator() -> None:
     before = torch.get_rng_state()
-    adapter, again = (Adapter(100, 256, torch.Generator().manual_seed(5)) for _ in range(2))
+    adapter, again = (Adapter(100, hidden=256, generator=torch.Generator().manual_seed(5)) for _ in range(2))
     for ours, theirs in zip(adapter.parameters(), again.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     assert float(adapter[0].weight.detach().abs().max()) == pytest.approx(0.1, rel=0.01)

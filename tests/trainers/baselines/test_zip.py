@@ -21,13 +21,13 @@ from utils.config import load_config
 def make_context(m: int = 8, width: int = 16, q: int = 6, rank: int = 5, seed: int = 0) -> LowRankContext:
     generator = torch.Generator().manual_seed(seed)
     theta0 = 0.02 * torch.randn(m, width, generator=generator, dtype=torch.float64)
-    return LowRankContext(theta0, torch.stack([fastfood_map(width, q, generator) for _ in range(m)]), rank)
+    return LowRankContext(theta0, maps=torch.stack([fastfood_map(width, q, generator) for _ in range(m)]), rank=rank)
 
 
 @pytest.mark.parametrize(("m", "q", "parameters"), [(8, 62, 417), (4, 125, 775), (16, 31, 271)])
 def test_number_of_parameters_at_intrinsic_dimension_500(m: int, q: int, parameters: int) -> None:
     assert 500 // m == q
-    assert LowRankContext(torch.zeros(m, 512), torch.zeros(m, 512, q), rank=5).d == parameters
+    assert LowRankContext(torch.zeros(m, 512), maps=torch.zeros(m, 512, q), rank=5).d == parameters
 
 
 def test_context_is_the_formula_token_by_token() -> None:
@@ -43,7 +43,7 @@ def test_context_is_the_formula_token_by_token() -> None:
 
 def test_prompt_starts_at_theta0_and_only_u_and_the_shared_row_have_a_slope_there() -> None:
     context = make_context()
-    w = context.first(torch.Generator().manual_seed(2)).requires_grad_(True)
+    w = context.initial(torch.Generator().manual_seed(2)).requires_grad_(True)
     theta = context(w[None])[0]
     assert torch.equal(theta, context.theta0)
     theta.sum().backward()
@@ -96,7 +96,7 @@ def run_zip(tmp_path: Path, *flags: str) -> tuple[Path, dict]:
 
 
 def rebuilt(tensors: dict[str, Tensor]) -> Tensor:
-    return LowRankContext(tensors["theta0"], tensors["maps"], rank=5)(tensors["w"][None])[0]
+    return LowRankContext(tensors["theta0"], maps=tensors["maps"], rank=5)(tensors["w"][None])[0]
 
 
 def test_saved_prompt_holds_all_it_is_made_of(tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ IMAGES = Samples(torch.arange(10.0)[:, None], torch.arange(10))
 
 def batches(size: int, seed: int = 0, fresh: bool = False, drop_last: bool = True) -> MiniBatches:
     generator = torch.Generator().manual_seed(seed)
-    return MiniBatches(10, size, generator, lambda which, number: IMAGES[which], fresh, drop_last)
+    return MiniBatches(
+        10, size=size, generator=generator, load=lambda which, number: IMAGES[which], fresh=fresh, drop_last=drop_last
+    )
 
 
 @pytest.mark.parametrize(
@@ -23,17 +25,17 @@ def test_an_epoch_shows_no_image_twice(size: int, drop_last: bool, batches_per_e
     source = batches(size, drop_last=drop_last)
     assert source.batches_per_epoch == batches_per_epoch
     for _ in range(3):
-        seen = torch.cat([source().images.labels for _ in range(batches_per_epoch)]).tolist()
+        seen = torch.cat([source().loaded.labels for _ in range(batches_per_epoch)]).tolist()
         assert len(seen) == len(set(seen))
         assert len(seen) == (10 if size in (5, 10, 99) or not drop_last else 9)
 
 
 def test_epochs_differ_and_seeds_decide() -> None:
     source, again, other = batches(10), batches(10), batches(10, seed=1)
-    first, second = source().images.labels, source().images.labels
+    first, second = source().loaded.labels, source().loaded.labels
     assert not torch.equal(first, second)
-    assert torch.equal(again().images.labels, first)
-    assert not torch.equal(other().images.labels, first)
+    assert torch.equal(again().loaded.labels, first)
+    assert not torch.equal(other().loaded.labels, first)
 
 
 def test_batches_are_numbered_from_zero() -> None:
@@ -43,7 +45,7 @@ def test_batches_are_numbered_from_zero() -> None:
         numbers.append(number)
         return IMAGES[which]
 
-    source = MiniBatches(10, 5, torch.Generator(), load, fresh=True)
+    source = MiniBatches(10, size=5, generator=torch.Generator(), load=load, fresh=True)
     for _ in range(5):
         assert list(source().split(3))
     source()

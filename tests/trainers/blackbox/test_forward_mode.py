@@ -10,7 +10,7 @@ import torch
 
 from clip.backbone import Backbone
 from main_sharpzo import main
-from tests.trainers.blackbox.test_objective import D, engines, make_objective, no_autograd_graph, points
+from tests.helpers.black_box import D, engines, make_objective, no_autograd_graph, points
 from trainers.blackbox.cmaes import CMAES
 from trainers.blackbox.estimators import Backpropagation, ForwardMode
 from trainers.blackbox.objective import criterion

@@ -36,7 +36,9 @@ def tiny_objective(backbone: Backbone, engine: str) -> Objective:
     images = Samples(
         F.normalize(torch.randn(16, 24, generator=generator), dim=-1), torch.randint(len(CLASSNAMES), (16,), generator=generator)
     )
-    model = TextPrompt(projection.contexts, text, backbone.logit_scale, len(CLASSNAMES), 24)
+    model = TextPrompt(
+        projection.contexts, text_features=text, logit_scale=backbone.logit_scale, classes=len(CLASSNAMES), width=24
+    )
     return Objective(model, lambda: images, "float64")
 
 

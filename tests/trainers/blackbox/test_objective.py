@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 import torch
@@ -13,34 +11,11 @@ from torch import Tensor, nn
 
 from clip.backbone import Backbone
 from clip.prompt import Projection, context_embeddings, make_projection
-from clip.text import TextFeatures
-from tests.conftest import CLASSNAMES, make_tiny_backbone
+from tests.conftest import make_tiny_backbone
+from tests.helpers.black_box import INIT, PROMPTS, D, engines, make_images, make_objective, no_autograd_graph, points
 from trainers.blackbox.objective import FLOAT64_BELOW, Objective, Samples, top1
 from trainers.blackbox.text_prompt import TextPrompt
 from utils.errors import RunError
-
-INIT = "a photo of a"
-D = 8
-engines = pytest.mark.parametrize("engine", ["fast", "stock"])
-PROMPTS = [f"{INIT} {name}.".replace("_", " ") for name in CLASSNAMES]
-
-
-def make_images(n: int = 23, width: int = 24) -> Samples:
-    generator = torch.Generator().manual_seed(1)
-    features = F.normalize(torch.randn(n, width, generator=generator), dim=-1)
-    return Samples(features, torch.randint(len(CLASSNAMES), (n,), generator=generator))
-
-
-def make_objective(backbone: Backbone, precision: str = "auto", memory_limit: int = 1 << 30, engine: str = "fast") -> Objective:
-    projection = make_projection(context_embeddings(backbone, INIT), D, 0.2, torch.Generator().manual_seed(0))
-    text = TextFeatures(backbone, CLASSNAMES, INIT, memory_limit, engine)
-    images = make_images()
-    model = TextPrompt(projection.contexts, text, backbone.logit_scale, len(CLASSNAMES), 24, memory_limit)
-    return Objective(model, lambda: images, precision)
-
-
-def points(B: int) -> Tensor:
-    return torch.randn(B, D, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
 
 def reference_loss(backbone: Backbone, w: Tensor, dtype: torch.dtype) -> float:
@@ -57,17 +32,6 @@ def reference_loss(backbone: Backbone, w: Tensor, dtype: torch.dtype) -> float:
     with torch.no_grad():
         text = model.encode_text(backbone.tokenizer(PROMPTS), normalize=True)
         return float(F.cross_entropy(scale * images.inputs.to(dtype) @ text.T, images.labels))
-
-
-@contextmanager
-def no_autograd_graph() -> Iterator[None]:
-    """Fails where an operation keeps a tensor for a backward pass."""
-
-    def pack(tensor: Tensor) -> Tensor:
-        raise AssertionError(f"a tensor of shape {tuple(tensor.shape)} was saved for a backward pass")
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield
 
 
 # values
@@ -294,7 +258,7 @@ def test_accuracy_is_that_of_the_point_and_the_images_it_is_given() -> None:
     def contexts(W: Tensor) -> Tensor:
         return W.view(-1, 2, 2)
 
-    objective = Objective(TextPrompt(contexts, text_features, 1.0, 2, 2), lambda: AXES)
+    objective = Objective(TextPrompt(contexts, text_features=text_features, logit_scale=1.0, classes=2, width=2), lambda: AXES)
     images = Samples(AXES.inputs[:3], torch.tensor([0, 0, 1]))
     assert objective.accuracy(torch.tensor([1.0, 0.0, 0.0, 1.0]), images) == 1.0
     assert objective.accuracy(torch.tensor([0.0, 1.0, 1.0, 0.0]), images) == 0.0

@@ -1,1 +1,1 @@
-"""BlackVIP: a visual prompt on the pixels, and the networks that make it."""
+"""BlackVIP: a visual prompt on the pixels, and the networks that generate it."""

@@ -1,8 +1,8 @@
-"""BlackVIP's coordinator (Oh et al., CVPR 2023): from an encoder's feature of a picture to a prompt of the picture's size.
+"""BlackVIP's coordinator (Oh et al., CVPR 2023): from an encoder's feature of an image to a prompt of the image's size.
 
-Decoder and trigger are one vector of numbers: the trigger, then block by block the up-convolution's weight and bias, the 1×1
+Decoder and trigger are one parameter vector: the trigger, then block by block the up-convolution's weight and bias, the 1×1
 convolution's weight, the batch norm's gain and bias, and last the weight of the convolution to three channels. All convolutions
-are transposed ones. 9 920 numbers at 224 pixels with a 768-wide encoder.
+are transposed. The vector has 9,920 numbers at 224 pixels with a 768-wide encoder.
 """
 
 from __future__ import annotations
@@ -40,15 +40,18 @@ Statistics = list[tuple[Tensor, Tensor]]
 class Decoder:
     """Prompts of B decoders at once, from their parameter vectors alone.
 
-    A picture of `side` pixels is reached by doubling: five times, as published, or fewer where the first grid would have less
-    than 4 × 4 cells; then the first blocks are left out. The first grid holds [z, trigger], 32 channels of it as published, more
-    where z (n, `z_dim`) would leave no room for a trigger.
+    The image side of `side` pixels is reached by doubling: five times, as published, or fewer times, without the first blocks,
+    if the first grid would have less than 4 × 4 cells. The first grid is [z, trigger] with 32 channels, as published, or more if
+    z (n, `z_dim`) would leave no room for a trigger. Raises UserError for sizes that doubling cannot reach.
     """
 
-    def __init__(self, side: int, z_dim: int):
+    def __init__(self, side: int, *, z_dim: int):
         doublings = max((k for k in range(2, len(BLOCKS) + 2) if side % 2**k == 0 and side >> k >= 4), default=0)
         if not doublings:
-            raise UserError(f"--backbone: a visual prompt of {side} × {side} pixels cannot be reached by doubling")
+            raise UserError(
+                f"--backbone: a visual prompt of {side} × {side} pixels cannot be reached by doubling; choose a backbone with an "
+                "input size divisible by 4"
+            )
         first, *others = BLOCKS[len(BLOCKS) + 1 - doublings :]
         self.side, self.z_dim, self.start = side, z_dim, side >> doublings
         channels = first.channels
@@ -70,7 +73,7 @@ class Decoder:
 
     @property
     def d(self) -> int:
-        """How many numbers are trained."""
+        """Number of trained parameters."""
         return sum(map(math.prod, self.shapes.values()))
 
     def parameters(self, W: Tensor) -> dict[str, Tensor]:
@@ -79,7 +82,7 @@ class Decoder:
         return {name: part.reshape(len(W), *shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
     def initial(self, generator: torch.Generator) -> Tensor:
-        """The first vector (d,) float64: trigger U(0, 0.1), convolutions U(±1/√fan-in) as torch fills them, gains 1, biases 0."""
+        """The initial vector (d,) float64: trigger U(0, 0.1), convolutions U(±1/√fan-in) as in torch, gains 1, biases 0."""
         parts = []
         for name, shape in self.shapes.items():
             uniform = torch.rand(math.prod(shape), generator=generator, dtype=torch.float64)
@@ -88,7 +91,7 @@ class Decoder:
             elif ".norm." in name:
                 parts.append(torch.full_like(uniform, float(name.endswith("weight"))))
             else:
-                # torch's rule counts a transposed convolution's outputs; a bias has the range of its weight
+                # torch takes a transposed convolution's outputs as its fan-in; a bias has the range of its weight
                 fan_in = math.prod(self.shapes[name.replace("bias", "weight")][1:])
                 parts.append((2 * uniform - 1) / math.sqrt(fan_in))
         return torch.cat(parts)
@@ -96,24 +99,26 @@ class Decoder:
     def __call__(self, W: Tensor, z: Tensor, statistics: Statistics | None = None) -> tuple[Tensor, Statistics]:
         """Prompts (B, n, 3, side, side) of features z (n, z_dim) by the decoders W (B, d), in W's dtype.
 
-        The batch norms use `statistics`, or without any those of z itself under each decoder; both are returned.
+        The batch norms use `statistics`, or by default those of z itself under each decoder. Returns those used as well.
         """
         parameters = self.parameters(W)
         x, used = self._first_grid(parameters["trigger"], z.to(W)), []
         for i, block in enumerate(self.blocks):
-            own = {name: parameters[f"blocks.{i}.{name}"] for name in PARTS}
-            kernel, offset = _merge(own["up.weight"], own["up.bias"], own["mix.weight"], block)
+            block_parameters = {name: parameters[f"blocks.{i}.{name}"] for name in PARTS}
+            kernel, offset = _merge(
+                block_parameters["up.weight"], block_parameters["up.bias"], block_parameters["mix.weight"], block
+            )
             mean, variance = _moments(x, kernel) if statistics is None else (statistics[i][0] - offset, statistics[i][1])
             used.append((mean + offset, variance))
-            gain = own["norm.weight"] * torch.rsqrt(variance + EPS)
-            shift = own["norm.bias"] - mean * gain
+            gain = block_parameters["norm.weight"] * torch.rsqrt(variance + EPS)
+            shift = block_parameters["norm.bias"] - mean * gain
             x = _unfold(F.gelu(_up(x, kernel * gain[:, None, None], shift)))
         last = parameters["last.weight"].permute(0, 1, 3, 4, 2).flatten(2, 3)
         x = _unfold(_up(x, last, last.new_zeros(len(last), 3)))
         return x.permute(0, 1, 4, 2, 3), used
 
     def _first_grid(self, trigger: Tensor, z: Tensor) -> Tensor:
-        """[z, trigger] as a picture with channels last, (B, n, start, start, channels)."""
+        """[z, trigger] as an image with channels last, (B, n, start, start, channels)."""
         B, n = len(trigger), len(z)
         together = torch.cat([z.expand(B, n, -1), trigger[:, None].expand(B, n, -1)], dim=2)
         return together.view(B, n, -1, self.start, self.start).permute(0, 1, 3, 4, 2)
@@ -122,7 +127,7 @@ class Decoder:
 def _merge(up: Tensor, bias: Tensor, mix: Tensor, block: Block) -> tuple[Tensor, Tensor]:
     """Up-convolution and 1×1 convolution as one product: kernel (B, channels, 4, out) and offset (B, out).
 
-    Nothing non-linear stands between them, and the 2×2 patches of stride 2 do not overlap.
+    This is exact: no nonlinearity separates them, and the 2×2 patches of stride 2 do not overlap.
     """
     inputs, outputs = block.channels // block.groups, block.middle // block.groups
     up = up.reshape(len(up), block.groups, inputs, outputs, 4)
@@ -134,7 +139,7 @@ def _merge(up: Tensor, bias: Tensor, mix: Tensor, block: Block) -> tuple[Tensor,
 def _moments(x: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance (B, out) of the patches that `_up` makes, from the mean and covariance of x's channels.
 
-    The patches are never looked at: sums over their many rows would take longer than making them.
+    The patches themselves are not needed, and summing over their many rows would take longer than making them.
     """
     rows = x.flatten(1, 3)
     ones = rows.new_ones(len(rows), 1, rows.shape[1]) / rows.shape[1]
@@ -148,7 +153,7 @@ def _moments(x: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _up(x: Tensor, kernel: Tensor, shift: Tensor) -> Tensor:
-    """The 2×2 patches (B, n, h, w, 4, out) that x (B, n, h, w, channels) grows into, plus `shift` (B, out)."""
+    """The 2×2 patches (B, n, h, w, 4, out) into which x (B, n, h, w, channels) expands, plus `shift` (B, out)."""
     patches = torch.baddbmm(shift.repeat(1, 4)[:, None], x.flatten(1, 3), kernel.flatten(2))
     return patches.view(*x.shape[:4], *kernel.shape[2:])
 

@@ -1,10 +1,11 @@
-"""BlackVIP's second frozen network: a pretrained encoder that gives its coordinator a feature of each picture."""
+"""BlackVIP's second frozen network: a pretrained encoder that gives its coordinator a feature of each image."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,51 +20,54 @@ RANDOM = "@random"
 
 @dataclass(frozen=True)
 class Encoder:
-    """z (n, dim) float32 of CLIP-normalized pictures (n, 3, H, W)."""
+    """z (n, dim) float32 of CLIP-normalized images (n, 3, H, W)."""
 
     dim: int
     encode: Callable[[Tensor], Tensor]
 
-    def __call__(self, pictures: Tensor) -> Tensor:
+    def __call__(self, images: Tensor) -> Tensor:
         with torch.inference_mode():
-            return self.encode(pictures)
+            return self.encode(images)
 
 
 def load_encoder(name: str, backbone: Backbone, seed: int) -> Encoder:
     """The encoder that `--pt_backbone` names: "clip", a timm model with its pretrained weights, or NAME@random.
 
-    "clip" is CLIP's own image feature before it is normalized. A timm ViT gives its class token before the last layer norm,
-    another timm model its pooled feature; pictures are resized to what it takes. Raises UserError for a name that timm does not
-    know and for weights that cannot be had.
+    "clip" is CLIP's own image feature before normalization. A timm ViT gives its class token before the last layer norm, any
+    other timm model its pooled feature; images are resized to the model's input size. Raises UserError for a name unknown to
+    timm and for weights that cannot be downloaded or read.
     """
     if name == "clip":
         visual = backbone.model.visual
-        return Encoder(visual.output_dim, lambda pictures: backbone.model.encode_image(pictures.to(backbone.device)))
-    model = _timm_model(name, seed).to(backbone.device).eval().requires_grad_(False)
+        return Encoder(visual.output_dim, lambda images: backbone.model.encode_image(images.to(backbone.device)))
+    # timm's models share no base class with these attributes
+    model: Any = _timm_model(name, seed).to(backbone.device).eval().requires_grad_(False)
     side = model.default_cfg["input_size"][1:]
     by_class_token = getattr(model, "cls_token", None) is not None
     if by_class_token:
         model.norm = nn.Identity()
 
-    def encode(pictures: Tensor) -> Tensor:
-        pictures = pictures.to(backbone.device)
-        if pictures.shape[2:] != side:
-            pictures = F.interpolate(pictures, size=side, mode="bicubic", antialias=True)
-        return model.forward_features(pictures)[:, 0] if by_class_token else model(pictures)
+    def encode(images: Tensor) -> Tensor:
+        images = images.to(backbone.device)
+        if images.shape[2:] != side:
+            images = F.interpolate(images, size=side, mode="bicubic", antialias=True)
+        features: Tensor = model.forward_features(images)[:, 0] if by_class_token else model(images)
+        return features
 
     return Encoder(model.num_features, encode)
 
 
 def _timm_model(name: str, seed: int) -> nn.Module:
+    # timm takes a second to import, and only this encoder uses it
     import timm
 
     architecture = name.removesuffix(RANDOM)
     if not timm.is_model(architecture):
         close = difflib.get_close_matches(architecture, timm.list_models(), n=3)
-        near = f"; near it: {', '.join(close)}" if close else ""
-        raise UserError(f"--pt_backbone: timm has no model {architecture!r}{near}")
+        similar = f"; similar names: {', '.join(close)}" if close else ""
+        raise UserError(f"--pt_backbone: timm has no model {architecture!r}{similar}")
     quiet_hub()
-    # timm fills a new model from the global generator, which gets its state back
+    # timm initializes a new model from the global generator, whose state is restored
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_generator(seed, "random encoder").initial_seed())
         try:

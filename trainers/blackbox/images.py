@@ -1,15 +1,15 @@
-"""Pictures, for methods that change them: decoded part by part, with as many kept as memory allows, or newly augmented."""
+"""Image sets for methods that prompt the images: decoded batch by batch, as many held in memory as the limit allows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torchvision.transforms import Normalize
+from torchvision.transforms import Compose, Normalize
 from torchvision.transforms.functional import pil_to_tensor
 
 from trainers.blackbox.objective import Samples
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from datasets.split import Dataset, Item
     from trainers.blackbox.task import FewShotTask
 
-# decoded pictures that are kept never take more than this part of the memory limit, for each of a run's three sets
-SHARE_OF_PICTURES = 8
+# decoded images take at most this fraction of the memory limit, in each of a run's three sets
+SHARE_OF_IMAGES = 8
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """The backbone's transform cut in two: to a picture of 8-bit pixels (3, H, W), and from there to what the tower takes."""
+    """The backbone's transform in two parts: to 8-bit pixels (3, H, W), and from those to the tower's input."""
 
-    transform: Callable[[Image.Image], Tensor]
+    transform: Compose
 
     def pixels(self, image: Image.Image) -> Tensor:
         *geometry, _to_tensor, _normalize = self.transform.transforms
@@ -39,7 +39,7 @@ class Preprocess:
         return pil_to_tensor(image)
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """float32 of 8-bit pixels (n, 3, H, W), to the bit what the whole transform gives."""
+        """float32 of 8-bit pixels (n, 3, H, W), bit-identical to the whole transform."""
         return self._normalize(pixels.float().div(255))
 
     @cached_property
@@ -47,24 +47,24 @@ class Preprocess:
         return self.transform.transforms[-1]
 
     def valid_range(self) -> tuple[Tensor, Tensor]:
-        """What black and white become: least and greatest value (3, 1, 1) of each channel, float64."""
+        """The normalized values of black and white pixels: minimum and maximum (3, 1, 1) of each channel, float64."""
         mean, std = (
             torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (self._normalize.mean, self._normalize.std)
         )
         return (0 - mean) / std, (1 - mean) / std
 
 
-class Pictures:
-    """Preprocessed pictures (n, 3, H, W) of `items`, an ImageSet.
+class ImageSet:
+    """Preprocessed images (n, 3, H, W) of `items`, a SampleSet.
 
-    Threads decode them. The first, up to `memory` bytes of 8-bit pixels, are
-    kept; the others are decoded again in each pass.
+    Threads decode them. The first ones, up to `memory` bytes of 8-bit pixels, stay in memory; the others are decoded again in
+    each pass.
     """
 
-    def __init__(self, dataset: Dataset, items: Sequence[Item], preprocess: Preprocess, device: torch.device, memory: int):
+    def __init__(self, dataset: Dataset, *, items: Sequence[Item], preprocess: Preprocess, device: torch.device, memory: int):
         self.dataset, self.items, self.preprocess, self.device, self.memory = dataset, items, preprocess, device, memory
         self.labels = torch.tensor([item.label for item in items], device=device)
-        self.kept: dict[int, Tensor] = {}
+        self._decoded: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.items)
@@ -74,22 +74,25 @@ class Pictures:
             yield self[which]
 
     def __getitem__(self, which: Tensor) -> Samples:
-        """The pictures at positions `which` (n,)."""
+        """The images at positions `which` (n,)."""
         positions = which.tolist()
-        missing = [position for position in positions if position not in self.kept]
+        missing = [position for position in positions if position not in self._decoded]
         pixels = dict(zip(missing, parallel_map(self._pixels, missing, len(missing)), strict=True))
         for position in missing:
             if (position + 1) * pixels[position].numel() <= self.memory:
-                self.kept[position] = pixels[position]
-        stacked = torch.stack([self.kept[p] if p in self.kept else pixels[p] for p in positions])
+                self._decoded[position] = pixels[position]
+        stacked = torch.stack([self._decoded[p] if p in self._decoded else pixels[p] for p in positions])
         return Samples(self.preprocess.normalize(stacked.to(self.device)), self.labels[which.to(self.device)])
 
     def _pixels(self, position: int) -> Tensor:
         return self.preprocess.pixels(self.dataset.open_image(self.items[position]))
 
 
-def picture_sets(config: Config, task: FewShotTask) -> tuple[Pictures, Pictures, Pictures]:
-    """The run's training, validation and test pictures, under CLIP's test transform."""
-    preprocess, memory = Preprocess(task.backbone.preprocess), (config.memory_limit << 20) // SHARE_OF_PICTURES
-    parts = task.train, task.val, task.dataset.test
-    return tuple(Pictures(task.dataset, items, preprocess, task.backbone.device, memory) for items in parts)
+def image_sets(config: Config, task: FewShotTask) -> tuple[ImageSet, ImageSet, ImageSet]:
+    """The run's training, validation and test images under CLIP's test transform."""
+    preprocess, memory = Preprocess(task.backbone.preprocess), (config.memory_limit << 20) // SHARE_OF_IMAGES
+
+    def image_set(items: Sequence[Item]) -> ImageSet:
+        return ImageSet(task.dataset, items=items, preprocess=preprocess, device=task.backbone.device, memory=memory)
+
+    return image_set(task.train), image_set(task.val), image_set(task.dataset.test)

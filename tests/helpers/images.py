@@ -1,4 +1,4 @@
-"""A few random pictures as a dataset, and the task of a run on them, for tests of methods that change the image side."""
+"""A few random images as a dataset, and the task of a run on them, for tests of methods that change the image side."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def make_task(backbone: Backbone, train: int = 10, val: int = 3, test: int = 5) 
     )
 
 
-def pictures_of(task: FewShotTask, items: tuple[Item, ...] | list[Item]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Preprocessed pictures (n, 3, H, W) and labels (n,), by the backbone's own transform."""
-    pictures = [task.backbone.preprocess(task.dataset.open_image(item)) for item in items]
-    return torch.stack(pictures), torch.tensor([item.label for item in items])
+def images_of(task: FewShotTask, items: tuple[Item, ...] | list[Item]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Preprocessed images (n, 3, H, W) and labels (n,), by the backbone's own transform."""
+    images = [task.backbone.preprocess(task.dataset.open_image(item)) for item in items]
+    return torch.stack(images), torch.tensor([item.label for item in items])
