@@ -19,7 +19,8 @@ class TrainerInfo:
     --prompt_trainer for the same trainer. `defaults`: settings in which its defaults differ from Config's. `by_shots`: those
     that depend on the shots, {setting: {least shots: value}}. `two_stages`: whether change_point matters. `stage2`: whether
     `--stage2` accepts it, since it starts from any w. `matrix`: it moves a matrix, so w0 is one. `derivative`: it
-    differentiates the loss. `update`: whether `--zo_update` replaces its update.
+    differentiates the loss. `update`: whether `--zo_update` replaces its update. `prompt`: whether it searches a prompt by
+    queries; otherwise it is a reference without prompts, on cached features.
     """
 
     help: str
@@ -35,6 +36,7 @@ class TrainerInfo:
     matrix: bool = False
     derivative: bool = False
     update: bool = False
+    prompt: bool = True
 
     @property
     def trains(self) -> bool:
@@ -144,6 +146,24 @@ TRAINERS = Registry(
             title="BPT-VLM",
             defaults={"ctx_init": "", "n_ctx": 8, "intrinsic_dim": 500, "std": 1.0, "popsize": 30, "sigma": 1.0, "bound": 0.0}
             | {"deploy": "best", "max_queries": 3600},
+        ),
+        "tip-adapter": TrainerInfo(
+            "without prompts: training-free cache of the few-shot features beside zero-shot CLIP",
+            "trainers.references.tip_adapter:build",
+            "trainers.references.tip_adapter:problem",
+            "trainers.references.tip_adapter:restore",
+            title="Tip-Adapter",
+            defaults={"total_steps": 36},
+            prompt=False,
+        ),
+        "linear-probe": TrainerInfo(
+            "without prompts: logistic regression on the few-shot features",
+            "trainers.references.linear_probe:build",
+            "trainers.references.linear_probe:problem",
+            "trainers.references.linear_probe:restore",
+            title="Linear probe",
+            defaults={"total_steps": 6},
+            prompt=False,
         ),
         "mezo": _descent("mezo", "dense ZO-SGD along random directions", "MeZO"),
         "sparse-mezo": _descent("sparse_mezo", "MeZO on the coordinates of small magnitude", "Sparse MeZO"),

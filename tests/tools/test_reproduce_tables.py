@@ -21,7 +21,8 @@ from trainers import TRAINERS
 def test_methods_are_compared_at_their_own_budgets_at_a_small_one_and_at_ours(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     entries = list(PLANS["baselines"](maker(tmp_path, seeds=(1, 2))))
-    methods = {name for name, info in TRAINERS.items() if not info.stage2} - {"saved", "fo", "zo", "cma-es"} | {"mezo"}
+    methods = {name for name, info in TRAINERS.items() if info.prompt and not info.stage2}
+    methods = methods - {"saved", "fo", "zo", "cma-es"} | {"mezo"}
     assert {entry.row for entry in entries if entry.column == OWN_BUDGET} == methods
     assert {entry.row for entry in entries if entry.column == SMALL_BUDGET} == methods - {"zero-shot", "zip-20k"}
     for entry in entries:

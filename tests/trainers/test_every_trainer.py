@@ -29,7 +29,7 @@ QUICK = {
     "blackvip": {"spsa_a": 0.2},
     "bpt-vlm": {"deploy": "best"},
 }
-trainers = pytest.mark.parametrize("trainer", [name for name, info in TRAINERS.items() if info.build])
+trainers = pytest.mark.parametrize("trainer", [name for name, info in TRAINERS.items() if info.build and info.prompt])
 
 
 class CountingQuadratic(Quadratic):

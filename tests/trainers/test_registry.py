@@ -20,7 +20,7 @@ from trainers.loop import build_problem
 from utils.settings import Config
 
 OWN = {"intrinsic_dim": 16, "train_batch": 4, "pt_backbone": "clip", "memory_limit": 64, "template": "a photo of a {}."}
-TRAINED = {name: info for name, info in TRAINERS.items() if info.build}
+TRAINED = {name: info for name, info in TRAINERS.items() if info.build and info.prompt}
 # one trainer of those that search the same
 ONE_PER_PROBLEM = {(info.problem, info.restore): name for name, info in TRAINED.items()}.values()
 

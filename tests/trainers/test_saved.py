@@ -67,7 +67,7 @@ def test_out_of_memory_is_not_told_as_a_prompt_that_does_not_fit(
 
     path = train(tmp_path, "zo-pruned")
     capsys.readouterr()
-    monkeypatch.setattr(saved, "TextFeatures", fail)
+    monkeypatch.setattr(saved, "text_features", fail)
     assert main(["--load_prompt", str(path), "--output_dir", str(tmp_path)]) == 1
     assert capsys.readouterr().err.startswith("error: out of memory (asked for 2.00 GiB): --memory_limit is 1024")
 
@@ -83,7 +83,13 @@ def test_prompt_of_the_base_classes_is_evaluated_on_the_new_ones(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("trainer", "flags"), [("coop", ["--csc", "--train_features", "cached"]), ("craft", ["--train_features", "cached"])]
+    ("trainer", "flags"),
+    [
+        ("coop", ["--csc", "--train_features", "cached"]),
+        ("craft", ["--train_features", "cached"]),
+        ("tip-adapter", []),
+        ("linear-probe", []),
+    ],
 )
 def test_prompt_that_is_bound_to_its_classes_is_refused_on_fewer(
     trainer: str, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture

@@ -16,7 +16,7 @@ from tests.helpers.images import images_of, make_task
 from tests.helpers.towers import ReferenceDecoder
 from trainers.baselines.blackvip import problem as blackvip
 from trainers.baselines.blackvip.encoder import Encoder
-from trainers.baselines.blackvip.problem import MiniBatch
+from trainers.baselines.blackvip.problem import EncodedBatch
 from trainers.blackbox.problem import Problem
 from trainers.loop import build_optimizer
 from utils.settings import Config
@@ -63,7 +63,7 @@ def network_at(problem: Problem, w: Tensor) -> ReferenceDecoder:
     return network.requires_grad_(False)
 
 
-def spy_on_batches(problem: Problem) -> list[MiniBatch]:
+def spy_on_batches(problem: Problem) -> list[EncodedBatch]:
     """The mini-batches that the objective will have loaded."""
     draw, given = problem.objective.next_batch, []
     load = draw.load

@@ -1,0 +1,1 @@
+"""References without prompts: what the cached features of the few-shot images give, with no query."""
