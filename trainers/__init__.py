@@ -68,6 +68,14 @@ def _descent(name: str, help: str, title: str, derivative: bool = False) -> Trai
     )
 
 
+def _zeroth_order(
+    build: str, help: str, title: str, defaults: Mapping[str, Any] | None = None, update: bool = False
+) -> TrainerInfo:
+    """An optimizer of trainers/zeroth_order that starts from any w."""
+    where = f"trainers.zeroth_order.{build}"
+    return TrainerInfo(help, where, title=title, defaults=defaults or {}, stage2=True, update=update)
+
+
 ZIP = {"ctx_init": "", "n_ctx": 8, "intrinsic_dim": 500, "zo_clip": True}
 
 TRAINERS = Registry(
@@ -196,6 +204,38 @@ TRAINERS = Registry(
             "CMA-ES with a diagonal covariance", "trainers.zeroth_order.sep_cma:build", title="sep-CMA-ES", stage2=True
         ),
         "spsa": TrainerInfo("SPSA with ZIP's decaying steps", "trainers.zeroth_order.spsa:build", title="SPSA", stage2=True),
+        "adam-cge": _descent("adam_cge", "Adam on coordinate-wise differences", "Adam on CGE"),
+        "lbfgs": _zeroth_order("lbfgs:build", "scipy's L-BFGS on coordinate-wise differences", "L-BFGS"),
+        "openai-es": _zeroth_order(
+            "population:openai_es",
+            "centered ranks of antithetic pairs, with Adam",
+            "OpenAI-ES",
+            {"probes": 20},
+            True,
+        ),
+        "plain-cma": _zeroth_order("plain_cma:build", "CMA-ES at pycma's default population", "CMA-ES"),
+        "fzoo": _zeroth_order("population:fzoo", "±1 probes over the spread of their losses", "FZOO", update=True),
+        "r-adazo": _zeroth_order(
+            "population:r_adazo",
+            "Adam with the second moment of its momentum",
+            "R-AdaZO",
+            {"probes": 10, "beta2": 0.99},
+            True,
+        ),
+        "conmezo": _zeroth_order("conmezo:build", "MeZO in a cone around the momentum", "ConMeZO", {"beta1": 0.95}),
+        "curvzo": _zeroth_order("curvzo:build", "MeZO on coordinates sampled by a score (our reading of a port)", "CurvZO"),
+        "zoar": _zeroth_order(
+            "population:zoar", "reuses the probes of earlier steps", "ZoAR", {"probes": 10, "beta2": 0.99, "zo_eps_rge": 0.05}, True
+        ),
+        "guided-es": _zeroth_order("guided_es:build", "probes along its own past estimates", "Guided ES", update=True),
+        "zosa": _zeroth_order(
+            "sharpness:zosa", "FZOO at a worst-case shift (our reading of a summary)", "ZOSA (our reading)", update=True
+        ),
+        "zest": _zeroth_order(
+            "sharpness:zest", "tilted ZO-SAM (our reading of a summary)", "Tilted ZO-SAM (our reading)", update=True
+        ),
+        "loren": _zeroth_order("loren:build", "probes that damp one learned direction", "LOREN", {"probes": 6}),
+        "bszo": _zeroth_order("bszo:build", "slopes fused by a Kalman filter", "BSZO", {"probes": 2}, True),
         "zero-shot": TrainerInfo("the template alone, nothing trained", "", title="Zero-shot"),
         "saved": TrainerInfo("the prompt that --load_prompt names, nothing trained", "", title="Saved prompt"),
     }

@@ -87,3 +87,33 @@ class Adam(Update):
         self.v.copy_(self.beta2 * self.v + (1 - self.beta2) * gradient.square())
         m = self.m / (1 - self.beta1**self.t)
         return self.lr * (m / ((self.v / (1 - self.beta2**self.t)).sqrt() + self.epsilon))
+
+
+class RefinedAdam(Update):
+    """η m / √(v + ε) with m as in `Momentum` and v ← β₂ v + (1 − β₂) m²: the second moment of m, not of g (R-AdaZO).
+
+    As in the official code there is no bias correction, so that the first step is η / √(1 − β₂) per coordinate whatever g is:
+    10η at β₂ = 0.99. `bias_correction` divides m and v as Adam does.
+    """
+
+    def __init__(
+        self, *, lr: float, beta1: float = 0.9, beta2: float = 0.99, epsilon: float = 1e-8, bias_correction: bool = False
+    ):
+        self.lr, self.beta1, self.beta2, self.epsilon, self.bias_correction = lr, beta1, beta2, epsilon, bias_correction
+
+    def start(self, w: Tensor) -> None:
+        self.m, self.v = torch.zeros_like(w), torch.zeros_like(w)
+        self.t = 0
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        return {"m": self.m, "v": self.v}
+
+    def __call__(self, gradient: Tensor, w: Tensor) -> Tensor:
+        self.t += 1
+        self.m.copy_(self.beta1 * self.m + (1 - self.beta1) * gradient)
+        self.v.copy_(self.beta2 * self.v + (1 - self.beta2) * self.m.square())
+        m, v = self.m, self.v
+        if self.bias_correction:
+            m, v = m / (1 - self.beta1**self.t), v / (1 - self.beta2**self.t)
+        return self.lr * m / (v + self.epsilon**2).sqrt()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,7 +116,7 @@ class Config:
         choices=("csa", "tpa"),
     )
     bound: float = option(5.0, "stage 1", "box ±bound on w in CMA-ES; 0: none", low=0.0)
-    rho: float = option(0.1, "stage 1", "ρ, sharpness radius", low=0.0)
+    rho: float = option(0.1, "stage 1", "ρ, sharpness radius (of zosa and zest too)", low=0.0)
     smoothness_estimator: str = option(
         "zo",
         "stage 1",
@@ -140,11 +141,13 @@ class Config:
         "default",
         "ZO optimizers",
         "what an estimated gradient is turned into, e.g. cge with adam; default: the optimizer's own (docs/optimizers.md)",
-        choices=("default", "sgd", "sign", "momentum", "adam"),
+        choices=("default", "sgd", "sign", "momentum", "adam", "r-adazo"),
     )
-    beta1: float = option(0.9, "ZO optimizers", "β₁ of the momentum and adam updates", low=0.0, below=1.0)
-    beta2: float = option(0.999, "ZO optimizers", "β₂ of the adam update", low=0.0, below=1.0)
-    adam_eps: float = option(1e-8, "ZO optimizers", "ε of the adam update", above=0.0)
+    beta1: float = option(
+        0.9, "ZO optimizers", "β₁ of the momentum, adam and r-adazo updates; β of conmezo, loren", low=0.0, below=1.0
+    )
+    beta2: float = option(0.999, "ZO optimizers", "β₂ of the adam and r-adazo updates", low=0.0, below=1.0)
+    adam_eps: float = option(1e-8, "ZO optimizers", "ε of the adam and r-adazo updates", above=0.0)
     sign_of: str = option(
         "estimate",
         "ZO optimizers",
@@ -163,6 +166,28 @@ class Config:
     rank_points: int = option(16, "ZO optimizers", "m, points that rank-sgd ranks", low=2)
     line_search: int = option(5, "ZO optimizers", "n, points of rank-sgd's line search, the present one included", low=2)
     line_decay: float = option(0.5, "ZO optimizers", "γ, ratio of step lengths in rank-sgd's line search", above=0.0, below=1.0)
+
+    probes: int = option(
+        8,
+        "ZO optimizers",
+        "random directions per step of fzoo, r-adazo, zoar, zosa, loren and bszo; pairs of openai-es, zest and guided-es",
+        low=1,
+    )
+    bias_correction: bool = option(False, "ZO optimizers", "correct the bias of the r-adazo update's moments, as Adam does")
+    cone_angle: float = option(
+        1.35, "ZO optimizers", "θ, conmezo's angle to the momentum; π/2 is MeZO", low=0.0, high=math.pi / 2
+    )
+    curvzo_share: float = option(0.4, "ZO optimizers", "curvzo: share of the coordinates at the start", above=0.0, high=1.0)
+    history: int = option(5, "ZO optimizers", "H, earlier steps whose probes zoar uses again", low=0)
+    guides: int = option(1, "ZO optimizers", "k, past estimates that guide guided-es", low=1)
+    guide_alpha: float = option(0.5, "ZO optimizers", "α, share of guided-es' variance that is isotropic", above=0.0, high=1.0)
+    guide_sigma: float = option(0.1, "ZO optimizers", "σ, length of guided-es' perturbations", above=0.0)
+    tilt: float = option(1.0, "ZO optimizers", "t of zest: near 0 the mean around w, large the worst point", above=0.0)
+    loren_damping: float = option(0.1, "ZO optimizers", "ρ of loren's covariance: smaller damps its direction more", above=0.0)
+    loren_lr: float = option(1e-3, "ZO optimizers", "step size of loren's learned direction", low=0.0)
+    bszo_alpha: float = option(0.1, "ZO optimizers", "α, rate at which bszo's noise level adapts", low=0.0, below=1.0)
+    lbfgs_memory: int = option(10, "ZO optimizers", "pairs of steps that lbfgs remembers", low=1)
+    lbfgs_gradient: str = option("cge", "ZO optimizers", "lbfgs: central differences, or forward mode", choices=("cge", "jvp"))
 
     sp_avg: int = option(5, "SPSA", "q, two-sided estimates that are averaged in a step", low=1)
     spsa_c: float = option(0.01, "SPSA", "c of the perturbation c / k^γ", above=0.0)

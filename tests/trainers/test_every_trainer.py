@@ -26,6 +26,8 @@ QUICK = {
     "coop": {"lr": 0.1},
     "spsa": {"spsa_a": 0.5},
     "lozo": {"prompt_space": "full"},
+    "curvzo": {"zo_lr": 0.02, "curvzo_share": 1.0},
+    "zoar": {"zo_lr": 0.005, "zo_eps_rge": 0.05},
     "blackvip": {"spsa_a": 0.2},
     "bpt-vlm": {"deploy": "best"},
 }

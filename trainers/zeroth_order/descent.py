@@ -6,6 +6,7 @@
     forward-gradient (Baydin et al. 2022)   slopes in forward mode, and SGD
     zo-sign, zo-momentum, zo-adam           RGE with the updates of the ZO-LLM benchmark (Zhang et al. 2024)
     zo-conservative (the same)              RGE, and the best of three points
+    adam-cge (Kingma and Ba 2015)           CGE with Adam
 
 `--zo_update` replaces the update of any of them.
 """
@@ -21,7 +22,7 @@ from trainers.blackbox.estimators import CGE, RGE, ForwardGradient
 from trainers.blackbox.gradients import LossFunction
 from trainers.blackbox.masks import MagnitudePruning, Masked
 from trainers.optimizer import Descent, gaussian
-from trainers.updates import SGD, Adam, Momentum, Sign, Update
+from trainers.updates import SGD, Adam, Momentum, RefinedAdam, Sign, Update
 from utils.seeds import torch_generator
 from utils.settings import Config
 
@@ -33,6 +34,13 @@ UPDATES: dict[str, Callable[[Config], Update]] = {
     "sign": lambda config: Sign(lr=config.zo_lr),
     "momentum": lambda config: Momentum(lr=config.zo_lr, beta1=config.beta1),
     "adam": lambda config: Adam(lr=config.zo_lr, beta1=config.beta1, beta2=config.beta2, epsilon=config.adam_eps),
+    "r-adazo": lambda config: RefinedAdam(
+        lr=config.zo_lr,
+        beta1=config.beta1,
+        beta2=config.beta2,
+        epsilon=config.adam_eps,
+        bias_correction=config.bias_correction,
+    ),
 }
 
 
@@ -94,6 +102,11 @@ def cge(config: Config, problem: Problem) -> Descent:
         generator=torch_generator(config.seed, "CGE coordinates"),
     )
     return Descent(problem.initial, estimator=estimator, update=update(config))
+
+
+def adam_cge(config: Config, problem: Problem) -> Descent:
+    """Adam on central differences: the gradients that lbfgs sees, without curvature."""
+    return Descent(problem.initial, estimator=CGE(mu=config.zo_eps_cge), update=update(config, "adam"))
 
 
 def forward_gradient(config: Config, problem: Problem) -> Descent:
