@@ -225,7 +225,11 @@ TRAINERS = Registry(
         "conmezo": _zeroth_order("conmezo:build", "MeZO in a cone around the momentum", "ConMeZO", {"beta1": 0.95}),
         "curvzo": _zeroth_order("curvzo:build", "MeZO on coordinates sampled by a score (our reading of a port)", "CurvZO"),
         "zoar": _zeroth_order(
-            "population:zoar", "reuses the probes of earlier steps", "ZoAR", {"probes": 10, "beta2": 0.99, "zo_eps_rge": 0.05}, True
+            "population:zoar",
+            "reuses the probes of earlier steps",
+            "ZoAR",
+            {"probes": 10, "beta2": 0.99, "zo_eps_rge": 0.05},
+            True,
         ),
         "guided-es": _zeroth_order("guided_es:build", "probes along its own past estimates", "Guided ES", update=True),
         "zosa": _zeroth_order(

@@ -310,7 +310,7 @@ def test_bad_flag_is_refused_in_one_line_that_names_it(argv: tuple[str, ...], na
         ("zo: {sigma: {1: {1: 0.1}}}", "expected one value, not a list or mapping"),
         ("zo: {shots: {1: 2}}", "is not a whole number"),
         ("sigma: {1: 0.1}", "a section must be named after a trainer"),
-        ("prompt_trainer: zoo", "unknown trainer 'zoo' (did you mean 'zo'?)"),
+        ("prompt_trainer: mezzo", "unknown trainer 'mezzo' (did you mean 'mezo'?)"),
         ("prompt_trainer: {}", "a section must be named after a trainer"),
         ("change_point: 30000", "change point 30000 lies past the last step"),
         ("run_name: a/b", "'a/b' must be a plain folder name"),
