@@ -142,7 +142,7 @@ def test_part_that_is_the_whole_file_already_is_fetched_anew(server: Server, tmp
 
 def test_wrong_checksum_is_refused_and_the_file_deleted(server: Server, tmp_path: Path) -> None:
     server.files["/data.bin"] = CONTENT + b"!"
-    with pytest.raises(RunError, match=r"its md5 is .*, not .*; the file is deleted"):
+    with pytest.raises(RunError, match=r"its md5 is .*, not .*; the file was deleted"):
         fetch(Download(server.url("data.bin"), md5(CONTENT)), tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tools.reproduce import __main__ as reproduce
 from utils.config import REPOSITORY
 
 DOCS = REPOSITORY / "docs"
@@ -27,3 +28,10 @@ def test_pictures_that_documents_show_are_there_and_no_others() -> None:
         (path.parent / name).resolve() for path, text in texts.items() for name in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
     }
     assert shown == {path.resolve() for path in DOCS.rglob("*.png")}
+
+
+@pytest.mark.parametrize(("name", "part"), [("table1", []), ("table7", []), ("cross", [])])
+def test_tables_are_those_of_the_recorded_runs(name: str, part: list[str], tmp_path: Path) -> None:
+    argv = [name, "--suite", "mini", "--from", str(DOCS / "mini" / "runs.csv"), "--output", str(tmp_path), *part]
+    assert reproduce.main(argv) == 0
+    assert (tmp_path / f"{name}.md").read_text(encoding="utf-8") == (DOCS / "mini" / f"{name}.md").read_text(encoding="utf-8")

@@ -221,3 +221,84 @@ def test_papers_tables_have_all_their_cells() -> None:
     assert paper.accuracy(OURS, "imagenet", "RN101") == 65.40
     assert paper.accuracy(OURS, "digits", "Mini") is None
     assert paper.accuracy("craft", "oxford_pets", "ViT-B/16") == 91.94
+
+
+def test_zero_shot_comes_first_even_where_it_was_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, 80.0)
+    lines = [line for line in summary(capsys, tmp_path).splitlines() if line.startswith("|")]
+    # 47.0 is what the run itself recorded
+    assert lines[2].startswith(f"| {title('zero-shot')} | 47.00 (n = 1)") and lines[3].startswith("| SharpZO | 80.00")
+
+
+def test_best_of_a_column_is_bold_and_variants_do_not_compete(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, 80.0, shots=4)
+    write_run(tmp_path, 79.0, shots=4, prompt_trainer="bbt")
+    write_run(tmp_path, 90.0, shots=4, run_name="half-the-classes")
+    assert summarize.main([str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "| SharpZO | **80.00 (n = 1)** |" in out and out.count("**") == 2
+    assert summarize.main([str(tmp_path), "--format", "latex"]) == 0
+    assert r"SharpZO & \textbf{80.00 (n = 1)} \\" in capsys.readouterr().out
+
+
+def test_spread_may_be_the_sample_standard_deviation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, accuracy in ((1, 78.0), (2, 80.0), (3, 82.0)):
+        write_run(tmp_path, accuracy, seed=seed)
+    text = summary(capsys, tmp_path, "--std", "sample")
+    assert row(text, "SharpZO")[1].startswith("80.00 ± 2.00 (n = 3)")
+    assert "Mean ± sample standard deviation over n seeds" in text
+
+
+def test_named_run_of_one_seed_lacks_no_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in (1, 2):
+        write_run(tmp_path, 80.0, seed=seed)
+    write_run(tmp_path, 81.0, run_name="one-off")
+    assert "missing" not in summary(capsys, tmp_path)
+
+
+def test_run_of_an_unknown_trainer_or_dataset_is_one_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, 80.0)
+    for key, value in (("prompt_trainer", "future"), ("dataset", "future_set")):
+        write_run(tmp_path, 70.0, **{key: value})
+    text = summary(capsys, tmp_path)
+    assert row(text, "SharpZO")[1].startswith("80.00 (n = 1)")
+    warnings = [line for line in text.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 2 and "unknown trainer 'future'" in text and "unknown dataset 'future_set'" in text
+
+
+def test_methods_are_compared_by_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, ours, theirs in ((1, 80.0, 79.0), (2, 82.0, 80.0), (3, 84.0, 81.0), (4, 90.0, None)):
+        write_run(tmp_path, ours, seed=seed)
+        if theirs is not None:
+            write_run(tmp_path, theirs, seed=seed, prompt_trainer="mezo")
+    text = summary(capsys, tmp_path, "--compare", "sharpzo", "mezo")
+    # differences 1, 2, 3: 2 ± 1 / √3 · t(0.975, 2); t = 3.46, p = 0.074
+    assert row(text, "eurosat")[1:] == [
+        "ViT-B/16",
+        "16",
+        "82.00 ± 4.97 (n = 3)",
+        "80.00 ± 2.48 (n = 3)",
+        "+2.00 ± 2.48 (n = 3)",
+        "0.074",
+    ]
+    for name in ("zip", "sharpzo:mine"):
+        assert summarize.main([str(tmp_path), "--compare", "sharpzo", name]) == 2
+        assert f"error: --compare: no run of {name!r}; choose from" in capsys.readouterr().err
+
+
+def test_csv_is_read_back_as_the_runs_it_was_written_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in (1, 2):
+        write_run(tmp_path / "runs", 80.0 + seed, seed=seed, rho=0.05)
+    text = summary(capsys, tmp_path / "runs", "--csv", tmp_path / "runs.csv")
+    assert summary(capsys, tmp_path / "runs.csv") == text
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    assert summarize.main([str(tmp_path / "other.csv")]) == 2
+    assert "other.csv: not a CSV of tools.summarize" in capsys.readouterr().err
+
+
+def test_runs_under_the_methods_old_name_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, 80.0, prompt_trainer="zo-pruned")
+    write_run(tmp_path, 82.0, seed=2, prompt_trainer="sharpzo")
+    text = summary(capsys, tmp_path)
+    assert row(text, "SharpZO")[1].startswith("81.00 ± 12.71 (n = 2)")
+    assert "different settings" not in text

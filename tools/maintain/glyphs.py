@@ -99,7 +99,7 @@ def draw_glyphs(n: int, rng: np.random.Generator) -> Glyphs:
 def _draw(
     character: int, fonts: Sequence[tuple[ImageFont.FreeTypeFont, Any]], rng: np.random.Generator
 ) -> tuple[np.ndarray, list[int]]:
-    font, (family, weight, slant) = fonts[rng.integers(len(fonts))]
+    font, (family, weight, slant) = fonts[int(rng.integers(len(fonts)))]
     focus, tilt, grain, size = rng.integers(3), rng.integers(2), rng.integers(2), rng.integers(2)
 
     mask = Image.new("L", (CANVAS, CANVAS))

@@ -48,12 +48,13 @@ def write(
     return [path]
 
 
-def make_baselines(found: Results, maker: JobFactory, output: Path) -> list[Table]:
-    """All methods by budget, and curves at their own budgets."""
-    from tools.reproduce import figures
+def make_baselines(found: Results, maker: JobFactory, output: Path, curves: bool) -> list[Table]:
+    """All methods by budget, and `curves` at their own budgets."""
+    if curves:
+        from tools.reproduce import figures
 
-    title = f"all methods at their own budgets, {maker.suite.ablation}, {maker.suite.backbone}, 16 shots"
-    print(figures.draw_curves(found, OWN_BUDGET, output / "baselines.png", title, logarithmic=True))
+        heading = f"all methods at their own budgets, {maker.suite.ablation}, {maker.suite.backbone}, 16 shots"
+        print(figures.draw_curves(found, OWN_BUDGET, output / "baselines.png", heading, logarithmic=True))
     return list(results.budgets_tables(found))
 
 
@@ -66,7 +67,8 @@ def make_table(name: str, found: Results, maker: JobFactory, arguments: argparse
     by_backbone = results.papers_by_backbone(name) if papers and name in ("table1", "table2") else None
     by_method = results.papers_by_method(name) if papers and name in ("table3", "table4", "table6", "table7") else None
     if name == "baselines":
-        return make_baselines(found, maker, output)
+        # A CSV holds no step logs to draw.
+        return make_baselines(found, maker, output, curves=arguments.recorded is None)
     if name == "table1":
         averaged = maker.suite.datasets
         # The paper averages over all of its datasets.
