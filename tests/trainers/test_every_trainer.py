@@ -1,4 +1,4 @@
-"""What every registered trainer must do, on a quadratic: descend, repeat itself, and cost what it says."""
+"""What every registered trainer must do on a quadratic: descend, repeat itself, and cost what it announces."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from utils.settings import Config
 SMALL = Config(
     dataset="digits", popsize=8, total_steps=12, change_point=4, prune_interval=3, zo_eps_mask=1e-4, eval_every=0, zo_lr=0.05
 )
-# step sizes fit for the quadratic, where a trainer's published ones are meant for another scale
+# step sizes for the quadratic, since published ones are meant for another scale
 QUICK = {
     "zip": {"spsa_a": 0.2, "zo_clip": True},
     "zip-20k": {"spsa_a": 0.2, "zo_clip": True},
@@ -87,13 +87,13 @@ def test_same_seed_same_path_other_seed_another(trainer: str) -> None:
 
 
 @trainers
-def test_plan_of_one_step_is_exact(trainer: str) -> None:
+def test_queries_of_one_step_are_exact(trainer: str) -> None:
     problem = toy_problem(settings(trainer))
     optimizer, loss = build_optimizer(settings(trainer), problem), problem.objective
     for _ in range(12):
-        planned, before = optimizer.num_queries(1), loss.queries
+        announced, before = optimizer.num_queries(1), loss.queries
         optimizer.step(loss)
-        assert loss.queries - before == planned
+        assert loss.queries - before == announced
 
 
 @trainers
@@ -102,12 +102,12 @@ def test_a_step_that_does_not_fit_the_budget_is_not_started(trainer: str) -> Non
     assert 0 < records[-1]["queries"] <= 40
 
 
-def test_no_step_is_started_that_would_end_after_the_time_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_step_starts_that_would_exceed_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
 
     class Slow(CountingQuadratic):
-        """Takes a second a query."""
+        """Takes a second per query."""
 
         def __call__(self, W: Tensor, mu: float | None = None) -> Tensor:
             nonlocal now
@@ -115,7 +115,7 @@ def test_no_step_is_started_that_would_end_after_the_time_allowed(monkeypatch: p
             return super().__call__(W, mu)
 
     config = settings("sharpzo")
-    # until how long the first step takes is known, it is started; then 20 queries a step, and 2 with 12 for a mask now and then
+    # the first step always starts; then 20 queries per step, and in stage 2 two, with 12 more for a mask now and then
     for seconds in range(20, 130):
         now, problem = 0.0, dataclasses.replace(toy_problem(config), objective=Slow(6))
         optimizer = build_optimizer(config, problem)

@@ -1,4 +1,4 @@
-"""docs/optimizers.md says what is there: its example runs, its tables are those of the CSVs, and no rule is missing."""
+"""docs/optimizers.md is true: its example runs, its tables are those of the CSVs, and it describes every ZO optimizer."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from trainers import TRAINERS, TrainerInfo
 from utils.config import REPOSITORY, read_yaml
 
 DOC = (REPOSITORY / "docs" / "optimizers.md").read_text(encoding="utf-8")
-RULES = [name for name, info in TRAINERS.items() if info.stage2 and name != "fo"]
+ZO_OPTIMIZERS = [name for name, info in TRAINERS.items() if info.stage2 and name != "fo"]
 
 
 @pytest.fixture
 def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The document's own rule, put where the document says; its name in the registry."""
+    """Puts the document's example where the document says; returns its name in the registry."""
     module, entry = re.findall(r"```python\n(.*?)```", DOC, flags=re.DOTALL)
     assert len(module.splitlines()) < 40
     (tmp_path / "normalized.py").write_text(module, encoding="utf-8")
@@ -36,7 +36,7 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_the_example_passes_the_tests_of_the_registry(example: str) -> None:
     registry.test_descends(example)
     registry.test_same_seed_same_path_other_seed_another(example)
-    registry.test_plan_of_one_step_is_exact(example)
+    registry.test_queries_of_one_step_are_exact(example)
     registry.test_a_step_that_does_not_fit_the_budget_is_not_started(example)
 
 
@@ -55,16 +55,16 @@ def test_tables_are_those_of_the_csvs() -> None:
     assert with_tables(DOC) == DOC, "run python -m tools.maintain.compare_rules write"
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_every_rule_has_its_paragraph_and_formula(rule: str) -> None:
-    paragraph = DOC.split(f"\n**`{rule}`** (", 1)[1].split("\n**`")[0]
+@pytest.mark.parametrize("name", ZO_OPTIMIZERS)
+def test_every_optimizer_has_its_paragraph_and_formula(name: str) -> None:
+    paragraph = DOC.split(f"\n**`{name}`** (", 1)[1].split("\n**`")[0]
     assert re.search(r"^    \S.*(←|~|argmin)", paragraph, flags=re.MULTILINE) or "m ⊙ u" in paragraph
-    assert f"`{rule}`" in DOC.split("## One by one")[0]
+    assert f"`{name}`" in DOC.split("## One by one")[0]
 
 
-@pytest.mark.parametrize("rule", GRIDS)
-def test_the_default_of_digits_has_the_screened_settings(rule: str) -> None:
-    section = read_yaml(REPOSITORY / "configs" / "digits.yaml")[rule].value
-    chosen = dict(setting.split("=") for setting in best_settings(rule).split())
+@pytest.mark.parametrize("name", GRIDS)
+def test_the_default_of_digits_has_the_screened_settings(name: str) -> None:
+    section = read_yaml(REPOSITORY / "configs" / "digits.yaml")[name].value
+    chosen = dict(setting.split("=") for setting in best_settings(name).split())
     assert {key: float(section[key].value) for key in chosen} == {key: float(value) for key, value in chosen.items()}
     assert section["max_queries"].value == 34_740

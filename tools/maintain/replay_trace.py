@@ -62,9 +62,9 @@ def build_objective(trace: Trace, engine: str) -> Objective:
     text_cfg = {"context_length": 77, "vocab_size": 49408, "width": width, "heads": heads, "layers": layers}
     vision_cfg = {"image_size": 32, "patch_size": 32, "layers": 1, "width": 32, "head_width": 32}
     model = open_clip.model.CLIP(embed_dim, vision_cfg, text_cfg, quick_gelu=True).eval().requires_grad_(False)
-    missing, foreign = model.load_state_dict(state, strict=False)
+    missing, unexpected = model.load_state_dict(state, strict=False)
     stub = ("visual.", "token_", "logit_")
-    assert not foreign and all(name.startswith(stub) for name in missing), (missing, foreign)
+    assert not unexpected and all(name.startswith(stub) for name in missing), (missing, unexpected)
     model.token_embedding.weight.data[arrays["token_ids"]] = arrays["token_rows"]
     tokenizer = open_clip.SimpleTokenizer(context_length=77)
     preprocess = open_clip.transform.image_transform(32, False)

@@ -1,4 +1,4 @@
-"""CMA-ES by pycma, on the run's own random numbers, and the plain optimizer made of it."""
+"""CMA-ES by pycma with the run's own random numbers, and the plain optimizer built on it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from utils.seeds import numpy_generator
 from utils.settings import Config
 
 with warnings.catch_warnings():
-    # pycma says where matplotlib is missing, which only its plots would need
+    # pycma warns if matplotlib is missing, which only its plots need
     warnings.simplefilter("ignore", UserWarning)
     import cma
 
@@ -122,7 +122,7 @@ class CMAES:
         self.start_from(w0)
 
     def start_from(self, w: Tensor) -> None:
-        """Starts anew from the search mean w (d,), with the first σ and C = I."""
+        """Restarts from the search mean w (d,), with the first σ and C = I."""
         with self._quiet():
             self.es = cma.CMAEvolutionStrategy(w.numpy().copy(), self._sigma0, dict(self._options))
 
@@ -162,12 +162,12 @@ class CMAES:
         """A population (S, d) that is not passed to `tell`."""
         if not self.es.mean_shift_samples:
             return self.ask()
-        # candidates asked for one by one leave the mirrored pair of two-point adaptation to the next generation
+        # candidates that are sampled one by one leave the mirrored pair of two-point adaptation to the next generation
         with self._quiet():
             return torch.from_numpy(np.stack([self.es.ask(1)[0] for _ in range(self.popsize)]))
 
     def tell(self, candidates: Tensor, losses: Tensor) -> None:
-        """Updates θ, σ, C from the losses (S,) of the `candidates` (S, d) that `ask` gave."""
+        """Updates θ, σ, C from the losses (S,) of the `candidates` (S, d) from `ask`."""
         with self._quiet():
             self.es.tell(list(candidates.numpy()), losses.tolist())
 

@@ -13,11 +13,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 def slopes_along(function: Callable[[Tensor], Tensor], w: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
     """function(w), a scalar, and ∇function·v (m,) for each row v of `tangents` (m, d).
 
-    The directions are a batch of tangents over one primal pass: w itself goes through once. Of scaled-dot-product attention only
-    the mathematical backend has a forward mode.
+    The directions are a batch of tangents over one primal pass: w itself goes through once. Only the mathematical backend of
+    scaled-dot-product attention has a forward mode.
     """
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
-        # torch itself compiles some of its forward-mode rules by a function that it calls deprecated
+        # torch compiles some of its own forward-mode formulas with a function that it deprecates
         warnings.simplefilter("ignore", FutureWarning)
         # torch documents out_dims of None, for outputs without the batch dimension, but does not annotate it
         along = torch.vmap(lambda v: torch.func.jvp(function, (w,), (v,)), out_dims=(None, 0))  # type: ignore[arg-type]

@@ -63,7 +63,7 @@ class ZOConservative(Descent):
         return super().num_queries(steps) + 3 * steps
 
     def step(self, objective: LossFunction) -> dict[str, float]:
-        """Returns loss (of the point that is kept), grad_norm, and moved (0 or 1)."""
+        """Returns loss (of the new point), grad_norm, and moved (0 or 1)."""
         estimate = self.estimator(objective, self.w)
         step = self.update(estimate.gradient, self.w)
         candidates = torch.stack([self.w, self.w - step, self.w + step])
@@ -86,7 +86,7 @@ def sparse_mezo(config: Config, problem: Problem) -> Descent:
     """MeZO on the coordinates of small magnitude: the ⌊r·d⌋ largest do not move.
 
     The paper fixes a threshold on |w_i| before training, from pretrained weights. Here w starts as noise around 0 and would
-    outgrow such a threshold at once, so that the share is ranked anew every `--prune_interval` steps.
+    outgrow such a threshold at once, so the share is ranked again every `--prune_interval` steps.
     """
     rule = MagnitudePruning(ratio=config.prune_ratio, keep_small=True)
     estimator = Masked(_rge(config), rule=rule, interval=config.prune_interval)

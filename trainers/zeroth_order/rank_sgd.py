@@ -40,7 +40,7 @@ class RankSGD(SinglePointOptimizer):
         self.lengths = lr * torch.cat([torch.zeros(1), decay ** torch.arange(n - 1)]).double()
 
     def step(self, objective: LossFunction) -> dict[str, float]:
-        """Returns loss (of the point that is kept), grad_norm, and length: the step length that won."""
+        """Returns loss (of the new point), grad_norm, and length: the step length that won."""
         u = self.normal(self.m, len(self.w))
         gradient = self.rank_gradient(u, objective(self.w + self.mu * u, mu=self.mu))
         candidates = self.w - self.lengths[:, None] * gradient

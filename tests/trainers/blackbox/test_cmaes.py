@@ -1,4 +1,4 @@
-"""Stage 1: eq. 2's perturbation, and what CMA-ES is told."""
+"""Stage 1: the perturbation of eq. 2, and the losses that CMA-ES receives."""
 
 from __future__ import annotations
 
@@ -56,19 +56,19 @@ def test_zero_gradient_gives_zero_perturbation() -> None:
     assert torch.equal(stage.worst_case(lambda W, mu=None: torch.ones(len(W), dtype=torch.float64)), torch.zeros(D).double())
 
 
-def test_cma_is_told_its_own_points_with_the_losses_at_the_shifted_ones(quadratic, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cma_receives_its_own_points_with_the_losses_at_the_shifted_ones(quadratic, monkeypatch: pytest.MonkeyPatch) -> None:
     loss = quadratic(D)
     stage = make(rho=0.2)
-    asked, told = [], []
+    sampled, received = [], []
     ask, tell = stage.inner.ask, stage.inner.tell
-    monkeypatch.setattr(stage.inner, "ask", lambda: asked.append(ask()) or asked[-1])
-    monkeypatch.setattr(stage.inner, "tell", lambda x, f: told.append((x.clone(), f.clone())) or tell(x, f))
+    monkeypatch.setattr(stage.inner, "ask", lambda: sampled.append(ask()) or sampled[-1])
+    monkeypatch.setattr(stage.inner, "tell", lambda x, f: received.append((x.clone(), f.clone())) or tell(x, f))
     stage.step(loss)
     gradient_batch, candidate_batch = loss.batches
     assert len(gradient_batch) == 2 * D and len(candidate_batch) == S
     epsilon = 0.2 * stage.gradient / stage.gradient.norm()
-    points, losses = told[0]
-    assert torch.equal(points, asked[0])
+    points, losses = received[0]
+    assert torch.equal(points, sampled[0])
     torch.testing.assert_close(candidate_batch, points + epsilon, rtol=0, atol=1e-15)
     torch.testing.assert_close(losses, quadratic(D)(points + epsilon))
 
@@ -119,7 +119,7 @@ def test_global_generators_are_left_alone(quadratic) -> None:
 
 
 @pytest.mark.parametrize(("estimator", "gradient"), [("zo", 2 * D), ("fo", 1), ("none", 0)])
-def test_plan_is_what_a_step_asks(quadratic, estimator: str, gradient: int) -> None:
+def test_num_queries_is_what_a_step_costs(quadratic, estimator: str, gradient: int) -> None:
     loss = quadratic(D)
     stage = make(estimator=estimator)
     assert stage.num_queries(1) == gradient + S

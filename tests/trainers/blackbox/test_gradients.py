@@ -1,4 +1,4 @@
-"""Gradient estimates: what they ask the loss, what they cost, and how near they come to the true gradient."""
+"""Gradient estimates: the points that they query, what they cost, and how close they come to the true gradient."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def tiny_objective(backbone: Backbone, engine: str) -> Objective:
 
 
 class Recorder:
-    """A loss that is the row's number, so that an estimate shows which row it takes for which point."""
+    """The loss is the number of the row, so that an estimate shows which row it uses for which point."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Tensor, float | None]] = []
@@ -76,9 +76,9 @@ def test_cge_of_a_quadratic_is_exact_to_rounding(quadratic: MakeQuadratic, mu: f
     assert mean == pytest.approx(value.item() + 0.5 * mu**2 * loss.curvature.mean().item(), abs=1e-13)
 
 
-def test_cge_asks_for_w_plus_and_then_minus_mu_along_each_axis_in_one_call() -> None:
+def test_cge_queries_w_plus_and_then_minus_mu_along_each_axis_in_one_call() -> None:
     loss, w, mu = Recorder(), vector(), 1e-3
-    kept = w.clone()
+    before = w.clone()
     gradient, mean = cge(loss, w, mu)
     expected = []
     for sign in (1, -1):
@@ -86,11 +86,11 @@ def test_cge_asks_for_w_plus_and_then_minus_mu_along_each_axis_in_one_call() -> 
             point = w.clone()
             point[i] += sign * mu
             expected.append(point)
-    [(asked, step)] = loss.calls
-    assert asked.dtype == torch.float64
-    assert torch.equal(asked, torch.stack(expected))
+    [(queried, step)] = loss.calls
+    assert queried.dtype == torch.float64
+    assert torch.equal(queried, torch.stack(expected))
     assert step == mu
-    assert torch.equal(w, kept)
+    assert torch.equal(w, before)
     losses = [float(row**2) for row in range(2 * D)]
     slopes = [(losses[i] - losses[D + i]) / (2 * mu) for i in range(D)]
     torch.testing.assert_close(gradient, torch.tensor(slopes, dtype=torch.float64))
@@ -147,15 +147,15 @@ def test_masked_directions_give_the_masked_gradient(quadratic: MakeQuadratic) ->
     assert all(torch.equal(row, w[mask == 0]) for row in loss.batches[0][:10, mask == 0])
 
 
-def test_rge_asks_for_w_plus_and_then_minus_mu_along_each_direction_in_one_call() -> None:
+def test_rge_queries_w_plus_and_then_minus_mu_along_each_direction_in_one_call() -> None:
     loss, w, mu, u = Recorder(), vector(), 1e-3, directions(3)
-    kept = w.clone()
+    before = w.clone()
     rge(loss, w, mu, u)
-    [(asked, step)] = loss.calls
-    assert asked.dtype == torch.float64
-    assert torch.equal(asked, torch.stack([*(w + mu * row for row in u), *(w - mu * row for row in u)]))
+    [(queried, step)] = loss.calls
+    assert queried.dtype == torch.float64
+    assert torch.equal(queried, torch.stack([*(w + mu * row for row in u), *(w - mu * row for row in u)]))
     assert step == mu
-    assert torch.equal(w, kept)
+    assert torch.equal(w, before)
 
 
 @pytest.mark.parametrize("q", [1, 5])

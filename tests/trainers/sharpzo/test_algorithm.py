@@ -1,4 +1,4 @@
-"""Algorithm 1: two stages, the change point, and how many queries each step costs at the paper's sizes."""
+"""Algorithm 1: two stages, the change point, and the queries per step at the paper's sizes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def small(**options) -> Config:
     return dataclasses.replace(PAPER, **tiny | options)
 
 
-def test_queries_a_step_are_the_papers_at_its_sizes(quadratic) -> None:
+def test_queries_per_step_are_the_papers_at_its_sizes(quadratic) -> None:
     _, records = run(dataclasses.replace(PAPER, total_steps=203, change_point=2), d=512)
     costs = [b["queries"] - a["queries"] for a, b in pairwise(records)]
     assert costs[:2] == [1064, 1064]
@@ -32,7 +32,7 @@ def test_queries_a_step_are_the_papers_at_its_sizes(quadratic) -> None:
     assert costs[202] == 1026
 
 
-def test_planned_queries_are_those_of_the_reference_for_a_whole_run() -> None:
+def test_queries_of_a_whole_run_are_those_of_the_paper() -> None:
     config = dataclasses.replace(PAPER, total_steps=20_000, change_point=100)
     assert build(config, toy_problem(config, d=512, validation_accuracy=0.0)).num_queries(20_000) == 248_600
     config = dataclasses.replace(config, change_point=500)
@@ -68,21 +68,21 @@ def test_first_vector_outside_the_box_is_refused(trainer: str) -> None:
         build_optimizer(config, toy_problem(config))
 
 
-def test_plateau_rule_waits_for_patience_steps_without_a_real_gain() -> None:
+def test_plateau_waits_for_patience_steps_without_a_real_gain() -> None:
     accuracies = iter([0.50, 0.52, *[0.525] * 20])
-    rule = ChangeAtPlateau(lambda w: next(accuracies), patience=10, gain=0.01)
-    reached = [rule.reached(step, torch.zeros(1)) for step in range(12)]
+    change = ChangeAtPlateau(lambda w: next(accuracies), patience=10, gain=0.01)
+    reached = [change.reached(step, torch.zeros(1)) for step in range(12)]
     assert reached.index(True) == 11
 
 
-def test_plateau_rule_starts_over_at_a_gain_over_the_best_seen() -> None:
+def test_plateau_starts_over_at_a_gain_over_the_best_seen() -> None:
     accuracies = iter([0.50] * 10 + [0.52] + [0.52] * 10)
-    rule = ChangeAtPlateau(lambda w: next(accuracies))
-    assert not any(rule.reached(step, torch.zeros(1)) for step in range(20))
-    assert rule.reached(20, torch.zeros(1))
+    change = ChangeAtPlateau(lambda w: next(accuracies))
+    assert not any(change.reached(step, torch.zeros(1)) for step in range(20))
+    assert change.reached(20, torch.zeros(1))
     creeping = iter([0.5 + 0.004 * step for step in range(11)])
-    rule = ChangeAtPlateau(lambda w: next(creeping))
-    assert [rule.reached(step, torch.zeros(1)) for step in range(11)].index(True) == 10
+    change = ChangeAtPlateau(lambda w: next(creeping))
+    assert [change.reached(step, torch.zeros(1)) for step in range(11)].index(True) == 10
 
 
 def test_auto_change_point_follows_validation_accuracy(quadratic) -> None:

@@ -1,4 +1,4 @@
-"""What goes beyond the paper in stage 1, the slot behind it, other objectives, and the context as its own search space."""
+"""Beyond the paper: other estimators in stage 1, other optimizers as stage 2, other objectives, the context as search space."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from utils.config import load_config
 from utils.errors import UserError
 from utils.settings import Config
 
-RULES = [name for name, info in TRAINERS.items() if info.stage2]
+ZO_OPTIMIZERS = [name for name, info in TRAINERS.items() if info.stage2]
 D = 6
 
 
@@ -71,19 +71,19 @@ def test_shift_follows_the_gradient_that_the_option_names(quadratic) -> None:
 @pytest.mark.parametrize(
     ("estimator", "cost"), [("zo", 2 * D), ("zo-forward", D + 1), ("rge", 10), ("jvp", D), ("fo", 1), ("none", 0)]
 )
-def test_plan_is_what_each_generation_asks(quadratic, estimator: str, cost: int, every: int) -> None:
+def test_num_queries_is_what_each_generation_costs(quadratic, estimator: str, cost: int, every: int) -> None:
     stage, loss = stage_one(estimator, every=every), CountingQuadratic(D)
-    planned, asked = stage.num_queries(7), []
+    announced, costs = stage.num_queries(7), []
     for _ in range(7):
         next_step, before = stage.num_queries(1), loss.queries
         stage.step(loss)
-        asked.append(loss.queries - before)
-        assert asked[-1] == next_step
-    assert asked == [4 + (cost if step % every == 0 else 0) for step in range(7)]
-    assert planned == sum(asked)
+        costs.append(loss.queries - before)
+        assert costs[-1] == next_step
+    assert costs == [4 + (cost if step % every == 0 else 0) for step in range(7)]
+    assert announced == sum(costs)
 
 
-def test_shift_is_kept_between_refreshes(quadratic) -> None:
+def test_shift_stays_the_same_between_refreshes(quadratic) -> None:
     stage, loss, shifts = stage_one("fo", every=3), quadratic(D), []
     for _ in range(6):
         stage.step(loss)
@@ -99,13 +99,13 @@ def test_options_reach_stage_one(quadratic) -> None:
     assert [record["queries"] for record in records] == [0, 18, 22, 40, 44]
 
 
-# the slot behind stage 1
+# other optimizers as stage 2
 
 
-@pytest.mark.parametrize("rule", RULES)
-class TestEveryRuleAsStageTwo:
-    def test_starts_at_the_stage_one_mean(self, quadratic, rule: str) -> None:
-        config = small(stage2=rule)
+@pytest.mark.parametrize("name", ZO_OPTIMIZERS)
+class TestEveryZOOptimizerAsStageTwo:
+    def test_starts_at_the_stage_one_mean(self, quadratic, name: str) -> None:
+        config = small(stage2=name)
         optimizer = build_optimizer(config, toy_problem(config, d=D))
         stage1, loss = optimizer.current, quadratic(D)
         for _ in range(config.change_point):
@@ -114,14 +114,14 @@ class TestEveryRuleAsStageTwo:
         assert optimizer.stage == 2
         torch.testing.assert_close(optimizer.solution, stage1.solution, rtol=0, atol=1e-12)
         assert isinstance(
-            optimizer.current, type(build_optimizer(dataclasses.replace(config, prompt_trainer=rule), toy_problem(config, d=D)))
+            optimizer.current, type(build_optimizer(dataclasses.replace(config, prompt_trainer=name), toy_problem(config, d=D)))
         )
 
-    def test_whole_run_asks_what_was_planned(self, quadratic, rule: str) -> None:
-        config = small(stage2=rule)
-        planned = build_optimizer(config, toy_problem(config, d=D)).num_queries(12)
+    def test_whole_run_costs_what_was_announced(self, quadratic, name: str) -> None:
+        config = small(stage2=name)
+        announced = build_optimizer(config, toy_problem(config, d=D)).num_queries(12)
         _, records = run(config, d=D)
-        assert records[-1]["queries"] == planned
+        assert records[-1]["queries"] == announced
         assert [record["stage"] for record in records[1:]] == [1] * 4 + [2] * 8
 
 
@@ -172,7 +172,7 @@ def test_objective_is_what_a_run_minimizes(tmp_path: Path, objective: str) -> No
     assert math.isfinite(loss)
 
 
-# the space, and what does not go together
+# the search space, and combinations that are refused
 
 
 def test_full_space_is_the_context_itself(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_full_space_is_the_context_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("argv", [("--prompt_trainer", "mezo"), ("--change_point", "1", "--popsize", "4", "--stage2", "lozo")])
-def test_other_rules_and_both_stages_run_in_the_full_space(tmp_path: Path, argv: tuple[str, ...]) -> None:
+def test_other_optimizers_and_both_stages_run_in_the_full_space(tmp_path: Path, argv: tuple[str, ...]) -> None:
     assert digits(tmp_path, *argv, "--prompt_space", "full", "--smoothness_estimator", "rge") == 0
 
 
@@ -211,7 +211,7 @@ def test_other_rules_and_both_stages_run_in_the_full_space(tmp_path: Path, argv:
         ("--line_search 1", "--line_search: 1 is out of range"),
     ],
 )
-def test_what_does_not_go_together_is_refused_in_one_line(
+def test_invalid_combinations_are_refused_in_one_line(
     argv: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert main([*argv.split(), "--output_dir", str(tmp_path / "outputs")]) == 2
@@ -227,6 +227,6 @@ def test_a_vector_is_refused_by_lozo_itself() -> None:
         registered(TRAINERS["lozo"].build)(config, toy_problem(config, d=D))
 
 
-def test_estimator_of_a_trainer_without_stage_one_stands_idle() -> None:
+def test_estimator_of_a_trainer_without_stage_one_has_no_effect() -> None:
     argv = ["--objective", "accuracy", "--smoothness_estimator", "jvp", "--prompt_trainer", "rank-sgd"]
     assert load_config(argv, TRAINERS, DATASETS).objective == "accuracy"

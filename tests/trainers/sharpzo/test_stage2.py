@@ -127,10 +127,10 @@ def test_magnitude_refresh_clears_masked_entries_of_the_buffer(quadratic) -> Non
 
 
 @pytest.mark.parametrize(("pruning", "refresh"), [("zscore", 2 * D), ("magnitude", 0), ("none", 0)])
-def test_plan_is_what_steps_ask(quadratic, pruning: str, refresh: int) -> None:
+def test_num_queries_is_what_steps_cost(quadratic, pruning: str, refresh: int) -> None:
     loss = quadratic(D)
     stage = make(pruning=pruning, interval=3, q=2)
-    planned = stage.num_queries(7)
+    announced = stage.num_queries(7)
     each = []
     for _ in range(7):
         before = loss.queries
@@ -139,7 +139,7 @@ def test_plan_is_what_steps_ask(quadratic, pruning: str, refresh: int) -> None:
         each.append(loss.queries - before)
         assert each[-1] == next_step
     assert each == [4 + refresh, 4, 4, 4 + refresh, 4, 4, 4 + refresh]
-    assert planned == sum(each)
+    assert announced == sum(each)
 
 
 def test_descends_on_a_quadratic(quadratic) -> None:

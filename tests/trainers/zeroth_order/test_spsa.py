@@ -1,4 +1,4 @@
-"""SPSA, its clipping and its momentum: one step by hand, the published schedule, and where each rule changes it."""
+"""SPSA, its clipping and its momentum: one step by hand, and the published schedule."""
 
 from __future__ import annotations
 

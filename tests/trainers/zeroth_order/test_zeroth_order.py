@@ -82,10 +82,10 @@ def conservative(lr: float, normal: Callable[..., Tensor]) -> ZOConservative:
     return ZOConservative(ONES, estimator=RGE(mu=MU, normal=normal), update=SGD(lr=lr))
 
 
-def stepped(rule, loss=BOWL, steps: int = 1) -> list[float]:
+def stepped(optimizer, loss=BOWL, steps: int = 1) -> list[float]:
     for _ in range(steps):
-        rule.step(loss)
-    return rule.solution.tolist()
+        optimizer.step(loss)
+    return optimizer.solution.tolist()
 
 
 # one step, by hand
@@ -99,36 +99,36 @@ def test_mezo_averages_slopes_times_directions() -> None:
 
 def test_sparse_mezo_moves_the_small_coordinate_alone() -> None:
     # the mask keeps the second: u = (0, 2), slope 2 · 0.5 · 2 = 2
-    rule = sparse_mezo(vector(1.0, 0.5), 0.1, given(vector(3.0, 2.0)[None]))
-    assert stepped(rule) == pytest.approx([1.0, 0.1])
+    optimizer = sparse_mezo(vector(1.0, 0.5), 0.1, given(vector(3.0, 2.0)[None]))
+    assert stepped(optimizer) == pytest.approx([1.0, 0.1])
 
 
 def test_sparse_mezo_ranks_magnitudes_anew_every_interval() -> None:
     # the first step takes the second coordinate from 0.5 past the first: 0.5 + 1 · 2 · 0.5 · 4 = 4.5 under a negative rate
-    rule = sparse_mezo(vector(1.0, 0.5), -1.0, given(vector(3.0, 2.0)[None]), interval=2)
-    assert stepped(rule) == pytest.approx([1.0, 4.5])
-    assert stepped(rule)[0] == 1.0
-    assert stepped(rule)[0] != 1.0
+    optimizer = sparse_mezo(vector(1.0, 0.5), -1.0, given(vector(3.0, 2.0)[None]), interval=2)
+    assert stepped(optimizer) == pytest.approx([1.0, 4.5])
+    assert stepped(optimizer)[0] == 1.0
+    assert stepped(optimizer)[0] != 1.0
 
 
 @pytest.mark.parametrize(("one_sided", "expected"), [(False, [0.9, 0.8]), (True, [0.875, 0.75])])
 def test_cge_takes_central_or_forward_differences(one_sided: bool, expected: list[float]) -> None:
     # forward differences of step 0.5 add c_i · 0.25 to the gradient (1, 2)
-    rule = cge_descent(ONES, 0.1, mu=0.5, one_sided=one_sided)
-    assert stepped(rule) == pytest.approx(expected)
-    assert rule.num_queries(3) == (9 if one_sided else 12)
+    optimizer = cge_descent(ONES, 0.1, mu=0.5, one_sided=one_sided)
+    assert stepped(optimizer) == pytest.approx(expected)
+    assert optimizer.num_queries(3) == (9 if one_sided else 12)
 
 
 @pytest.mark.parametrize("one_sided", [False, True])
 def test_sparse_cge_moves_the_chosen_coordinates_alone(quadratic, one_sided: bool) -> None:
     generator = torch.Generator().manual_seed(5)
     # ⌊0.34 · 6⌋ = 2
-    rule = cge_descent(torch.zeros(6, dtype=torch.float64), 0.1, mu=MU, one_sided=one_sided, share=0.34, generator=generator)
+    optimizer = cge_descent(torch.zeros(6, dtype=torch.float64), 0.1, mu=MU, one_sided=one_sided, share=0.34, generator=generator)
     loss = quadratic(6)
-    rule.step(loss)
+    optimizer.step(loss)
     chosen = torch.randperm(6, generator=torch.Generator().manual_seed(5))[:2]
-    assert (rule.solution != 0).nonzero().flatten().tolist() == sorted(chosen.tolist())
-    assert loss.queries == rule.num_queries(1) == (3 if one_sided else 4)
+    assert (optimizer.solution != 0).nonzero().flatten().tolist() == sorted(chosen.tolist())
+    assert loss.queries == optimizer.num_queries(1) == (3 if one_sided else 4)
 
 
 def test_both_readings_of_sign() -> None:
@@ -140,16 +140,16 @@ def test_both_readings_of_sign() -> None:
 
 def test_momentum_averages_estimates() -> None:
     # ĝ = (−1, 1), m = 0.1 ĝ; then ĝ = 0.97 (−1, 1), m = 0.9 · 0.1 + 0.1 · 0.97 = 0.187
-    rule = rge_descent(ONES, Momentum(lr=0.1), given(vector(1.0, -1.0)[None]))
-    assert stepped(rule) == pytest.approx([1.01, 0.99])
-    assert stepped(rule) == pytest.approx([1.0287, 0.9713])
+    optimizer = rge_descent(ONES, Momentum(lr=0.1), given(vector(1.0, -1.0)[None]))
+    assert stepped(optimizer) == pytest.approx([1.01, 0.99])
+    assert stepped(optimizer) == pytest.approx([1.0287, 0.9713])
 
 
 def test_adam_corrects_both_averages() -> None:
     # the first step is η sign(ĝ); then ĝ = 0.7 (−1, 1): m̂ = 0.16 / 0.19, v̂ = 0.001489 / 0.001999
-    rule = rge_descent(ONES, Adam(lr=0.1), given(vector(1.0, -1.0)[None]))
-    assert stepped(rule) == pytest.approx([1.1, 0.9])
-    assert stepped(rule) == pytest.approx([1.1975721, 0.8024279], abs=1e-6)
+    optimizer = rge_descent(ONES, Adam(lr=0.1), given(vector(1.0, -1.0)[None]))
+    assert stepped(optimizer) == pytest.approx([1.1, 0.9])
+    assert stepped(optimizer) == pytest.approx([1.1975721, 0.8024279], abs=1e-6)
 
 
 def test_conservative_moves_only_where_it_gains() -> None:
@@ -160,10 +160,10 @@ def test_conservative_moves_only_where_it_gains() -> None:
 
 def test_conservative_takes_the_other_side_where_that_is_best() -> None:
     # a slope of −1 along (1, −1), then losses of w, w − ηĝ, w + ηĝ
-    answers = iter([vector(0.0, 2 * MU), vector(2.0, 3.0, 1.0)])
-    rule = conservative(0.1, given(vector(1.0, -1.0)[None]))
-    assert stepped(rule, lambda W, mu=None: next(answers)) == pytest.approx([0.9, 1.1])
-    assert rule.num_queries(1) == 5
+    losses = iter([vector(0.0, 2 * MU), vector(2.0, 3.0, 1.0)])
+    optimizer = conservative(0.1, given(vector(1.0, -1.0)[None]))
+    assert stepped(optimizer, lambda W, mu=None: next(losses)) == pytest.approx([0.9, 1.1])
+    assert optimizer.num_queries(1) == 5
 
 
 def test_forward_gradient_uses_exact_slopes() -> None:
@@ -175,12 +175,12 @@ def test_forward_gradient_uses_exact_slopes() -> None:
 def test_lozo_perturbs_by_a_product_of_two_thin_factors() -> None:
     # U Vᵀ = [[1, 2], [−1, −2]], slope 1 − 2 = −1 at the identity
     V, U = vector(1.0, 2.0)[:, None], vector(1.0, -1.0)[:, None]
-    rule = LOZO(torch.eye(2, dtype=torch.float64), lr=0.1, mu=MU, normal=given(V, U), rank=1)
-    assert stepped(rule, Bowl(1, 1, 1, 1)) == pytest.approx([1.1, 0.2, -0.1, 0.8])
+    optimizer = LOZO(torch.eye(2, dtype=torch.float64), lr=0.1, mu=MU, normal=given(V, U), rank=1)
+    assert stepped(optimizer, Bowl(1, 1, 1, 1)) == pytest.approx([1.1, 0.2, -0.1, 0.8])
     # of rank 2: V = I, so U Vᵀ = U, slope 1 − 2 = −1, and half of it is taken
     draws = given(torch.eye(2, dtype=torch.float64), torch.diag(vector(1.0, -2.0)))
-    rule = LOZO(torch.eye(2, dtype=torch.float64), lr=0.1, mu=MU, normal=draws, rank=2)
-    assert stepped(rule, Bowl(1, 1, 1, 1)) == pytest.approx([1.05, 0.0, 0.0, 0.9])
+    optimizer = LOZO(torch.eye(2, dtype=torch.float64), lr=0.1, mu=MU, normal=draws, rank=2)
+    assert stepped(optimizer, Bowl(1, 1, 1, 1)) == pytest.approx([1.05, 0.0, 0.0, 0.9])
 
 
 def test_lozo_keeps_one_factor_for_its_interval() -> None:
@@ -200,25 +200,25 @@ def test_polystep_moves_to_the_barycenter_of_its_vertices(quadratic, particles: 
     d, radius, temperature, loss = 4, 0.7, 0.3, quadratic(4)
     w0 = torch.linspace(0, 1, d, dtype=torch.float64)
     generator = torch.Generator().manual_seed(0)
-    rule = PolyStep(w0, radius=radius, temperature=temperature, particles=particles, generator=generator)
-    rule.step(loss)
-    (asked,) = loss.batches
-    vertices = asked.view(particles, 2 * d, d)
+    optimizer = PolyStep(w0, radius=radius, temperature=temperature, particles=particles, generator=generator)
+    optimizer.step(loss)
+    (queried,) = loss.batches
+    vertices = queried.view(particles, 2 * d, d)
     arms = (vertices - w0) / radius
     torch.testing.assert_close(arms[:, :d], -arms[:, d:])
     torch.testing.assert_close(arms[:, :d] @ arms[:, :d].mT, torch.eye(d, dtype=w0.dtype).expand(particles, d, d))
-    losses = quadratic(d)(asked)
+    losses = quadratic(d)(queried)
     above = losses - losses.min()
     weights = torch.softmax(-above.view(particles, -1) / above.mean() / temperature, dim=1)
-    torch.testing.assert_close(rule.solution, (weights[..., None] * vertices).sum(1).mean(0))
+    torch.testing.assert_close(optimizer.solution, (weights[..., None] * vertices).sum(1).mean(0))
 
 
-def test_rank_sgd_pairs_points_by_who_beats_whom_and_searches_along_the_line() -> None:
+def test_rank_sgd_pairs_points_by_their_ranks_and_searches_along_the_line() -> None:
     # losses 1.605, 1.71, 1.405: pairs (3, 1), (3, 2), (1, 2); ĝ = [(2, 0) + (1, 1) + (−1, 1)] / 3
     u = torch.stack([vector(1.0, 0.0), vector(0.0, 1.0), vector(-1.0, 0.0)])
-    rule = RankSGD(ONES, lr=1.0, mu=0.1, normal=given(u), m=3, n=3, decay=0.5)
-    assert stepped(rule) == pytest.approx([1 / 3, 1 / 3])
-    assert rule.num_queries(1) == 6
+    optimizer = RankSGD(ONES, lr=1.0, mu=0.1, normal=given(u), m=3, n=3, decay=0.5)
+    assert stepped(optimizer) == pytest.approx([1 / 3, 1 / 3])
+    assert optimizer.num_queries(1) == 6
 
 
 def test_rank_sgd_stays_where_nothing_is_better() -> None:
@@ -230,11 +230,11 @@ def test_rank_sgd_stays_where_nothing_is_better() -> None:
 def test_spsa_divides_by_the_perturbation_and_clips_at_the_root_of_d() -> None:
     # Δ = (1, ½): difference quotient 1 + 1 = 2, ĝ = (2, 4); a_1 = 0.1 / 2^0.4
     rate = 0.1 / 2**0.4
-    rule = SPSA(ONES, perturb=lambda q: vector(1.0, 0.5)[None], q=1, a=0.1)
-    assert stepped(rule) == pytest.approx([1 - 2 * rate, 1 - 4 * rate])
-    rule = SPSA(ONES, perturb=lambda q: vector(1.0, 0.5)[None], q=1, a=0.1, clip=True)
+    optimizer = SPSA(ONES, perturb=lambda q: vector(1.0, 0.5)[None], q=1, a=0.1)
+    assert stepped(optimizer) == pytest.approx([1 - 2 * rate, 1 - 4 * rate])
+    optimizer = SPSA(ONES, perturb=lambda q: vector(1.0, 0.5)[None], q=1, a=0.1, clip=True)
     cut = math.sqrt(2) / math.sqrt(20)
-    assert stepped(rule) == pytest.approx([1 - 2 * cut * rate, 1 - 4 * cut * rate])
+    assert stepped(optimizer) == pytest.approx([1 - 2 * cut * rate, 1 - 4 * cut * rate])
 
 
 # rates
@@ -251,13 +251,13 @@ def exact(q: int, d: int) -> Tensor:
     return math.sqrt(d) * torch.eye(d, dtype=torch.float64)
 
 
-def mean_contraction(rule, start: Tensor, loss, trials: int = 6000) -> float:
+def mean_contraction(optimizer, start: Tensor, loss, trials: int = 6000) -> float:
     """E‖w₁‖² / ‖w₀‖² of single steps from `start`."""
     total = 0.0
     for _ in range(trials):
-        rule.w = start.clone()
-        rule.step(loss)
-        total += float(rule.w.square().sum())
+        optimizer.w = start.clone()
+        optimizer.step(loss)
+        total += float(optimizer.w.square().sum())
     return total / trials / float(start.square().sum())
 
 
@@ -268,15 +268,15 @@ def test_gaussian_directions_contract_a_sphere_at_the_known_rate(name: str, q: i
     d, lr = 6, 0.1
     start, loss = torch.linspace(-1, 2, d, dtype=torch.float64), Bowl(*[1.0] * d)
     estimator = RGE(mu=MU, normal=noise(), q=q) if name == "mezo" else ForwardGradient(normal=noise(), q=q)
-    rule = Descent(start, estimator=estimator, update=SGD(lr=lr))
-    assert mean_contraction(rule, start, loss) == pytest.approx(1 - 2 * lr + lr**2 * (q + d + 1) / q, rel=0.02)
+    optimizer = Descent(start, estimator=estimator, update=SGD(lr=lr))
+    assert mean_contraction(optimizer, start, loss) == pytest.approx(1 - 2 * lr + lr**2 * (q + d + 1) / q, rel=0.02)
 
 
 def test_a_mask_contracts_its_own_coordinates_at_the_rate_of_its_size() -> None:
     start, lr = vector(3.0, 0.5, -0.5, 2.0), 0.1
-    rule = sparse_mezo(start, lr, noise(), interval=10**6)
+    optimizer = sparse_mezo(start, lr, noise(), interval=10**6)
     small = 0.5
-    contraction = mean_contraction(rule, start, Bowl(*[1.0] * 4))
+    contraction = mean_contraction(optimizer, start, Bowl(*[1.0] * 4))
     expected = (13.0 + small * (1 - 2 * lr + lr**2 * 4)) / 13.5
     assert 1 - contraction == pytest.approx(1 - expected, rel=0.05)
 
@@ -284,8 +284,8 @@ def test_a_mask_contracts_its_own_coordinates_at_the_rate_of_its_size() -> None:
 def test_lozo_of_rank_one_contracts_at_its_known_rate() -> None:
     # 1 − 2η + η² (m + 2)(n + 2)
     start, lr = torch.linspace(-1, 2, 6, dtype=torch.float64).view(2, 3), 0.02
-    rule = LOZO(start, lr=lr, mu=MU, normal=noise(), rank=1, interval=1)
-    assert mean_contraction(rule, start.flatten(), Bowl(*[1.0] * 6)) == pytest.approx(1 - 2 * lr + lr**2 * 20, rel=0.01)
+    optimizer = LOZO(start, lr=lr, mu=MU, normal=noise(), rank=1, interval=1)
+    assert mean_contraction(optimizer, start.flatten(), Bowl(*[1.0] * 6)) == pytest.approx(1 - 2 * lr + lr**2 * 20, rel=0.01)
 
 
 def test_cge_is_gradient_descent_on_a_quadratic() -> None:
@@ -299,8 +299,8 @@ def test_momentum_has_the_rate_of_its_recursion() -> None:
     c, lr, beta = 2.0, 0.3, 0.9
     matrix = np.array([[1 - lr * c * (1 - beta), -lr * beta], [c * (1 - beta), beta]])
     expected = (np.linalg.matrix_power(matrix, 25) @ [1.0, 0.0])[0]
-    rule = rge_descent(ONES, Momentum(lr=lr, beta1=beta), exact, q=2)
-    assert stepped(rule, Bowl(c, c), steps=25) == pytest.approx([expected, expected])
+    optimizer = rge_descent(ONES, Momentum(lr=lr, beta1=beta), exact, q=2)
+    assert stepped(optimizer, Bowl(c, c), steps=25) == pytest.approx([expected, expected])
 
 
 @pytest.mark.parametrize("update", [Sign, Adam])
@@ -312,10 +312,10 @@ def test_signed_steps_cover_the_distance_whatever_the_curvature(update) -> None:
 
 def test_conservative_never_climbs_where_plain_steps_diverge() -> None:
     loss = Bowl(1.0, 30.0)
-    rule, values = conservative(0.1, noise()), [float(loss(ONES[None]))]
+    optimizer, values = conservative(0.1, noise()), [float(loss(ONES[None]))]
     for _ in range(200):
-        rule.step(loss)
-        values.append(float(loss(rule.solution[None])))
+        optimizer.step(loss)
+        values.append(float(loss(optimizer.solution[None])))
     assert values == sorted(values, reverse=True)
     assert values[-1] < values[0] / 100
     assert float(loss(torch.tensor(stepped(mezo(ONES, 0.1, noise()), loss, 200))[None])) > values[0]
@@ -334,10 +334,12 @@ def test_rank_sgd_takes_the_same_path_under_any_monotone_loss(quadratic) -> None
 def test_polystep_goes_straight_down_a_slope(quadratic) -> None:
     # of a linear loss only the component along its gradient has another mean than 0
     d, slope = 16, torch.linspace(-1, 1, 16, dtype=torch.float64)
-    rule = PolyStep(torch.zeros(d, dtype=torch.float64), radius=1.0, temperature=0.5, generator=torch.Generator().manual_seed(0))
+    optimizer = PolyStep(
+        torch.zeros(d, dtype=torch.float64), radius=1.0, temperature=0.5, generator=torch.Generator().manual_seed(0)
+    )
     for _ in range(300):
-        rule.step(lambda W: W @ slope)
-    cosine = -(rule.solution @ slope) / rule.solution.norm() / slope.norm()
+        optimizer.step(lambda W: W @ slope)
+    cosine = -(optimizer.solution @ slope) / optimizer.solution.norm() / slope.norm()
     assert cosine > 0.98
 
 
@@ -361,10 +363,10 @@ def test_diagonal_covariance_learns_a_separable_scale_sooner_than_a_full_one() -
 
 def test_sep_cma_is_the_diagonal_variant_without_a_shift(quadratic) -> None:
     config = Config(popsize=6, rho=0.5, init_std=0.0)
-    rule = registered(TRAINERS["sep-cma"].build)(config, toy_problem(config, d=5))
+    optimizer = registered(TRAINERS["sep-cma"].build)(config, toy_problem(config, d=5))
     loss = quadratic(5)
-    rule.step(loss)
-    assert rule.inner.es.opts["CMA_diagonal"] is True
-    assert loss.queries == rule.num_queries(1) == 6
+    optimizer.step(loss)
+    assert optimizer.inner.es.opts["CMA_diagonal"] is True
+    assert loss.queries == optimizer.num_queries(1) == 6
     # evaluated where they were drawn: the population has the spread that CMA-ES gave it, with no common shift
     assert loss.batches[0].shape == (6, 5)
