@@ -132,6 +132,7 @@ def searches(optimizer: object) -> Iterator[CMAES]:
         ("bpt-vlm", {"deploy": "fresh-mean"}),
         ("bpt-vlm", {"deep": True, "intrinsic_dim": 256, "intrinsic_dim_v": 256}),
         ("sep-cma", {}),
+        ("plain-cma", {}),
     ],
 )
 def test_five_generations_at_the_papers_size_with_a_second_population(trainer: str, options: dict, rule: str, kind: type) -> None:
@@ -142,7 +143,7 @@ def test_five_generations_at_the_papers_size_with_a_second_population(trainer: s
         optimizer.step(problem.objective)
         for search in searches(optimizer):
             assert type(search.es.adapt_sigma) is kind
-            assert search.sample().shape == (config.popsize, 512)
+            assert search.sample().shape == (search.popsize, 512)
     assert torch.isfinite(optimizer.solution).all()
 
 
