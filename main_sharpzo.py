@@ -30,7 +30,7 @@ from utils.config import check_paths, load_config
 from utils.errors import RunError, UserError
 from utils.interrupt import Deadline, interruptible
 from utils.memory import explain_oom
-from utils.settings import Config, prompt_settings
+from utils.settings import Config, prompt_settings, uses_tangents
 
 if TYPE_CHECKING:
     import torch
@@ -152,6 +152,8 @@ def resolved(config: Config, device: torch.device) -> Config:
     """The configuration with what its defaults leave to the machine and the dataset."""
     import torch
 
+    from clip.precision import tangent_precision
+
     return dataclasses.replace(
         config,
         device=str(device),
@@ -159,6 +161,7 @@ def resolved(config: Config, device: torch.device) -> Config:
         threads=torch.get_num_threads(),
         template=config.template or DATASETS[config.dataset].template,
         memory_limit=config.memory_limit or DEFAULT_MEMORY_LIMIT[device.type],
+        tangent_precision=tangent_precision(config.tangent_precision, device) if uses_tangents(config) else "auto",
     )
 
 

@@ -14,11 +14,14 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from clip.folded import FoldedTower, Layer, activate, fold_tower
+from clip.replay import Replay
 from clip.towers import TextTower
 from clip.tree import Attention, PromptTree, build_tree
 
 # rows per matrix product: enough for full speed, few enough that a pass stays near the caches
 ROWS_PER_PASS = {"cpu": 2048, "cuda": 32768}
+# on CUDA, passes of fewer rows are replayed as one graph, since launching their kernels takes longer than running them
+REPLAYED_BELOW = 4096
 # values a row keeps alive: stream, norm, q k v, padded keys and values, attention output twice, hidden layer
 LIVE_WIDTHS = 16
 
@@ -32,10 +35,11 @@ class Engine:
         Raises clip.folded.Unsupported for a tower that only the reference path supports.
         """
         self.folded = fold_tower(tower, sos_token)
-        self.device = tower.positional_embedding.device
+        self.device = next(tower.parameters()).device
         self.suffixes, self.n_ctx, self.memory_limit = suffixes, n_ctx, memory_limit
-        self.token_rows = tower.token_embedding.weight.detach()
-        self._passes: dict[tuple[torch.dtype, bool], _Pass] = {}
+        self.token_rows = tower.get_parameter("token_embedding.weight").detach()
+        self.replay = True
+        self._passes: dict[tuple[torch.dtype, bool], Prepared] = {}
 
     def __call__(self, contexts: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """L2-normalized features (B, K, D) of contexts (B, n_ctx, width), or (B, K, n_ctx, width) with one per class.
@@ -45,16 +49,20 @@ class Engine:
         """
         forward_mode = forward_ad.unpack_dual(contexts).tangent is not None
         differentiable = forward_mode or (torch.is_grad_enabled() and contexts.requires_grad)
-        run = self._pass(dtype, class_specific=contexts.ndim == 4)
+        run = self.prepared(dtype, class_specific=contexts.ndim == 4)
         with torch.inference_mode(not differentiable):
             # equal passes: 43 queries at 42 a pass are 22 and 21, not 42 and 1
             passes = -(-len(contexts) // self.chunk(dtype, contexts.ndim == 4))
             chunks = contexts.to(self.device, dtype).split(-(-len(contexts) // passes))
+            # a matter of sizes alone, so that a run that goes on repeats its bits
+            small = self.device.type == "cuda" and len(chunks[0]) * len(run.tree) < REPLAYED_BELOW
+            if self.replay and small and not differentiable:
+                return torch.cat([run.replayed(chunk) for chunk in chunks])
             return torch.cat([run(chunk, differentiable) for chunk in chunks])
 
     def chunk(self, dtype: torch.dtype, class_specific: bool = False) -> int:
         """Queries per pass, from the class names, the sizes and the memory limit alone, never from timing or free memory."""
-        tree = self._pass(dtype, class_specific).tree
+        tree = self.prepared(dtype, class_specific).tree
         width = self.folded.positions.shape[1]
         spread = len(tree.rows.keys) / len(tree)
         row_bytes = (LIVE_WIDTHS + 2 * spread) * width * dtype.itemsize
@@ -63,19 +71,19 @@ class Engine:
 
     def tree(self, class_specific: bool = False) -> PromptTree:
         """The tree whose rows one query computes."""
-        return self._pass(torch.float32, class_specific).tree
+        return self.prepared(torch.float32, class_specific).tree
 
-    def _pass(self, dtype: torch.dtype, class_specific: bool) -> _Pass:
+    def prepared(self, dtype: torch.dtype, class_specific: bool) -> Prepared:
         key = (dtype, class_specific)
         if key not in self._passes:
             # ordinary tensors, even when first requested in inference mode: a differentiable pass must be able to save them
             with torch.inference_mode(False), torch.no_grad():
                 tree = build_tree(self.suffixes, self.n_ctx, class_specific)
-                self._passes[key] = _Pass(self.folded.to(dtype, self.device), tree, self.token_rows, self.device)
+                self._passes[key] = Prepared(self.folded.to(dtype, self.device), tree, self.token_rows, self.device)
         return self._passes[key]
 
 
-class _Pass:
+class Prepared:
     """The forward pass in one precision over one tree, with everything that is prepared once for it."""
 
     def __init__(self, tower: FoldedTower, tree: PromptTree, token_rows: Tensor, device: torch.device):
@@ -86,6 +94,7 @@ class _Pass:
         self.masks: dict[tuple[int, int], Tensor] = {}
         self.indices: dict[tuple[int, str, int], Tensor | None] = {}
         self.buffers: dict[str, Tensor] = {}
+        self.replays: dict[torch.Size, tuple[Replay, dict[str, Tensor]]] = {}
         self.in_place = True
         dtype = tower.positions.dtype
         tokens, positions = tree.tokens.to(device), tree.positions.to(device)
@@ -117,6 +126,18 @@ class _Pass:
         features = torch.addmm(self.tower.b_readout, self._norm(leaves), self.tower.readout)
         features = F.normalize(features, dim=-1).view(B, -1, features.shape[-1])
         return features[:, self.leaf_of_class]
+
+    def replayed(self, contexts: Tensor) -> Tensor:
+        """As a call, not differentiable, by a CUDA graph for contexts of this shape, made at the first of them."""
+        if contexts.shape not in self.replays:
+            # buffers of its own, which no larger pass replaces
+            buffers, self.buffers = self.buffers, {}
+            try:
+                replay = Replay(lambda given: self(given, False), contexts)
+                self.replays[contexts.shape] = replay, self.buffers
+            finally:
+                self.buffers = buffers
+        return self.replays[contexts.shape][0](contexts)
 
     def _first_qkv(self, context_rows: Tensor, layer: Layer) -> Tensor:
         """q, k, v of the first layer (B·R, 3·width): name tokens from the store, context tokens computed."""

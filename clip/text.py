@@ -13,6 +13,7 @@ from clip.engine import Engine
 from clip.folded import Unsupported
 from clip.prompt import clean_name, context_ids, text_tower, tokenize
 from clip.stock import Stock
+from clip.tangents import Linearized, TangentEngine
 from clip.towers import TextTower, pooling
 
 ZERO_SHOT_PROMPTS_PER_PASS = 256
@@ -42,6 +43,7 @@ class TextFeatures:
         prompts = [f"{clean_name(init_words)} {clean_name(name)}." for name in classnames]
         tokens, self.warnings = tokenize(backbone, prompts)
         tower = text_tower(backbone)
+        self.device = backbone.device
         n_ctx = len(context_ids(backbone, init_words))
         self.classes = len(prompts)
         self.engine: Engine | None = None
@@ -58,6 +60,7 @@ class TextFeatures:
                     row[1 + n_ctx : end + 1].tolist() for row, end in zip(tokens, prompt_ends(tower, tokens), strict=True)
                 ]
                 self._features = self.engine = Engine(tower, suffixes, n_ctx, int(tokens[0, 0]), memory_limit)
+                self._tangents = TangentEngine(self.engine)
                 return
             except Unsupported as reason:
                 self.warnings.append(f"the fast engine does not support this text tower ({reason}); using --engine stock")
@@ -66,6 +69,13 @@ class TextFeatures:
     def __call__(self, contexts: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """L2-normalized features (B, K, D) in `dtype` of `contexts` (B, n_ctx, width), or (B, K, n_ctx, width)."""
         return self._features(contexts, dtype)
+
+    def linearized(self, context: Tensor, dtype: torch.dtype, tangent_dtype: torch.dtype) -> Linearized | None:
+        """The features about `context` (n_ctx, width) or (K, n_ctx, width), with slopes; None where the stock tower runs.
+
+        `dtype`: of the pass at the context, float32 or float64. `tangent_dtype`: of what passes along it.
+        """
+        return self._tangents(context, dtype, tangent_dtype) if self.engine else None
 
     def queries_per_pass(self, dtype: torch.dtype) -> int:
         """How many queries with one context each fit in one pass."""

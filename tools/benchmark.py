@@ -4,6 +4,7 @@
     python -m tools.benchmark --datasets imagenet --rounds 1        # slow: the stock tower takes minutes a query
     python -m tools.benchmark --threads 1 --output benchmark.json
     python -m tools.benchmark --datasets eurosat --generation       # one whole stage-1 step, and the error of its gradient
+    python -m tools.benchmark --tangents --threads 1                # also ∇L by the tangent engine against central differences
 
 Weights and image features are random, class names are the datasets'. Stock, engine, and the machine's own rate at square
 2048 float32 products are measured in turn, round by round, and medians are reported. `peak_fraction` is the rate at which
@@ -13,7 +14,6 @@ the engine does the multiply-adds that distinct prompt positions need (padding n
 from __future__ import annotations
 
 import json
-import platform
 import resource
 import statistics
 import sys
@@ -32,8 +32,10 @@ from clip.backbone import Backbone
 from clip.engine import Engine
 from clip.prompt import Projection, context_embeddings, make_projection
 from clip.text import TextFeatures
+from main_sharpzo import device_name, pick_device
 from tools.common.cli import command, make_parser, user_path
 from tools.common.tables import Table
+from tools.common.tangent_costs import measure_tangents, tangent_table
 from trainers.blackbox.batches import FullBatch
 from trainers.blackbox.cmaes import CMAES
 from trainers.blackbox.estimators import CGE
@@ -52,7 +54,8 @@ DEFAULT = ("eurosat", "dtd", "caltech101", "fgvc_aircraft")
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12}
 # classes whose features are compared with a float64 pass of open_clip's tower, which is slow
 CHECKED_CLASSES = 100
-PEAK_SIZE = 2048
+# of the square products that the rate of a device is measured by
+PEAK_SIZE = {"cpu": 2048, "cuda": 8192}
 
 
 def class_names(dataset: str) -> list[str]:
@@ -66,7 +69,7 @@ def projection_std(dataset: str) -> float:
     return float(read_yaml(REPOSITORY / "configs" / f"{dataset}.yaml")["std"].value)
 
 
-def random_backbone(text: dict[str, int]) -> Backbone:
+def random_backbone(text: dict[str, int], device: str = "cpu") -> Backbone:
     """A CLIP whose text tower has the sizes `text` and weights of a plausible scale; its image tower is a stub."""
     vision = {"image_size": 32, "patch_size": 32, "layers": 1, "width": 32, "head_width": 32}
     model = open_clip.model.CLIP(text["width"], vision, text, quick_gelu=True)
@@ -74,9 +77,9 @@ def random_backbone(text: dict[str, int]) -> Backbone:
     for parameter in model.parameters():
         if parameter.ndim >= 2:
             parameter.data.normal_(0, parameter.shape[-1] ** -0.5, generator=generator)
-    model = model.eval().requires_grad_(False)
+    model = model.eval().requires_grad_(False).to(device)
     tokenizer = open_clip.SimpleTokenizer(context_length=text["context_length"])
-    return Backbone("random", model, tokenizer, open_clip.transform.image_transform(32, False), torch.device("cpu"))
+    return Backbone("random", model, tokenizer, open_clip.transform.image_transform(32, False), torch.device(device))
 
 
 def multiply_adds(engine: Engine, images: int, d: int) -> int:
@@ -96,8 +99,10 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def peak_memory() -> float:
-    """The process's high-water mark since the last reset, in GiB."""
+def peak_memory(device: torch.device) -> float:
+    """The device's or, on the CPU, the process's high-water mark since the last reset, in GiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
     status = Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
@@ -105,7 +110,9 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def reset_peak_memory() -> None:
+def reset_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     clear = Path("/proc/self/clear_refs")
     if clear.exists():
         clear.write_text("5")
@@ -128,7 +135,8 @@ def make_subject(names: list[str], backbone: Backbone, d: int, std: float) -> Su
     K, N = len(names), SHOTS * len(names)
     generator = torch_generator(0, "benchmark images")
     width = backbone.model.text_projection.shape[1]
-    images = Samples(F.normalize(torch.randn(N, width, generator=generator), dim=-1), torch.arange(N) % K)
+    features = F.normalize(torch.randn(N, width, generator=generator), dim=-1).to(backbone.device)
+    images = Samples(features, (torch.arange(N) % K).to(backbone.device))
     projection = make_projection(context_embeddings(backbone, CTX_INIT), d, std, torch_generator(0, "projection"))
     W = 0.02 * torch.randn(d, d, generator=generator, dtype=torch.float64)
     fast, stock = (TextFeatures(backbone, names, CTX_INIT, 1 << 30, engine) for engine in ("fast", "stock"))
@@ -188,40 +196,60 @@ def replace_text(objective: Objective, text: Callable[..., Tensor]) -> Objective
     return Objective(model.with_text_features(text), objective.next_batch)
 
 
-def measure(dataset: str, names: list[str], backbone: Backbone, rounds: int, passes: int, generation: bool) -> dict[str, object]:
+def square_product(device: torch.device) -> Callable[[], object]:
+    """A product of two square matrices on the device, done when it returns."""
+    size = PEAK_SIZE[device.type]
+    square = torch.randn(size, size, generator=torch_generator(0, "benchmark product")).to(device)
+    product = torch.empty_like(square)
+
+    def multiply() -> None:
+        torch.mm(square, square, out=product)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return multiply
+
+
+def measure(
+    dataset: str, names: list[str], backbone: Backbone, rounds: int, passes: int, generation: bool, tangents: bool = False
+) -> dict[str, object]:
     """One row of the table for class names `names`: `passes` engine passes, one stock query and a product a round."""
     subject = make_subject(names, backbone, D_INTRINSIC, projection_std(dataset))
     fast, by_engine, by_stock, W = subject.fast, subject.by_engine, subject.by_stock, subject.W
     chunk = fast.chunk(torch.float32)
     batch = W[: min(len(W), chunk * passes)]
-    square = torch.randn(PEAK_SIZE, PEAK_SIZE, generator=torch_generator(0, "benchmark product"))
-    product = torch.empty_like(square)
+    multiply = square_product(backbone.device)
 
-    reset_peak_memory()
+    reset_peak_memory(backbone.device)
     by_engine(batch)
-    memory = peak_memory()
+    memory = peak_memory(backbone.device)
+    multiply()
+    by_stock(W[:1])
     by_engine(W[:2])
     double = timed(lambda: by_engine(batch, mu=1e-5)) if passes > 1 else 0.0
     times: dict[str, list[float]] = {"stock": [], "engine": [], "step": [], "double": [], "peak": []}
     for _ in range(rounds):
-        times["peak"].append(timed(lambda: torch.mm(square, square, out=product)))
+        times["peak"].append(timed(multiply))
         times["engine"].append(timed(lambda: by_engine(batch)) / len(batch))
         # steps follow one another in a run, so the first, on cold caches, is not typical
         times["step"] += [timed(lambda: by_engine(W[:2])) for _ in range(4)][1:]
-        times["peak"].append(timed(lambda: torch.mm(square, square, out=product)))
+        times["peak"].append(timed(multiply))
         times["stock"].append(timed(lambda: by_stock(W[:1])))
         if double:
             times["double"].append(timed(lambda: by_engine(batch, mu=1e-5)) / len(batch))
     median = {name: statistics.median(values) for name, values in times.items() if values}
-    peak = 2 * PEAK_SIZE**3 / median["peak"]
+    peak = 2 * PEAK_SIZE[backbone.device.type] ** 3 / median["peak"]
     work = 2 * multiply_adds(fast.engine, len(by_engine.next_batch()), D_INTRINSIC)
 
     extra = measure_generation(subject) if generation else {}
+    extra |= measure_tangents(by_engine, fast, W[0], rounds, passes) if tangents else {}
     return {
         "dataset": dataset,
         "classes": len(names),
         "images": len(by_engine.next_batch()),
         "threads": torch.get_num_threads(),
+        "device": device_name(backbone.device),
+        "coordinates": D_INTRINSIC,
         "rows_a_query": len(fast.engine.tree()),
         "queries_per_pass": chunk,
         "stock_seconds": median["stock"],
@@ -282,18 +310,23 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--threads", type=int, help="default: PyTorch's choice")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--passes", type=int, default=4, help="engine passes per round")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 …")
+    parser.add_argument("--tangents", action="store_true", help="also time ∇L by the tangent engine and by differences")
     parser.add_argument("--generation", action="store_true", help="also time one stage-1 step and check its gradient")
     parser.add_argument("--output", type=user_path, help="also write the rows as JSON")
     arguments = parser.parse_args(argv)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    backbone = random_backbone(TEXT)
+    backbone = random_backbone(TEXT, str(pick_device(arguments.device)))
     rows = []
     for dataset in arguments.datasets:
-        rows.append(measure(dataset, class_names(dataset), backbone, arguments.rounds, arguments.passes, arguments.generation))
+        options = arguments.rounds, arguments.passes, arguments.generation, arguments.tangents
+        rows.append(measure(dataset, class_names(dataset), backbone, *options))
         print(f"{dataset}: done", file=sys.stderr, flush=True)
     print(table(rows))
-    print(f"torch {torch.__version__}, {platform.processor() or platform.machine()}, peak {rows[0]['peak_gflops']:.0f} GFLOP/s")
+    if arguments.tangents:
+        print(f"\nPer coordinate; a tangent counts as one query, a central difference as two.\n\n{tangent_table(rows)}\n")
+    print(f"torch {torch.__version__}, {rows[0]['device']}, peak {rows[0]['peak_gflops']:.0f} GFLOP/s")
     for row in rows:
         if "generation_seconds" in row:
             print(

@@ -123,6 +123,10 @@ def load_config(
     shots = chosen.get("shots", Located(FIELDS["shots"].default, "")).value
     own = {**trainers[trainer].defaults, **trainers[trainer].by_shots}
     resolved = {key: Located(value, f"default of {trainer}") for key, value in own.items()} | chosen
+    derivatives = resolved.get("derivatives")
+    if derivatives and derivatives.value == "forward":
+        jvp = Located("jvp", derivatives.where)
+        resolved = {"smoothness_estimator": jvp, "mask_estimator": jvp} | resolved
     config = Config(**{key: _at_shots(entry.value, shots) for key, entry in resolved.items()})
     config = dataclasses.replace(config, dataset=aliases.get(config.dataset, config.dataset))
     origins = {key: entry.where for key, entry in resolved.items()}
@@ -293,6 +297,9 @@ def _check_rules(config: Config, where: Mapping[str, str], trainers: Mapping[str
     estimator = config.smoothness_estimator if trainers[name].two_stages or name == "cma-es" else "none"
     if estimator in ("fo", "jvp") and config.objective == "accuracy":
         refuse("objective", f"accuracy has no derivative, which --smoothness_estimator {estimator} asks for")
+    masked = trainers[name].two_stages and config.stage2 == own_stage2 and config.pruning == "zscore"
+    if masked and config.mask_estimator == "jvp" and config.objective == "accuracy":
+        refuse("objective", "accuracy has no derivative, which --mask_estimator jvp asks for")
 
 
 def check_paths(config: Config) -> None:

@@ -45,6 +45,12 @@ class Config:
         "of text passes; auto: float64 where a finite-difference step is below 1e-4, else float32",
         choices=("auto", "float32", "float64", "bfloat16", "float16"),
     )
+    tangent_precision: str = option(
+        "auto",
+        "model",
+        "of tangents in forward mode; auto: bfloat16 with AMX, AVX512-BF16 or tensor cores, else float32",
+        choices=("auto", "float32", "bfloat16"),
+    )
     engine: str = option(
         "fast", "model", "text features: shared work, or open_clip's tower on whole prompts", choices=("fast", "stock")
     )
@@ -96,6 +102,12 @@ class Config:
     max_queries: int = option(0, "method", "stop before the step that would exceed this many queries; 0: no limit", low=0)
     fidelity: str = option("paper", "method", "paper, released, or a comma list of the released code's departures")
 
+    derivatives: str = option(
+        "differences",
+        "method",
+        "differences: the paper's; forward: --smoothness_estimator jvp and --mask_estimator jvp, unless these are set themselves",
+        choices=("differences", "forward"),
+    )
     objective: str = option(
         "cross-entropy",
         "method",
@@ -123,6 +135,12 @@ class Config:
         "gradient behind ε*: CGE, one-sided CGE, RGE, forward mode, backpropagation (for comparison), or none",
         choices=("zo", "zo-forward", "rge", "jvp", "fo", "none"),
     )
+    population_precision: str = option(
+        "same",
+        "stage 1",
+        "of the text passes that score the population, whose losses CMA-ES only ranks; same: as --precision",
+        choices=("same", "float32", "bfloat16", "float16"),
+    )
     zo_eps_cge: float = option(1e-3, "stage 1", "μ of the gradient behind ε* (of the cge trainer too)", above=0.0)
     sharpness_queries: int = option(20, "stage 1", "q, directions of the RGE gradient behind ε*", low=1)
     smoothness_every: int = option(1, "stage 1", "generations between refreshes of ε*", low=1)
@@ -135,6 +153,9 @@ class Config:
     )
     prune_ratio: float = option(0.5, "stage 2", "r, share of the coordinates that the mask drops", low=0.0, below=1.0)
     prune_interval: int = option(200, "stage 2", "K_int, steps between mask refreshes", low=1)
+    mask_estimator: str = option(
+        "cge", "stage 2", "gradient behind the zscore mask: CGE, or forward mode", choices=("cge", "jvp")
+    )
     zo_eps_mask: float = option(1e-5, "stage 2", "μ of the mask's CGE gradient", above=0.0)
 
     zo_update: str = option(
@@ -261,6 +282,14 @@ def prompt_settings(config: Config) -> dict[str, Any]:
     """The settings that a trained prompt follows from: not where and how a run was made, nor what it logged."""
     fields = dataclasses.fields(config)
     return {field.name: getattr(config, field.name) for field in fields if field.metadata["group"] not in ("run", "log")}
+
+
+def uses_tangents(config: Config) -> bool:
+    """Whether a run differentiates in forward mode, so that the precision of tangents matters to it."""
+    return "jvp" in (config.smoothness_estimator, config.mask_estimator) or "forward-gradient" in (
+        config.prompt_trainer,
+        config.stage2,
+    )
 
 
 def departures(config: Config) -> frozenset[str]:

@@ -40,12 +40,16 @@ FREE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Cost:
-    """`queries` of a run, an upper bound if not `exact`; `stage1` in whole batches, `refreshes` for the pruning mask."""
+    """`queries` of a run, an upper bound if not `exact`; `stage1` in whole batches, `refreshes` for the pruning mask.
+
+    `gradients`: queries of `stage1` for the gradient behind ε*; the others score its population.
+    """
 
     queries: int
     exact: bool = True
     stage1: int = 0
     refreshes: int = 0
+    gradients: int = 0
 
 
 def classes_of(config: Config) -> int | None:
@@ -94,15 +98,23 @@ def _cost(config: Config) -> Cost | None:
     if budget and optimizer.num_queries(steps) > budget:
         steps = _most_steps(optimizer.num_queries, steps, budget)
     total = optimizer.num_queries(steps)
-    if not TRAINERS[config.prompt_trainer].two_stages:
+
+    # Only these have a population with a gradient.
+    def gradients(stage1: int, generations: int) -> int:
+        return stage1 - config.popsize * generations if info.two_stages or config.prompt_trainer == "cma-es" else 0
+
+    info = TRAINERS[config.prompt_trainer]
+    if not info.two_stages:
         # Whole batches, unless a step is a pair of queries, as in stage 2.
-        return Cost(total, stage1=0 if optimizer.num_queries(1) <= 2 else total)
+        stage1 = 0 if optimizer.num_queries(1) <= 2 else total
+        return Cost(total, stage1=stage1, gradients=gradients(stage1, steps))
     if not isinstance(config.change_point, int):
-        return Cost(total, exact=False, stage1=total)
+        return Cost(total, exact=False, stage1=total, gradients=gradients(total, steps))
     change = min(steps, config.change_point)
     stage1 = optimizer.num_queries(change)
     masked = config.stage2 == "sparse-zo" and config.pruning == "zscore"
-    return Cost(total, True, stage1, total - stage1 - 2 * config.num_pertub * (steps - change) if masked else 0)
+    refreshes = total - stage1 - 2 * config.num_pertub * (steps - change) if masked else 0
+    return Cost(total, True, stage1, refreshes, gradients(stage1, change))
 
 
 def _most_steps(plan: Callable[[int], int], steps: int, budget: int) -> int:
@@ -148,6 +160,20 @@ class Benchmark:
         double = row.get("float64_over_float32") or FLOAT64_OVER_FLOAT32
         batched = row["engine_seconds"] * scale
         pair = row.get("stage2_step_seconds", 2 * row["engine_seconds"]) * scale
-        stage1 = price.stage1 * batched * (double if config.zo_eps_cge < 1e-4 and config.precision == "auto" else 1)
-        masks = price.refreshes * batched * (double if config.zo_eps_mask < 1e-4 and config.precision == "auto" else 1)
+
+        def gradient_query(estimator: str, mu: float) -> float:
+            if estimator == "jvp":
+                return tangent_seconds(row, config.tangent_precision, row["engine_seconds"]) * scale
+            return batched * (double if mu < 1e-4 and config.precision == "auto" else 1)
+
+        stage1 = (price.stage1 - price.gradients) * batched
+        stage1 += price.gradients * gradient_query(config.smoothness_estimator, config.zo_eps_cge)
+        masks = price.refreshes * gradient_query(config.mask_estimator, config.zo_eps_mask)
         return stage1 + masks + (price.queries - price.stage1 - price.refreshes) / 2 * pair
+
+
+def tangent_seconds(row: Mapping[str, Any], precision: str, otherwise: float) -> float:
+    """Seconds per tangent from a row of `tools.benchmark --tangents`, or `otherwise`; "auto": the fastest that it measured."""
+    measured = [row[f"tangent_seconds_{way}"] for way in ("float32", "bfloat16") if f"tangent_seconds_{way}" in row]
+    named = row.get(f"tangent_seconds_{precision}", min(measured, default=0.0))
+    return named / row["coordinates"] if named else otherwise

@@ -18,9 +18,10 @@ from clip.prompt import initial_context, placeholder_words, text_tower
 from clip.visual_prompt import PromptedVision
 from trainers.blackbox.batches import FullBatch
 from trainers.blackbox.cmaes import CMAES, NaiveCMAES, configured_cmaes, naive_cmaes
+from trainers.blackbox.criteria import criterion
 from trainers.blackbox.gradients import LossFunction
 from trainers.blackbox.images import ImageSet, image_sets
-from trainers.blackbox.objective import Objective, criterion
+from trainers.blackbox.objective import Objective
 from trainers.blackbox.problem import Problem, text_features
 from trainers.blackbox.task import FewShotTask
 from trainers.blackbox.text_prompt import SHARE_OF_FEATURES

@@ -13,7 +13,10 @@ class LossFunction(Protocol):
     """What an optimizer sees of the problem: losses at points, and derivatives where the model can be differentiated."""
 
     def __call__(self, W: Tensor, mu: float | None = None) -> Tensor:
-        """Losses (B,) of the points W (B, d); `mu` is the finite-difference step that separates them, if any."""
+        """Losses (B,) of the points W (B, d).
+
+        `mu`: the finite-difference step that separates them, if any; ∞ if the losses are only ranked.
+        """
 
     def gradient(self, w: Tensor, trained: Mapping[str, Tensor] | None = None, /) -> tuple[Tensor, Tensor]:
         """L(w) and ∇L(w) (d,) by backpropagation; one query.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -11,14 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainers.blackbox.criteria import Criterion, cross_entropies, error_rates, focusing
 from trainers.blackbox.forward_mode import slopes_along
+from trainers.blackbox.linearized import LinearizedPrompt
 from utils.errors import RunError, UserError
-from utils.settings import Config
 
 # below this finite-difference step, float32 noise of the tower (5e-7 of the loss) drowns the difference
 FLOAT64_BELOW = 1e-4
-# scores (B, n, K) and labels (n,) → what each image costs at each point, (B, n)
-Criterion = Callable[[Tensor, Tensor], Tensor]
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")}
 
 
@@ -94,7 +93,10 @@ class ForwardModeModel(Model, Protocol):
     """A model whose loss `Objective.jvp` can differentiate: those with the prompt on the text side."""
 
     def tangents_per_pass(self, dtype: torch.dtype) -> int:
-        """How many directions share one pass in forward mode."""
+        """How many directions share one pass in torch's forward mode."""
+
+    def linearized(self, w: Tensor, dtype: torch.dtype, tangent_dtype: torch.dtype) -> LinearizedPrompt | None:
+        """The prompt near w (d,), where the tangent engine can run."""
 
 
 # points that are asked for, how many numbers answer them, and what computes those
@@ -115,8 +117,11 @@ class Objective:
         precision: str = "auto",
         batch_size: int = 256,
         criterion: Criterion | None = None,
+        tangent_precision: str = "float32",
+        population_precision: str = "same",
     ):
         self.model, self.next_batch, self.precision, self.batch_size = model, draw, precision, batch_size
+        self.tangent_precision, self.population_precision = tangent_precision, population_precision
         self.criterion = criterion or cross_entropies
         self._passed: set[torch.dtype] = set()
         # what is asked goes through here, so that a run that goes on can be told again what it was told before
@@ -130,7 +135,8 @@ class Objective:
     def __call__(self, W: Tensor, mu: float | None = None) -> Tensor:
         """Losses (B,) float64, on the CPU, of W (B, d).
 
-        `mu`: the finite-difference step that the rows are apart, from which precision "auto" chooses the dtype of the pass.
+        `mu`: the finite-difference step that the rows are apart, from which precision "auto" chooses the dtype of the pass;
+        ∞ if the losses are only ranked.
         Raises RunError where a loss is not finite.
         """
         images = self._draw_for(len(W))
@@ -159,9 +165,10 @@ class Objective:
             with torch.enable_grad():
                 loss = self._losses(at[None], images, self.dtype(None))[0]
                 loss.backward()
-            self._refuse_non_finite(loss.detach()[None] + at.grad.sum(), at.detach()[None])
+            value = loss.detach()[None].cpu()
+            self._refuse_non_finite(value + at.grad.sum(), at.detach()[None])
             gradient.copy_(at.grad)
-            return torch.cat([loss.detach()[None], at.grad[: 0 if moved else None]]).cpu().numpy()
+            return torch.cat([value, at.grad[: 0 if moved else None]]).numpy()
 
         # once it has moved, w is no longer what a repeated answer was asked at
         asked = w[: 0 if self._moved else None]
@@ -189,23 +196,34 @@ class Objective:
         model = self.model
         if not isinstance(model, ForwardModeModel):
             raise TypeError(f"forward mode needs a prompt on the text side, and this model is a {type(model).__name__}")
-        images, dtype = self._draw_for(len(tangents)), self.dtype(None)
+        images = self._draw_for(len(tangents))
 
         def compute() -> np.ndarray:
-            if dtype not in self._passed:
-                # what a pass keeps for later passes must not be made inside a transform
-                with torch.inference_mode():
-                    self._losses(w[None], images, dtype)
-                self._passed.add(dtype)
-            parts = tangents.split(model.tangents_per_pass(dtype))
-            pairs = [slopes_along(lambda point: self._losses(point[None], images, dtype)[0], w, part) for part in parts]
-            loss, slopes = pairs[0][0].cpu(), torch.cat([slopes for _, slopes in pairs]).cpu()
+            loss, slopes = (found.cpu() for found in self._slopes(model, w, tangents, images))
             self._refuse_non_finite(loss[None] + slopes, w.expand(len(slopes), -1))
             return torch.cat([loss[None], slopes]).numpy()
 
         asked = torch.cat([w[None], tangents]).detach()
         loss, *_ = answer = torch.from_numpy(self.query(asked.numpy(), len(asked), compute))
         return loss, answer[1:]
+
+    def _slopes(self, model: ForwardModeModel, w: Tensor, tangents: Tensor, images: SampleSet) -> tuple[Tensor, Tensor]:
+        """L(w) and its slopes, by the tangent engine where tower and criterion are of the kinds that it takes."""
+        dtype = self.dtype(None)
+        if focusing(self.criterion) is not None:
+            # half precision is for tangents alone
+            exact = torch.float64 if dtype == torch.float64 else torch.float32
+            near = model.linearized(w, exact, exact if exact == torch.float64 else DTYPES[self.tangent_precision])
+            if near is not None:
+                return near.loss_and_slopes(tangents, images.split(model.images_per_pass(1)), self.criterion)
+        if dtype not in self._passed:
+            # what a pass keeps for later passes must not be made inside a transform
+            with torch.inference_mode():
+                self._losses(w[None], images, dtype)
+            self._passed.add(dtype)
+        parts = tangents.split(model.tangents_per_pass(dtype))
+        pairs = [slopes_along(lambda point: self._losses(point[None], images, dtype)[0], w, part) for part in parts]
+        return pairs[0][0], torch.cat([slopes for _, slopes in pairs])
 
     def costs(self) -> dict[str, int]:
         """What has been spent so far: loss evaluations, mini-batch forwards, training images through the image tower."""
@@ -220,7 +238,9 @@ class Objective:
         return images
 
     def dtype(self, mu: float | None) -> torch.dtype:
-        """The dtype of a pass over points that are `mu` apart."""
+        """The dtype of a pass over points that are `mu` apart; ∞: of points whose losses are only ranked."""
+        if mu == math.inf and self.population_precision != "same":
+            return DTYPES[self.population_precision]
         if self.precision == "auto":
             return torch.float64 if mu is not None and mu < FLOAT64_BELOW else torch.float32
         return DTYPES[self.precision]
@@ -265,29 +285,6 @@ class Objective:
                 f"loss {losses[worst].item()} at query {self.queries - len(W) + worst + 1} (‖w‖ = {W[worst].norm().item():.3g}): "
                 "the step sizes are too large (--zo_lr, --sigma) or the precision too low (--precision)"
             )
-
-
-def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
-    """−log softmax(scores) at the labels: (B, n) of scores (B, n, K) and labels (n,)."""
-    hit = logits.gather(2, labels.expand(len(logits), -1)[..., None])[..., 0]
-    return logits.logsumexp(2) - hit
-
-
-def focal_losses(logits: Tensor, labels: Tensor, gamma: float = 2.0) -> Tensor:
-    """(1 − p)^γ · (−log p) at the labels' probabilities p (Lin et al. 2017), (B, n) of scores (B, n, K); γ 0: cross-entropy."""
-    entropies = cross_entropies(logits, labels)
-    return (-torch.expm1(-entropies)).clamp(min=0.0) ** gamma * entropies
-
-
-def error_rates(logits: Tensor, labels: Tensor) -> Tensor:
-    """0 where the highest score is the label's and 1 elsewhere, (B, n) of scores (B, n, K); their mean is 1 − accuracy."""
-    return (logits.argmax(2) != labels).double()
-
-
-def criterion(config: Config) -> Criterion:
-    """What `--objective` names."""
-    named = {"cross-entropy": cross_entropies, "accuracy": error_rates}
-    return named.get(config.objective) or functools.partial(focal_losses, gamma=config.focal_gamma)
 
 
 def top1(logits: Callable[[Any], Tensor], images: SampleSet, images_per_pass: int) -> float:

@@ -13,7 +13,8 @@ from torch import Tensor
 from clip.prompt import FullSpace, Projection, initial_context, make_projection
 from clip.text import TextFeatures
 from trainers.blackbox.batches import FullBatch, MiniBatches
-from trainers.blackbox.objective import Objective, SampleSet, criterion
+from trainers.blackbox.criteria import criterion
+from trainers.blackbox.objective import Objective, SampleSet
 from trainers.blackbox.task import FewShotTask
 from trainers.blackbox.text_prompt import ExtraTensors, TextPrompt
 from utils.seeds import torch_generator
@@ -67,8 +68,9 @@ def text_problem(
         memory_limit=config.memory_limit << 20,
         extra_tensors=extra_tensors,
     )
+    options = config.precision, config.batch_size, criterion(config), config.tangent_precision, config.population_precision
     return Problem(
-        Objective(model, batches, config.precision, config.batch_size, criterion(config)),
+        Objective(model, batches, *options),
         initial,
         task.train_samples,
         task.val_samples,

@@ -9,6 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from clip.tangents import Linearized
+from trainers.blackbox.linearized import LinearizedPrompt
+
 # text features held at once take at most this fraction of the memory limit
 SHARE_OF_FEATURES = 8
 
@@ -23,6 +26,9 @@ class TextEncoder(Protocol):
 
     def queries_per_pass(self, dtype: torch.dtype) -> int:
         """How many queries with one context each fit in one pass."""
+
+    def linearized(self, context: Tensor, dtype: torch.dtype, tangent_dtype: torch.dtype) -> Linearized | None:
+        """The features near one context, with their derivatives, if the tangent engine supports the tower."""
 
 
 class TextPrompt:
@@ -55,8 +61,15 @@ class TextPrompt:
 
     def logits(self, W: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
         text = self.text_features(self.contexts(W), dtype).transpose(1, 2)
+        # half precision would round the logits, which are large, more than the features
+        text = text.float() if dtype in (torch.bfloat16, torch.float16) else text
         # products in the precision of the pass, everything after them in float64, where it costs nothing
-        return lambda features: self.logit_scale * (features.to(dtype) @ text).double()
+        return lambda features: self.logit_scale * (features.to(text.dtype) @ text).double()
+
+    def linearized(self, w: Tensor, dtype: torch.dtype, tangent_dtype: torch.dtype) -> LinearizedPrompt | None:
+        """The prompt near w (d,), in float32 or float64 at w itself; None if the tangent engine does not support it."""
+        near = self.text_features.linearized(self.contexts(w[None])[0], dtype, tangent_dtype)
+        return None if near is None else LinearizedPrompt(near, self.contexts, w, self.logit_scale)
 
     def points_per_pass(self) -> int:
         """Queries whose text features are held at once: enough for full speed, within an eighth of the memory limit."""

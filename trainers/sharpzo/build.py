@@ -52,6 +52,12 @@ SMOOTHNESS: dict[str, Callable[[Config], GradientEstimator | None]] = {
 }
 
 
+MASK: dict[str, Callable[[Config], GradientEstimator]] = {
+    "cge": lambda config: CGE(mu=config.zo_eps_mask),
+    "jvp": lambda config: ForwardMode(),
+}
+
+
 def build_stage1(config: Config, w0: Tensor) -> SharpnessAwareCMAES:
     """Stage 1 from w0 (d,), by `--smoothness_estimator`."""
     chosen, rho, every = departures(config), config.rho, config.smoothness_every
@@ -75,9 +81,9 @@ def build_stage2(config: Config, w0: Tensor) -> SparseZO:
         """One draw for each direction: a single draw of (q, d) numbers differs from it unless d is a multiple of 16."""
         return torch.stack([draw(*shape[1:]) for _ in range(shape[0])]) if len(shape) == 2 else draw(*shape)
 
-    cge, ratio = CGE(mu=config.zo_eps_mask), config.prune_ratio
+    of_mask, ratio = MASK[config.mask_estimator](config), config.prune_ratio
     rules: dict[str, Callable[[], MaskRule]] = {
-        "zscore": lambda: ReleasedZPruning(cge, ratio=ratio, departures=chosen) if chosen else ZPruning(cge, ratio=ratio),
+        "zscore": lambda: ReleasedZPruning(of_mask, ratio=ratio, departures=chosen) if chosen else ZPruning(of_mask, ratio=ratio),
         "magnitude": lambda: MagnitudePruning(ratio=ratio),
         "none": Dense,
     }

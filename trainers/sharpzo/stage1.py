@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -54,7 +56,8 @@ class SharpnessAwareCMAES:
             self.epsilon = self.worst_case(objective)
         self.steps += 1
         candidates = self.inner.ask()
-        losses = objective(candidates + self.epsilon)
+        # ranks are all that CMA-ES takes from these losses
+        losses = objective(candidates + self.epsilon, mu=math.inf)
         self.inner.tell(candidates, losses)
         figures = {"loss": float(losses.mean()), "best_loss": float(losses.min()), "sigma": self.inner.sigma}
         if self.gradient is not None:

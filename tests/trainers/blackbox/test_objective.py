@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -13,8 +14,11 @@ from clip.backbone import Backbone
 from clip.prompt import Projection, context_embeddings, make_projection
 from tests.conftest import make_tiny_backbone
 from tests.helpers.black_box import INIT, PROMPTS, D, engines, make_images, make_objective, no_autograd_graph, points
+from trainers.blackbox.cmaes import CMAES
+from trainers.blackbox.estimators import CGE
 from trainers.blackbox.objective import FLOAT64_BELOW, Objective, Samples, top1
 from trainers.blackbox.text_prompt import TextPrompt
+from trainers.sharpzo.stage1 import SharpnessAwareCMAES
 from utils.errors import RunError
 
 
@@ -262,3 +266,34 @@ def test_accuracy_is_that_of_the_point_and_the_images_it_is_given() -> None:
     images = Samples(AXES.inputs[:3], torch.tensor([0, 0, 1]))
     assert objective.accuracy(torch.tensor([1.0, 0.0, 0.0, 1.0]), images) == 1.0
     assert objective.accuracy(torch.tensor([0.0, 1.0, 1.0, 0.0]), images) == 0.0
+
+
+# losses that are only ranked
+
+
+def test_population_precision_is_of_ranked_losses_alone(tiny_backbone: Backbone) -> None:
+    W = points(6)
+    objective, plain = make_objective(tiny_backbone), make_objective(tiny_backbone)
+    objective.population_precision = "bfloat16"
+    assert torch.equal(plain(W, mu=math.inf), plain(W))
+    assert torch.equal(objective(W), plain(W))
+    assert torch.equal(objective(W, mu=1e-6), plain(W, mu=1e-6))
+    ranked = objective(W, mu=math.inf)
+    assert not torch.equal(ranked, plain(W))
+    # bfloat16 rounds the features; their products with the images stay in float32
+    torch.testing.assert_close(ranked, plain(W), rtol=0, atol=0.05)
+
+
+def test_stage_1_asks_for_ranks_of_its_population_and_for_exact_differences(tiny_backbone: Backbone) -> None:
+    asked = []
+
+    class Spy(Objective):
+        def __call__(self, W: Tensor, mu: float | None = None) -> Tensor:
+            asked.append((len(W), mu))
+            return super().__call__(W, mu)
+
+    plain = make_objective(tiny_backbone)
+    inner = CMAES(points(1)[0], sigma=0.1, popsize=4, normal=lambda n, d: torch.zeros(n, d).numpy())
+    stage = SharpnessAwareCMAES(inner, rho=0.1, estimator=CGE(mu=1e-3))
+    stage.step(Spy(plain.model, plain.next_batch))
+    assert asked == [(2 * D, 1e-3), (4, math.inf)]

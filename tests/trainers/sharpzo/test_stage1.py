@@ -17,8 +17,8 @@ from tests.trainers.sharpzo.test_algorithm import PAPER
 from tests.trainers.test_every_trainer import CountingQuadratic, run, toy_problem
 from trainers import TRAINERS, registered
 from trainers.blackbox.cmaes import CMAES
+from trainers.blackbox.criteria import criterion
 from trainers.blackbox.gradients import cge, cge_one_sided, rge
-from trainers.blackbox.objective import criterion
 from trainers.loop import build_optimizer
 from trainers.optimizer import gaussian
 from trainers.sharpzo.build import SMOOTHNESS
