@@ -79,9 +79,14 @@ def test_time_is_estimated_from_the_benchmark_of_the_dataset_or_of_the_nearest()
     # 532 000 queries of stage 1 in float32, masks in float64, 19 500 steps of two queries
     expected = 532_000e-3 + 2 * 100_352e-3 + 19_500 * 4e-3
     assert benchmark.seconds(Job(("--config", "configs/eurosat.yaml")).config) == pytest.approx(expected)
-    # 47 classes, stage 1 in float64 too (μ 1e-5)
-    dtd = 4.7 * (2 * 319_200e-3 + 2 * 101_376e-3 + 19_700 * 4e-3)
+    # 47 classes, differences of stage 1 in float64 too (μ 1e-5), its population in float32
+    dtd = 4.7 * (2 * 307_200e-3 + 12_000e-3 + 2 * 101_376e-3 + 19_700 * 4e-3)
     assert benchmark.seconds(Job(("--config", "configs/dtd.yaml")).config) == pytest.approx(dtd)
+    # half as many tangents as differences, at the price of tangents
+    forward = Job(("--config", "configs/dtd.yaml", "--derivatives", "forward")).config
+    timed = Benchmark({"dtd": row | {"classes": 47, "coordinates": 512, "tangent_seconds_float32": 0.3}})
+    tangents = (153_600 + 50_688) * 0.3 / 512
+    assert timed.seconds(forward) == pytest.approx(12_000e-3 + tangents + 19_700 * 4e-3)
     # pairs of queries in one stage cost what stage 2's do
     mezo = Job(("--config", "configs/eurosat.yaml", "--prompt_trainer", "mezo")).config
     assert benchmark.seconds(mezo) == pytest.approx(cost(mezo).queries / 2 * 4e-3)

@@ -47,6 +47,7 @@ class LinearizedPrompt:
         with torch.inference_mode(False), torch.no_grad(), forward_ad.dual_level(), warnings.catch_warnings():
             # torch itself compiles some of its forward-mode rules by a function that it calls deprecated
             warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
             points = forward_ad.make_dual(self.w.repeat(len(tangents), 1), tangents.to(self.w))
             directions = forward_ad.unpack_dual(self.contexts(points)).tangent
         if directions is None:
