@@ -35,9 +35,9 @@ class Engine:
         Raises clip.folded.Unsupported for a tower that only the reference path supports.
         """
         self.folded = fold_tower(tower, sos_token)
-        self.device = next(tower.parameters()).device
+        self.device = tower.positional_embedding.device
         self.suffixes, self.n_ctx, self.memory_limit = suffixes, n_ctx, memory_limit
-        self.token_rows = tower.get_parameter("token_embedding.weight").detach()
+        self.token_rows = tower.token_embedding.weight.detach()
         self.replay = True
         self._passes: dict[tuple[torch.dtype, bool], Prepared] = {}
 

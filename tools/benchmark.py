@@ -239,6 +239,8 @@ def measure(
             times["double"].append(timed(lambda: by_engine(batch, mu=1e-5)) / len(batch))
     median = {name: statistics.median(values) for name, values in times.items() if values}
     peak = 2 * PEAK_SIZE[backbone.device.type] ** 3 / median["peak"]
+    if fast.engine is None:
+        raise RuntimeError(fast.warnings[-1])
     work = 2 * multiply_adds(fast.engine, len(by_engine.next_batch()), D_INTRINSIC)
 
     extra = measure_generation(subject) if generation else {}

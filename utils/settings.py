@@ -286,10 +286,7 @@ def prompt_settings(config: Config) -> dict[str, Any]:
 
 def uses_tangents(config: Config) -> bool:
     """Whether a run differentiates in forward mode, so that the precision of tangents matters to it."""
-    return "jvp" in (config.smoothness_estimator, config.mask_estimator) or "forward-gradient" in (
-        config.prompt_trainer,
-        config.stage2,
-    )
+    return "jvp" in config.as_dict().values() or "forward-gradient" in (config.prompt_trainer, config.stage2)
 
 
 def departures(config: Config) -> frozenset[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import platform
@@ -24,6 +25,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +36,7 @@ from clip.prompt import context_embeddings, make_projection
 from clip.text import TextFeatures
 from tools.benchmark import TEXT, class_names, measure, projection_std, random_backbone, table
 from tools.common.tangent_costs import tangent_table
+from trainers.blackbox.batches import FullBatch
 from trainers.blackbox.gradients import cge
 from trainers.blackbox.objective import Objective, Samples
 from trainers.blackbox.text_prompt import TextPrompt
@@ -46,6 +49,7 @@ TOWERS: tuple[dict[str, int], ...] = (
     {"context_length": 32, "heads": 1},
     {"width": 128, "heads": 2, "layers": 4},
 )
+Row = dict[str, Any]
 # the worst row's relative error that each precision may show on these towers
 TOLERANCES = {"float64": 1e-12, "float32": 3e-6, "bfloat16": 0.1, "float16": 0.02}
 CTX_INIT = "a photo of a"
@@ -54,7 +58,7 @@ SHOTS = 16
 SHORT_RUN = {"--shots": 4, "--popsize": 10, "--intrinsic_dim": 64, "--change_point": 10, "--save_every": 5, "--eval_every": 20}
 
 
-class Report(dict):
+class Report(dict[str, Any]):
     """What a part found, kept in its file after every entry; `failures` says what is not as it should be."""
 
     def __init__(self, path: Path):
@@ -140,10 +144,15 @@ def replay_repeats(fast: TextFeatures, contexts: Tensor) -> bool:
     """Whether passes as CUDA graphs, of several shapes in turn, give the bits of passes that are not."""
     ours = {}
     for replay in (True, False):
-        fast.engine.replay = replay
+        set_replay(fast, replay)
         ours[replay] = [fast(contexts[:B] + shift) for shift in (0, 1) for B in (1, len(contexts))]
-    fast.engine.replay = True
+    set_replay(fast, True)
     return all(map(torch.equal, ours[True], ours[False]))
+
+
+def set_replay(text: TextFeatures, replay: bool) -> None:
+    if text.engine:
+        text.engine.replay = replay
 
 
 def check_image_features(device: torch.device, report: Report) -> None:
@@ -166,7 +175,7 @@ def check_gradients(device: torch.device, report: Report) -> None:
     backbone = random_tower(random.Random(1), {})
     names = ["Boeing 737-300", "Boeing 737-400", "cat", "cat", "a small dog"]
     w = 0.02 * torch.randn(16, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    exact = make_objective(on(torch.device("cpu"), backbone), names, 16, 1.0, "float64").gradient(w)[1]
+    exact = make_objective(on(torch.device("cpu"), backbone), names, 16, 1.0, "float64")[0].gradient(w)[1]
     on_device = on(device, backbone)
 
     def error(gradient: Tensor) -> float:
@@ -174,13 +183,13 @@ def check_gradients(device: torch.device, report: Report) -> None:
 
     errors, basis = {}, torch.eye(16, dtype=torch.float64)
     for precision in ("float32", "float64"):
-        objective = make_objective(on_device, names, 16, 1.0, precision)
+        objective, _ = make_objective(on_device, names, 16, 1.0, precision)
         errors[f"backpropagation {precision}"] = error(objective.gradient(w)[1])
         errors[f"tangents {precision}"] = error(objective.jvp(w, basis)[1])
         errors[f"differences {precision}"] = error(cge(objective, w, 1e-3 if precision == "float32" else 1e-5)[0])
-        stock = make_objective(on_device, names, 16, 1.0, precision, "stock")
+        stock, _ = make_objective(on_device, names, 16, 1.0, precision, "stock")
         errors[f"torch's forward mode {precision}"] = error(stock.jvp(w, basis)[1])
-    objective = make_objective(on_device, names, 16, 1.0, "float32")
+    objective, _ = make_objective(on_device, names, 16, 1.0, "float32")
     objective.tangent_precision = "bfloat16"
     errors["tangents bfloat16"] = error(objective.jvp(w, basis)[1])
     report.note("gradient_errors", errors)
@@ -189,7 +198,9 @@ def check_gradients(device: torch.device, report: Report) -> None:
         report.require(value < limit, f"gradient by {name}: error {value:.1e}, more than {limit:.0e}")
 
 
-def make_objective(backbone: Backbone, names: list[str], d: int, std: float, precision: str, engine: str = "fast") -> Objective:
+def make_objective(
+    backbone: Backbone, names: list[str], d: int, std: float, precision: str, engine: str = "fast"
+) -> tuple[Objective, TextFeatures]:
     """Random image features, SHOTS per class, as tools.benchmark has them, on the backbone's device."""
     K, width = len(names), backbone.model.text_projection.shape[1]
     generator = torch.Generator().manual_seed(0)
@@ -197,13 +208,14 @@ def make_objective(backbone: Backbone, names: list[str], d: int, std: float, pre
     images = Samples(features, (torch.arange(SHOTS * K) % K).to(backbone.device))
     projection = make_projection(context_embeddings(backbone, CTX_INIT), d, std, torch.Generator().manual_seed(1))
     text = TextFeatures(backbone, names, CTX_INIT, 4 << 30, engine)
-    return Objective(TextPrompt(projection.contexts, text, 100.0, K, width, 4 << 30), lambda: images, precision)
+    model = TextPrompt(projection.contexts, text_features=text, logit_scale=100.0, classes=K, width=width, memory_limit=4 << 30)
+    return Objective(model, FullBatch(images, 0), precision), text
 
 
 # runs
 
 
-def outcome(root: Path) -> tuple[list[dict], dict]:
+def outcome(root: Path) -> tuple[list[Row], Row]:
     """The log and the result of the run below `root`, without their times."""
     folder = next(root.rglob("result.json")).parent
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -211,7 +223,7 @@ def outcome(root: Path) -> tuple[list[dict], dict]:
     return [without_times(row) for row in rows], without_times(result)
 
 
-def without_times(row: dict) -> dict:
+def without_times(row: Row) -> Row:
     return {key: value for key, value in row.items() if "seconds" not in key}
 
 
@@ -320,7 +332,7 @@ def product_rates(device: torch.device, size: int) -> dict[str, float]:
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         square = torch.randn(size, size, device=device).to(dtype)
         out = torch.empty_like(square)
-        taken = seconds(lambda square=square, out=out: torch.mm(square, square, out=out), device, 3)
+        taken = seconds(functools.partial(torch.mm, square, square, out=out), device, 3)
         rates[str(dtype).removeprefix("torch.")] = round(2e-12 * size**3 / taken, 3)
     return rates
 
@@ -332,7 +344,7 @@ def check_speed(device: torch.device, report: Report, quick: bool) -> None:
     """tools.benchmark's figures, and steps of stage 2 with and without CUDA graphs."""
     backbone = random_backbone(TEXT if not quick else TEXT | {"width": 64, "heads": 2, "layers": 3}, str(device))
     torch.set_num_threads(4 if device.type == "cuda" else 1)
-    rows: list[dict] = []
+    rows: list[Row] = []
     for dataset in ("eurosat",) if quick else ("eurosat", "dtd", "fgvc_aircraft", "imagenet"):
         passes = 1 if dataset == "imagenet" else 4
         rows.append(measure(dataset, class_names(dataset), backbone, 3, passes, generation=False, tangents=True))
@@ -346,20 +358,20 @@ def check_speed(device: torch.device, report: Report, quick: bool) -> None:
 
 def steps_per_second(dataset: str, backbone: Backbone) -> dict[str, float]:
     """Steps of stage 2, two queries each, with and without CUDA graphs."""
-    objective = make_objective(backbone, class_names(dataset), DIMENSION, projection_std(dataset), "auto")
+    objective, text = make_objective(backbone, class_names(dataset), DIMENSION, projection_std(dataset), "auto")
     W = 0.02 * torch.randn(2, DIMENSION, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     rates = {}
     for name, replay in (("steps_per_second", True), ("steps_per_second_without_graphs", False)):
-        objective.model.text_features.engine.replay = replay
+        set_replay(text, replay)
         rates[name] = 1 / seconds(lambda: objective(W), backbone.device, 3, 20)
     return rates
 
 
 def profile(backbone: Backbone, dataset: str, way: str) -> list[str]:
     """The kernels that take most of the device's time in a pass of queries, or of tangents in bfloat16."""
-    objective = make_objective(backbone, class_names(dataset), DIMENSION, projection_std(dataset), "float32")
+    objective, text = make_objective(backbone, class_names(dataset), DIMENSION, projection_std(dataset), "float32")
     objective.tangent_precision = "bfloat16"
-    W = torch.eye(DIMENSION, dtype=torch.float64)[: objective.model.text_features.chunk(torch.float32)]
+    W = torch.eye(DIMENSION, dtype=torch.float64)[: text.chunk(torch.float32)]
 
     def work() -> None:
         if way == "queries":
@@ -391,7 +403,7 @@ def run_part(name: str, device: torch.device, output: Path, quick: bool) -> int:
     return 1 if report["failures"] else 0
 
 
-def collect(output: Path, statuses: dict[str, int]) -> dict[str, dict]:
+def collect(output: Path, statuses: dict[str, int]) -> dict[str, Row]:
     """What the parts found; one that did not reach its end has failed."""
     found = {name: json.loads(path.read_text()) for name in CHECKS if (path := output / f"{name}.json").exists()}
     for name, status in statuses.items():
@@ -402,7 +414,7 @@ def collect(output: Path, statuses: dict[str, int]) -> dict[str, dict]:
     return found
 
 
-def markdown(found: dict[str, dict]) -> str:
+def markdown(found: dict[str, Row]) -> str:
     """What was found, as a table of speeds, a list of the rest, and what is not as it should be."""
     machine, rows = found.get("machine", {}), found.get("speed", {}).get("rows", [])
     lines = [f"{machine.get('device')}, torch {machine.get('torch')}, products in TFLOP/s: {machine.get('product_tflops')}", ""]
@@ -432,7 +444,7 @@ def main() -> int:
     if arguments.part:
         return run_part(arguments.part, device, arguments.output, arguments.quick)
 
-    def start(name: str) -> subprocess.Popen:
+    def start(name: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "tools.maintain.gpu_check", "--part", name, *sys.argv[1:]]
         log = (arguments.output / f"{name}.log").open("w")
         return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)

@@ -165,10 +165,11 @@ class Objective:
             with torch.enable_grad():
                 loss = self._losses(at[None], images, self.dtype(None))[0]
                 loss.backward()
+            found = torch.zeros_like(w) if at.grad is None else at.grad
             value = loss.detach()[None].cpu()
-            self._refuse_non_finite(value + at.grad.sum(), at.detach()[None])
-            gradient.copy_(at.grad)
-            return torch.cat([value, at.grad[: 0 if moved else None]]).numpy()
+            self._refuse_non_finite(value + found.sum(), at.detach()[None])
+            gradient.copy_(found)
+            return torch.cat([value, found[: 0 if moved else None]]).numpy()
 
         # once it has moved, w is no longer what a repeated answer was asked at
         asked = w[: 0 if self._moved else None]
@@ -266,7 +267,7 @@ class Objective:
 
     def _losses(self, W: Tensor, images: SampleSet, dtype: torch.dtype) -> Tensor:
         logits = self.model.logits(W, dtype)
-        total: Tensor | float = 0.0
+        total = torch.zeros((), dtype=torch.float64)
         for part in images.split(self.model.images_per_pass(len(W))):
             total = total + self.criterion(logits(part.inputs), part.labels).sum(1)
         return total / len(images)

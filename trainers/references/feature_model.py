@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from trainers.blackbox.batches import FullBatch
-from trainers.blackbox.objective import Objective, criterion
+from trainers.blackbox.criteria import criterion
+from trainers.blackbox.objective import Objective
 from trainers.blackbox.problem import Problem
 from trainers.blackbox.task import FewShotTask
 from trainers.saved import Scorer
