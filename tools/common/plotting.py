@@ -12,7 +12,7 @@ SIZE = (6.4, 3.8)
 
 
 def require_matplotlib() -> None:
-    """Raises UserError where it is missing: before hours of runs that are to be drawn."""
+    """Raises UserError if it is missing, before hours of runs whose results are to be drawn."""
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError("figures need matplotlib; pip install matplotlib")
 

@@ -24,7 +24,7 @@ from tools.common.samples import sample, show
 from tools.common.tables import Table
 
 POLL_SECONDS = 0.2
-# how often a run of another process is looked at
+# How often the runner checks a run of another process.
 ELSEWHERE_SECONDS = 2.0
 
 

@@ -1,4 +1,4 @@
-"""Runs as the tools see them: a command line and the folder it fills, and what finished folders hold."""
+"""Runs as the tools see them: a command line and its run folder, and the contents of finished folders."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from utils.replay import METRICS
 from utils.settings import Config
 
 MAIN = REPOSITORY / "main_sharpzo.py"
-# settings whose default leaves a choice to the run, which writes down what it chose
+# Settings whose default leaves the choice to the run, which records what it chose.
 RESOLVED_PER_RUN = frozenset({"device", "threads", "template", "memory_limit"})
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of main_sharpzo.py by its flags, which are checked when `config` is first asked for (UserError)."""
+    """One run of main_sharpzo.py by its flags, which are checked when `config` is first read (UserError)."""
 
     flags: tuple[str, ...]
 
@@ -68,11 +68,11 @@ class Job:
         ours = identity(self.config.as_dict())
         try:
             there = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
-            # of a version that did not have a setting yet: its default
+            # A version that did not have a setting yet used its default.
             theirs = identity({key: field.default for key, field in FIELDS.items()} | there)
         except (OSError, ValueError, TypeError, yaml.YAMLError):
             return True
-        # what the command leaves to the run, the run there has chosen
+        # What this command leaves to the run, the existing run has chosen.
         left = {key for key in RESOLVED_PER_RUN if ours[key] == FIELDS[key].default}
         return any(theirs[key] != value for key, value in ours.items() if key not in left)
 
@@ -91,12 +91,12 @@ def is_running(folder: Path) -> bool:
 
 
 def root_of(dataset: str, root_path: str | None) -> str | None:
-    """`root_path` for a dataset that lies below it, or for a YAML file, which may name any; bundled ones have none."""
+    """`root_path` for a dataset below it, and for a YAML file, which may name any dataset; None for bundled datasets."""
     return root_path if dataset not in DATASETS or DATASETS[dataset].folder else None
 
 
 def flags_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """Settings as flags of main_sharpzo.py; true and false become --KEY and --no-KEY, None is left out."""
+    """Settings as flags of main_sharpzo.py: booleans become --KEY or --no-KEY, None is omitted."""
     flags: list[str] = []
     for key, value in settings.items():
         if isinstance(value, bool):
@@ -117,7 +117,7 @@ class FinishedRun:
 
     @property
     def variant(self) -> str:
-        """The folder level that --run_name added, or ""."""
+        """The --run_name, or ""."""
         return str(self.config.get("run_name") or "")
 
     @property
@@ -126,20 +126,20 @@ class FinishedRun:
 
     @property
     def computer(self) -> str | None:
-        """The card or the processor that the run computed on."""
+        """The GPU or processor that the run used."""
         card = self.environment.get("device", "cpu")
         return self.environment.get("machine", {}).get("processor") if card == "cpu" else card
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        """One dict a step, as the run logged them. Raises UserError where they cannot be read."""
+        """One dict per logged step. Raises UserError if the log cannot be read."""
         try:
             return [json.loads(line) for line in (self.path / METRICS).read_text(encoding="utf-8").splitlines()]
         except (OSError, ValueError) as error:
             raise UserError(f"{self.path / METRICS}: cannot be read: {error}") from error
 
     def curve(self, x: str, y: str) -> tuple[list[float], list[float]]:
-        """Values of `y` against `x`, over the steps that logged both. Raises UserError where none did."""
+        """Values of `y` against `x`, over the steps that logged both. Raises UserError if none did."""
         pairs = [(entry[x], entry[y]) for entry in self.metrics if x in entry and y in entry]
         if not pairs:
             raise UserError(f"{self.path / METRICS}: no step logged {y}; run it with --eval_test")
@@ -147,7 +147,7 @@ class FinishedRun:
 
 
 def read_run(path: Path) -> FinishedRun:
-    """The finished run in a folder. Raises UserError where its files cannot be read."""
+    """The finished run in a folder. Raises UserError if its files cannot be read."""
     try:
         result = json.loads((path / "result.json").read_text(encoding="utf-8"))
         config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
@@ -161,7 +161,7 @@ def read_run(path: Path) -> FinishedRun:
 
 
 def find_runs(roots: Sequence[Path]) -> tuple[list[FinishedRun], list[Path]]:
-    """Finished runs below `roots`, by path, and the folders of unfinished ones. Raises UserError for a root that is not there."""
+    """Finished runs below `roots` in path order, and folders of unfinished ones. Raises UserError for a missing root."""
     finished, unfinished = [], []
     for folder in run_folders(roots):
         if (folder / "result.json").is_file():

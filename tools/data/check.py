@@ -1,4 +1,4 @@
-"""What is there of a dataset, counted against what is known of it, with every missing or unreadable file."""
+"""Checks a dataset on disk: counts against the published split, and every missing or unreadable file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AHEAD = 256
 
 @dataclass
 class Finding:
-    """One row of the table, and a line for each thing that is wrong."""
+    """One row of the table, and a line for each problem."""
 
     name: str
     folder: str
@@ -40,7 +40,7 @@ class Finding:
 
 
 def check(names: list[str], root: str, open_images: bool) -> bool:
-    """Prints the table and what is wrong. True where all is well with the named datasets, or with all that are there."""
+    """Prints the table and all problems. True if the named datasets, or all that exist, have none."""
     if not Path(root).is_dir():
         raise UserError(f"--root_path: {root}: no such folder")
     named = bool(names)
@@ -61,7 +61,7 @@ def check(names: list[str], root: str, open_images: bool) -> bool:
 
 
 def check_dataset(name: str, root: str, open_images: bool) -> Finding:
-    """What is there of one dataset. Images are opened, or only looked for."""
+    """The state of one dataset. Images are opened, or only checked for existence."""
     info = DATASETS[name]
     try:
         folder = dataset_folder(name, root) if info.folder else Path()
@@ -77,7 +77,7 @@ def check_dataset(name: str, root: str, open_images: bool) -> Finding:
     try:
         dataset = load_dataset(name, root)
     except UserError as error:
-        # with a piece missing, that it cannot be read is no news
+        # A missing piece explains why it cannot be read.
         finding.wrong += [] if absent else [str(error)]
         return finding
     _count(finding, dataset, info.sizes)

