@@ -302,3 +302,11 @@ def test_runs_under_the_methods_old_name_are_read(tmp_path: Path, capsys: pytest
     text = summary(capsys, tmp_path)
     assert row(text, "SharpZO")[1].startswith("81.00 ± 12.71 (n = 2)")
     assert "different settings" not in text
+
+
+def test_zero_shot_is_compared_with_every_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, accuracy in ((1, 80.0), (2, 82.0)):
+        write_run(tmp_path, accuracy, seed=seed)
+    write_run(tmp_path, 47.0, prompt_trainer="zero-shot")
+    text = summary(capsys, tmp_path, "--compare", "sharpzo", "zero-shot")
+    assert row(text, "eurosat")[5] == "+34.00 ± 12.71 (n = 2)"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from tools.common.cells import Cell, accuracies, average
+from tools.common.cells import Cell, accuracies, average, seeded
 from tools.common.names import canonical, row_title
 from tools.common.runs import FinishedRun
 from tools.common.samples import Sample, difference, paired_p, sample, show, show_difference
 from tools.common.tables import Table
 from utils.errors import UserError
+
+NO_SEED = -1
 
 Where = tuple[str, int | None]
 Found = dict[Where, dict[str, dict[int, float]]]
@@ -55,7 +57,11 @@ def _select(cells: dict[Cell, list[FinishedRun]], name: str) -> Found:
     found: Found = {}
     for cell, runs in cells.items():
         if (cell.method, cell.variant) == (method, variant):
-            found.setdefault((cell.backbone, cell.shots), {})[cell.dataset] = accuracies(runs)
+            values = accuracies(runs)
+            # Zero-shot has no seed, so it shares none with the other method.
+            found.setdefault((cell.backbone, cell.shots), {})[cell.dataset] = (
+                values if seeded(method) else {NO_SEED: next(iter(values.values()))}
+            )
     if not found:
         there = sorted({f"{cell.method}:{cell.variant}" if cell.variant else cell.method for cell in cells})
         raise UserError(f"--compare: no run of {name!r}; choose from {', '.join(there)}")
@@ -76,10 +82,10 @@ def _at(found: Found, where: Where) -> dict[str, dict[int, float]]:
 
 def _common(a: dict[int, float], b: dict[int, float]) -> tuple[dict[int, float], dict[int, float]] | None:
     """Both over their common seeds; a single zero-shot value stands for every seed of the other."""
-    if len(a) == 1 and len(b) > 1 and not a.keys() & b.keys():
-        a = dict.fromkeys(b, next(iter(a.values())))
-    if len(b) == 1 and len(a) > 1 and not a.keys() & b.keys():
-        b = dict.fromkeys(a, next(iter(b.values())))
+    if NO_SEED in a and NO_SEED not in b:
+        a = dict.fromkeys(b, a[NO_SEED])
+    if NO_SEED in b and NO_SEED not in a:
+        b = dict.fromkeys(a, b[NO_SEED])
     seeds = sorted(a.keys() & b.keys())
     return ({seed: a[seed] for seed in seeds}, {seed: b[seed] for seed in seeds}) if seeds else None
 
