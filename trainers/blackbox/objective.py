@@ -13,6 +13,7 @@ from torch import Tensor
 
 from trainers.blackbox.criteria import Criterion, cross_entropies, error_rates, focusing
 from trainers.blackbox.forward_mode import slopes_along
+from trainers.blackbox.ledger import Computed, Ledger
 from trainers.blackbox.linearized import LinearizedPrompt
 from utils.errors import RunError, UserError
 
@@ -99,10 +100,6 @@ class ForwardModeModel(Model, Protocol):
         """The prompt near w (d,), where the tangent engine can run."""
 
 
-# points that are asked for, how many numbers answer them, and what computes those
-Answer = Callable[[np.ndarray, int, Callable[[], np.ndarray]], np.ndarray]
-
-
 class Objective:
     """L(w): mean cross-entropy, or another `criterion`, of a prompted CLIP over a batch of images: all of them, or a mini-batch.
 
@@ -124,13 +121,20 @@ class Objective:
         self.tangent_precision, self.population_precision = tangent_precision, population_precision
         self.criterion = criterion or cross_entropies
         self._passed: set[torch.dtype] = set()
-        # what is asked goes through here, so that a run that goes on can be told again what it was told before
-        self.query: Answer = lambda asked, size, compute: compute().copy()
+        self._ledger: Ledger = Computed()
         self._moved: Mapping[str, Tensor] = {}
         self.queries = 0
         self.forwards = 0
         self.prompted_images = 0
         self.evaluations = 0
+
+    def replay_from(self, ledger: Ledger) -> None:
+        """Takes the results of all further queries from `ledger`, which records new ones and replays those of an earlier run."""
+        self._ledger = ledger
+
+    def query(self, points: np.ndarray, size: int, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        """`size` numbers at `points`, computed or replayed: whatever depends on the model passes here, so that runs can resume."""
+        return self._ledger.query(points, size, compute)
 
     def __call__(self, W: Tensor, mu: float | None = None) -> Tensor:
         """Losses (B,) float64, on the CPU, of W (B, d).

@@ -92,3 +92,15 @@ def test_auto_change_point_follows_validation_accuracy(quadratic) -> None:
         assert optimizer.stage == 1
         optimizer.step(quadratic(6))
     assert optimizer.stage == 2
+
+
+def test_building_auto_queries_nothing_and_the_first_step_validates_the_start(quadratic) -> None:
+    config = small(change_point="auto", total_steps=40)
+    validated: list[torch.Tensor] = []
+    problem = toy_problem(config, d=6, validation_accuracy=0.5)
+    object.__setattr__(problem, "validate", lambda w: validated.append(w.clone()) or 0.5)
+    optimizer = build(config, problem)
+    assert not validated
+    optimizer.step(quadratic(6))
+    assert torch.equal(validated[0], problem.initial)
+    assert len(validated) == 2
