@@ -1,4 +1,4 @@
-"""Being told to stop: a signal, or the end of the time allowed, becomes an exception that unwinds to main: exit status 3."""
+"""Interruptions: a signal, or the end of the time allowed, becomes an exception that unwinds to main: exit status 3."""
 
 from __future__ import annotations
 
@@ -8,25 +8,29 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# SIGHUP does not exist on Windows
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was told to stop, or its time is up; the same command goes on with it."""
+    """A signal came, or the time is up; the same command resumes the run. `step`: the last complete one, where steps began."""
+
+    step: int | None = None
 
 
 class Deadline:
-    """Whether the run should stop. `seconds`: the time that it may take from here on."""
+    """When a run must stop. `seconds`: how long it may take from here on."""
 
     def __init__(self, seconds: float = math.inf):
         self.deadline = time.monotonic() + seconds
         self.signal = ""
 
     def check(self, ahead: float = 0.0) -> None:
-        """Raises Interrupted where a signal came, or where `ahead` more seconds would pass the deadline.
+        """Raises Interrupted after a signal, or where `ahead` more seconds would pass the deadline.
 
-        A signal raises where the program is, too; but some libraries swallow every exception, so it is remembered.
+        The signal handler raises as well, but some libraries swallow every exception, so the signal is remembered.
         """
         if self.signal:
             raise Interrupted(self.signal)
@@ -35,7 +39,7 @@ class Deadline:
 
 
 class StepTimer:
-    """How long steps take, by how many queries they ask."""
+    """How long steps take, by their number of queries."""
 
     def __init__(self) -> None:
         self.longest: dict[int, float] = {}
@@ -44,17 +48,17 @@ class StepTimer:
         self.longest[queries] = max(seconds, self.longest.get(queries, 0.0))
 
     def ahead(self, queries: int) -> float:
-        """Seconds for a step of so many: the longest that one took; for the first, by the slowest query of any step."""
+        """Seconds for a step of `queries`: the longest such step so far; before the first, by the slowest query of any step."""
         if queries in self.longest:
             return self.longest[queries]
-        return queries * max((seconds / asked for asked, seconds in self.longest.items() if asked), default=0.0)
+        return queries * max((seconds / count for count, seconds in self.longest.items() if count), default=0.0)
 
 
 @contextlib.contextmanager
 def interruptible(seconds: float = math.inf) -> Iterator[Deadline]:
-    """The first signal raises Interrupted where the program is; those that come while it tidies up are ignored.
+    """The first signal raises Interrupted; later ones, which come while the run cleans up, are ignored.
 
-    Signals that are ignored already stay so: SIGHUP below nohup, SIGINT of a shell's background jobs.
+    Signals that are already ignored stay so: SIGHUP under nohup, SIGINT in a shell's background jobs.
     """
     stop = Deadline(seconds)
     if threading.current_thread() is not threading.main_thread():
@@ -63,7 +67,7 @@ def interruptible(seconds: float = math.inf) -> Iterator[Deadline]:
     before = {number: signal.getsignal(number) for number in SIGNALS}
     caught = [number for number in SIGNALS if before[number] is not signal.SIG_IGN]
 
-    def handle(number: int, frame: object) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         for other in caught:
             signal.signal(other, signal.SIG_IGN)
         stop.signal = signal.Signals(number).name

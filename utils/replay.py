@@ -23,42 +23,44 @@ from utils.files import with_filename, write_all, write_bytes, write_json
 
 LOSSES, METRICS, CHECKPOINT, PREVIOUS_CHECKPOINT = "losses.bin", "metrics.jsonl", "checkpoint.json", "checkpoint.previous.json"
 EXTRAS = ("extras.0.safetensors", "extras.1.safetensors")
-FORMAT = 3
+# what an unfinished run of the former version holds in their place
+FORMER_FILES = ("answers.bin", "state.json", "state.previous.json")
+FORMAT = 4
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The end of a step. `files`: how many bytes of each file belong to it, and their SHA-256; seconds and costs by then.
+    """The end of a step: how many bytes of each file belong to it, with their SHA-256, and seconds and costs until then.
 
-    `asked`: SHA-256 of all that was asked until then.
+    `inputs_sha256`: of everything that the losses so far depend on besides the settings (see `ReplayLog.hash_input`).
     """
 
     step: int
     files: dict[str, tuple[int, str]]
-    asked: str
+    inputs_sha256: str
     seconds: float = 0.0
     costs: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raises ValueError where a mark that was read is none."""
+        """Raises ValueError where a checkpoint that was read is not valid."""
         counts = [self.step, *(size for size, _ in self.files.values()), *self.costs.values()]
         if not all(type(count) is int and 0 <= count < 1 << 62 for count in counts) or not self.seconds >= 0:
-            raise ValueError("its numbers are none that a run counts")
+            raise ValueError("invalid counters")
         if not {LOSSES, METRICS} <= set(self.files) <= {LOSSES, METRICS, *EXTRAS}:
-            raise ValueError("it does not speak of a run's files")
+            raise ValueError("unexpected file list")
 
 
 class AppendOnlyFile:
-    """A file that is only added to. Opened with `kept` bytes, it loses what lies behind them."""
+    """A file that only grows. Opening it truncates it to its first `size` bytes."""
 
-    def __init__(self, path: Path, kept: int):
+    def __init__(self, path: Path, size: int):
         self.path = path
         path.touch()
         self._file = path.open("r+b", buffering=0)
-        self._digest = hashlib.sha256(self._file.read(kept))
-        self._file.truncate(kept)
-        self._file.seek(kept)
-        self.bytes = kept
+        self._digest = hashlib.sha256(self._file.read(size))
+        self._file.truncate(size)
+        self._file.seek(size)
+        self.bytes = size
 
     def add(self, content: bytes) -> None:
         write_all(self._file, content, self.path)
@@ -77,54 +79,62 @@ class AppendOnlyFile:
 
 
 class ReplayLog:
-    """Repeats the answers that are kept, if any, then records new ones; `mark` ends a step, `save` puts the last one on disk."""
+    """Replays the losses of an interrupted run, if any, then records new ones (a `Ledger`).
 
-    def __init__(self, folder: Path, owner: str, kept: Checkpoint | None = None):
-        """`owner`: a hash of the settings that the answers are of. `kept`: from `find_checkpoint`."""
-        self.folder, self.owner, self.kept = folder, owner, kept
-        sizes = {name: kept.files[name][0] if kept else 0 for name in (LOSSES, METRICS)}
-        self._answers, self._metrics = (AppendOnlyFile(folder / name, sizes[name]) for name in (LOSSES, METRICS))
-        self._stored = np.fromfile(folder / LOSSES, dtype="<f8")
-        self._asked = hashlib.sha256()
+    `checkpoint` ends a step, `save` puts the last one on disk.
+    """
+
+    def __init__(self, folder: Path, settings_sha256: str, resumed: Checkpoint | None = None):
+        """`settings_sha256`: of the settings that the losses belong to. `resumed`: from `find_checkpoint`."""
+        self.folder, self.settings_sha256, self.resumed = folder, settings_sha256, resumed
+        sizes = {name: resumed.files[name][0] if resumed else 0 for name in (LOSSES, METRICS)}
+        self._losses, self._metrics = (AppendOnlyFile(folder / name, sizes[name]) for name in (LOSSES, METRICS))
+        self._recorded = np.fromfile(folder / LOSSES, dtype="<f8")
+        self._inputs = hashlib.sha256()
         self._cursor = 0
         self._pending: list[np.ndarray] = []
-        self._mark, self._extras, self._saved = kept, {}, kept
+        self._extras: Mapping[str, np.ndarray] = {}
+        self._last, self._saved = resumed, resumed
 
     @property
     def replaying(self) -> bool:
-        return self._cursor < len(self._stored)
+        return self._cursor < len(self._recorded)
 
-    def hash_input(self, *what: np.ndarray | bytes) -> None:
-        """Takes into the digest what is asked, or what its answers depend on besides the settings."""
-        for part in what:
-            self._asked.update(memoryview(part).tobytes())
+    @property
+    def last_step(self) -> int | None:
+        """The last complete step, or None before step 0."""
+        return self._last.step if self._last else None
 
-    def query(self, asked: np.ndarray, size: int, compute: Callable[[], np.ndarray]) -> np.ndarray:
-        """`size` numbers at the points `asked`: the kept ones while there are any, then those that `compute` gives.
+    def hash_input(self, *parts: np.ndarray | bytes) -> None:
+        """Adds to the digest what is queried, or what the losses depend on besides the settings."""
+        for part in parts:
+            self._inputs.update(memoryview(part).tobytes())
 
-        Raises RunError where fewer are kept, which are then not this run's.
+    def query(self, points: np.ndarray, size: int, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        """`size` numbers at `points`: the recorded ones while there are any, then those of `compute`.
+
+        Raises RunError where fewer are recorded, which then do not belong to this run.
         """
-        self.hash_input(asked)
+        self.hash_input(points)
         if self.replaying:
-            values = self._stored[self._cursor : self._cursor + size]
+            values = self._recorded[self._cursor : self._cursor + size]
             self._cursor += size
             if len(values) != size:
-                raise self._foreign()
+                raise self._mismatch()
             return values.copy()
         values = np.ascontiguousarray(compute(), dtype="<f8")
         self._pending.append(values)
         return values
 
     def verify(self) -> None:
-        """Raises RunError where all that was asked so far is not what the kept answers are for."""
-        if self.replaying or self._asked.hexdigest() != self.kept.asked:
-            raise self._foreign()
+        """Raises RunError where the queries so far are not those that the recorded losses belong to."""
+        if self.replaying or self.resumed is None or self._inputs.hexdigest() != self.resumed.inputs_sha256:
+            raise self._mismatch()
 
-    def _foreign(self) -> RunError:
+    def _mismatch(self) -> RunError:
         return RunError(
-            f"{self.folder}: its kept answers are for other points than this start asks for, or for other weights or images: "
-            "code, packages, --checkpoint, data or machine have changed since; go back to them (env.json has commit and "
-            "versions), or --overwrite starts anew"
+            f"{self.folder}: cannot resume: code, packages, weights, data or machine changed since the run was interrupted "
+            "(env.json has commit and versions). Restore them to resume, or start a new run under another --run_name"
         )
 
     def record(self, entry: Mapping[str, Any]) -> None:
@@ -132,90 +142,93 @@ class ReplayLog:
         self._metrics.add((json.dumps(entry, allow_nan=False) + "\n").encode())
 
     def checkpoint(self, step: int, seconds: float, costs: dict[str, int], extras: Mapping[str, np.ndarray]) -> None:
-        """Notes that `step` is complete. `extras`: what the answers do not hold (see Objective.extras); copies."""
+        """Notes that `step` is complete. `extras`: state beyond the losses (see Objective.extras), as copies."""
         if self._pending:
-            self._answers.add(b"".join(values.tobytes() for values in self._pending))
+            self._losses.add(b"".join(values.tobytes() for values in self._pending))
             self._pending.clear()
-        files = {LOSSES: self._answers.so_far(), METRICS: self._metrics.so_far()}
-        self._mark, self._extras = Checkpoint(step, files, self._asked.hexdigest(), seconds, costs), extras
+        files = {LOSSES: self._losses.so_far(), METRICS: self._metrics.so_far()}
+        self._last, self._extras = Checkpoint(step, files, self._inputs.hexdigest(), seconds, costs), extras
 
     def save(self) -> None:
-        """Puts the last complete step on disk; what was there before becomes the previous state."""
-        if self._mark is None or self._mark == self._saved:
+        """Puts the last complete step on disk; the checkpoint before it becomes the previous one."""
+        if self._last is None or self._last == self._saved:
             return
-        self._answers.sync()
+        self._losses.sync()
         self._metrics.sync()
-        mark = asdict(self._mark)
+        checkpoint = asdict(self._last)
         if self._extras:
             from safetensors.numpy import save
 
-            # in turn, so that the previous state's own file is still there
+            # the two files alternate, so that the previous checkpoint keeps its own
             name = EXTRAS[0] if self._saved is None or EXTRAS[0] not in self._saved.files else EXTRAS[1]
             content = save(dict(self._extras))
             write_bytes(self.folder / name, content)
-            mark["files"] |= {name: (len(content), hashlib.sha256(content).hexdigest())}
-            self._mark = Checkpoint(**mark)
-        state = {"format": FORMAT, "owner": self.owner, "checkpoint": mark}
-        write_json(self.folder / CHECKPOINT, state | {"sha256": _digest_of(state)}, previous=self.folder / PREVIOUS_CHECKPOINT)
-        self._saved = self._mark
+            checkpoint["files"] |= {name: (len(content), hashlib.sha256(content).hexdigest())}
+            self._last = Checkpoint(**checkpoint)
+        document = {"format": FORMAT, "settings_sha256": self.settings_sha256, "checkpoint": checkpoint}
+        signed = document | {"sha256": _digest_of(document)}
+        write_json(self.folder / CHECKPOINT, signed, previous=self.folder / PREVIOUS_CHECKPOINT)
+        self._saved = self._last
 
     def extras(self) -> dict[str, np.ndarray]:
-        """What `mark` was given as extras at the kept step."""
+        """What `checkpoint` was given as extras at the step that is resumed."""
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
-        names = [name for name in EXTRAS if self.kept and name in self.kept.files]
+        names = [name for name in EXTRAS if self.resumed and name in self.resumed.files]
         try:
             return load_file(self.folder / names[0]) if names else {}
         except SafetensorError as error:
-            raise RunError(f"{self.folder / names[0]}: not what a run keeps ({error}); --overwrite starts anew") from None
+            raise RunError(
+                f"{self.folder / names[0]}: cannot resume: not a file of a run ({error}); restore it, or use another --run_name"
+            ) from None
 
     def close(self) -> None:
-        self._answers.close()
+        self._losses.close()
         self._metrics.close()
 
 
 def discard(folder: Path) -> None:
     """Removes what only an unfinished run needs."""
-    for name in (LOSSES, CHECKPOINT, PREVIOUS_CHECKPOINT, *EXTRAS):
+    for name in (LOSSES, CHECKPOINT, PREVIOUS_CHECKPOINT, *EXTRAS, *FORMER_FILES):
         for path in (folder / name, folder / f"{name}.tmp"):
-            # a folder that may not be written is no error where there is nothing to remove
+            # a read-only folder is fine where there is nothing to remove
             if path.exists():
                 path.unlink(missing_ok=True)
 
 
-def find_checkpoint(folder: Path, owner: str) -> tuple[Checkpoint | None, list[str]]:
-    """The newest sound mark in a run folder, or None; and a line for each that is not sound, saying why."""
+def find_checkpoint(folder: Path, settings_sha256: str) -> tuple[Checkpoint | None, list[str]]:
+    """The newest valid checkpoint in a run folder, or None; and a line for each invalid one, with the reason."""
     refused = []
     for name in (CHECKPOINT, PREVIOUS_CHECKPOINT):
         path = folder / name
         if not path.exists():
             continue
         try:
-            return _read(path, owner), refused
+            return _read(path, settings_sha256), refused
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            refused.append(f"{path}: not used: {error or type(error).__name__}")
+            refused.append(f"{path}: ignored: {error or type(error).__name__}")
     return None, refused
 
 
-def _read(path: Path, owner: str) -> Checkpoint:
-    """Raises ValueError and its like for a state that is torn, foreign, or whose files are not those it speaks of."""
+def _read(path: Path, settings_sha256: str) -> Checkpoint:
+    """Raises ValueError and its like for a checkpoint that is torn, foreign, or does not match its files."""
     document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise ValueError("it is no state of this version")
+        raise ValueError("unsupported checkpoint version")
     if _digest_of({key: value for key, value in document.items() if key != "sha256"}) != document["sha256"]:
-        raise ValueError("its checksum does not fit")
-    if document["owner"] != owner:
-        raise ValueError("it is of a run with other settings")
-    mark = Checkpoint(**document["checkpoint"])
-    for name, (size, expected) in mark.files.items():
+        raise ValueError("checksum mismatch")
+    if document["settings_sha256"] != settings_sha256:
+        raise ValueError("it belongs to a run with other settings")
+    checkpoint = Checkpoint(**document["checkpoint"])
+    for name, (size, expected) in checkpoint.files.items():
         with (path.parent / name).open("rb") as file:
             content = file.read(size) if size <= os.fstat(file.fileno()).st_size else b""
         if len(content) != size or hashlib.sha256(content).hexdigest() != expected:
-            raise ValueError(f"{name} is not what it speaks of")
+            raise ValueError(f"checksum mismatch in {name}")
         if name == LOSSES and not np.isfinite(np.frombuffer(content, "<f8")).all():
-            raise ValueError(f"{name} holds what no loss can be")
-    return mark
+            raise ValueError(f"non-finite loss in {name}")
+    return checkpoint
 
 
 def _digest_of(document: dict[str, Any]) -> str:

@@ -55,7 +55,7 @@ def test_state_of_other_settings_is_refused_and_never_gone_on_from(
     if held == "config.yaml":
         (folder / "config.yaml").unlink()
     assert broken.run() == 0
-    assert f"warning: {folder / CHECKPOINT}: not used: it is of a run with other settings" in broken.printed
+    assert f"warning: {folder / CHECKPOINT}: ignored: it belongs to a run with other settings" in broken.printed
     assert "starting over" in broken.printed
     assert outcome(folder) == whole
 
@@ -73,7 +73,7 @@ def test_refused_state_does_not_take_the_place_of_the_good_previous_one(
     assert (folder / PREVIOUS_CHECKPOINT).read_text() == previous
     (folder / CHECKPOINT).write_text("{")
     broken.ends_as(whole)
-    assert "going on from step 2" in broken.printed
+    assert "resuming after step 2" in broken.printed
 
 
 TRUNCATED = ["env.json", "log.txt", "split.json", "metrics.jsonl", LOSSES, CHECKPOINT, PREVIOUS_CHECKPOINT]

@@ -183,7 +183,7 @@ def interrupted(broken_off: Path, tmp_path: Path, fed: Callable) -> tuple[Path, 
 @pytest.mark.parametrize("name", [CHECKPOINT, LOSSES, "both", "extras"])
 def test_state(name: str, payload: bytes, interrupted: tuple) -> None:
     folder, _ = interrupted
-    owner = json.loads((folder / CHECKPOINT).read_text())["owner"]
+    owner = json.loads((folder / CHECKPOINT).read_text())["settings_sha256"]
     assert find_checkpoint(folder, owner)[1] == []
     named = {"both": [folder / CHECKPOINT, folder / PREVIOUS_CHECKPOINT], "extras": [folder / name for name in EXTRAS]}
     for target in named.get(name, [folder / name]):

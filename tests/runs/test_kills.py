@@ -102,12 +102,12 @@ def test_kept_state_is_sound_at_every_moment(trainer: str, tmp_path: Path, monke
         patch.setattr("utils.replay.write_all", writing)
         assert main(flags) == 0
     assert len(copies) > 20
-    owner = json.loads(
+    document = json.loads(
         next(copy for copy in reversed(copies) if (copy / "checkpoint.json").exists()).joinpath("checkpoint.json").read_text()
     )
     steps = []
     for moment in copies:
-        kept, refused = find_checkpoint(moment, owner["owner"])
+        kept, refused = find_checkpoint(moment, document["settings_sha256"])
         assert not refused, (moment, sorted(os.listdir(moment)))  # noqa: PTH208
         steps.append(kept.step if kept else -1)
         assert (moment / LOCK).exists()

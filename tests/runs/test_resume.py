@@ -57,7 +57,7 @@ def test_run_goes_on_from_where_it_was_and_does_not_compute_it_again(tmp_path: P
     monkeypatch.setattr(Objective, "_losses", counted)
     assert main(flags) == 0
     log = (folder_of(tmp_path, "zo-pruned") / "log.txt").read_text()
-    step = int(re.search(r"going on from step (\d+)", log).group(1))
+    step = int(re.search(r"resuming after step (\d+)", log).group(1))
     assert step >= 4
     # 2d + S queries a step of stage 1, none of which is asked again
     assert sum(asked) < 4 * (2 * 16 + 4)
@@ -90,8 +90,8 @@ def test_damaged_state_is_refused_with_its_reason_and_the_previous_one_used(
     capsys.readouterr()
     assert main([*flags, "--output_dir", str(tmp_path / "broken")]) == 0
     out = capsys.readouterr().out
-    assert f"warning: {state}: not used: " in out
-    assert f"going on from step {kept - 1}" in out
+    assert f"warning: {state}: ignored: " in out
+    assert f"resuming after step {kept - 1}" in out
     assert outcome(folder) == outcome(folder_of(tmp_path / "whole", "zo-pruned"))
 
 
@@ -156,7 +156,7 @@ def test_run_that_goes_on_with_other_versions_says_so(
     document["commit"] = "0" * 40
     environment.write_text(json.dumps(document))
     assert main(flags) == 0
-    warning = f"warning: it was begun with torch 1.0, commit {'0' * 40}; its points so far are compared, "
+    warning = f"warning: the run was begun with torch 1.0, commit {'0' * 40}; "
     assert warning in capsys.readouterr().out
 
 
@@ -219,7 +219,7 @@ def test_run_whose_code_weights_or_images_have_changed_is_refused_until_they_are
     with monkeypatch.context() as patch:
         change(patch)
         assert broken.run() == 1
-    assert f"{broken.folder}: its kept answers are for other points" in broken.error
+    assert f"{broken.folder}: cannot resume: code, packages, weights" in broken.error
     assert (broken.folder / CHECKPOINT).read_bytes() == state
     broken.ends_as(whole)
 

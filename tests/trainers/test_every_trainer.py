@@ -13,6 +13,7 @@ from tests.conftest import Quadratic
 from trainers import TRAINERS
 from trainers.blackbox.problem import Problem, initial_vector
 from trainers.loop import build_optimizer, optimize
+from trainers.step_log import StepLog
 from utils.interrupt import Deadline, Interrupted
 from utils.settings import Config
 
@@ -65,7 +66,7 @@ def toy_problem(config: Config, d: int = 6, validation_accuracy: float = 0.5) ->
 
 def run(config: Config, d: int = 6) -> tuple[Tensor, list[dict]]:
     problem, records = toy_problem(config, d), []
-    return optimize(config, build_optimizer(config, problem), problem, lambda w: {}, records.append), records
+    return optimize(build_optimizer(config, problem), problem, StepLog(records.append), max_queries=config.max_queries), records
 
 
 def settings(trainer: str, **options) -> Config:
@@ -120,7 +121,7 @@ def test_no_step_starts_that_would_exceed_the_time_limit(monkeypatch: pytest.Mon
         now, problem = 0.0, dataclasses.replace(toy_problem(config), objective=Slow(6))
         optimizer = build_optimizer(config, problem)
         with pytest.raises(Interrupted):
-            optimize(config, optimizer, problem, lambda w: {}, lambda entry: None, stop=Deadline(seconds))
+            optimize(optimizer, problem, StepLog(lambda entry: None), deadline=Deadline(seconds))
         assert now <= seconds < now + optimizer.num_queries(1)
 
 

@@ -96,7 +96,7 @@ def run(name: str, settings: str, seed: int, queries: int, with_test: bool) -> d
     optimizer = build_optimizer(config, problem)
     # CPU time on one thread is less sensitive to other load
     started = time.process_time()
-    w = optimize(config, optimizer, problem, lambda w: {}, lambda record: None)
+    w = optimize(optimizer, problem, StepLog(lambda entry: None), max_queries=config.max_queries)
     seconds = round(time.process_time() - started, 1)
     val = FeatureReader(task.dataset, task.backbone, config.batch_size)(task.dataset.val, "val images")
     row = {"name": name, "settings": settings, "seed": seed, "queries": objective.queries, "cpu_seconds": seconds}
