@@ -1,43 +1,50 @@
-"""Out of memory, told in one line: how much was asked for, and which setting to lower."""
+"""Out of memory in one line: how much was requested, and which setting to lower."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
-import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.errors import RunError
+from utils.settings import Config
 
 if TYPE_CHECKING:
     import torch
 
 MIB = 1 << 20
-# how torch's allocator on the CPU puts it, on Linux and on Windows and macOS
+# what torch's CPU allocator says on Linux, and on Windows and macOS
 ON_CPU = re.compile(r"DefaultCPUAllocator|can't allocate memory|not enough memory", re.IGNORECASE)
 
 
 @contextlib.contextmanager
-def explain_oom(setting: str, value: int, device: torch.device) -> Iterator[None]:
-    """An out-of-memory error becomes a RunError that proposes half of `setting`, which is `value`; that it fits is not known.
+def explain_oom(config: Config, device: torch.device) -> Iterator[Callable[[str], None]]:
+    """An out-of-memory error becomes a RunError that proposes half of a setting; that it fits then is not known.
 
-    Nothing is tried again with less: another chunk gives other last digits, so that is the user's to choose.
+    Yields a function that names the setting to lower from there on. Nothing is retried with less memory: another chunk size
+    changes the last digits of results, so the choice is the user's.
     """
+    lowered = "memory_limit"
+
+    def lower(setting: str) -> None:
+        nonlocal lowered
+        lowered = setting
+
     try:
-        yield
+        yield lower
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        asked = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)|allocate ([\d.]+ \w+) for", " ".join(str(error).split()))
-        what = f" (asked for {asked[1] or asked[2]})" if asked else ""
-        free = free_mebibytes(device)
-        lower = max(1, min(value // 2, free // 2)) if setting == "--memory_limit" else max(1, value // 2)
+        requested = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)|allocate ([\d.]+ \w+) for", " ".join(str(error).split()))
+        what = f" (requested {requested[1] or requested[2]})" if requested else ""
+        value, free = getattr(config, lowered), free_mebibytes(device)
+        proposed = max(1, min(value // 2, free // 2)) if lowered == "memory_limit" else max(1, value // 2)
         raise RunError(
-            f"out of memory{what}: {setting} is {value}, and {free} MiB are free; try {setting} {lower}, as a run of its own "
-            "(--run_name or --overwrite); what was done is kept, and where memory is freed the same command goes on"
+            f"out of memory{what}: --{lowered} is {value}, and {free} MiB are free. Free memory and repeat the command to resume, "
+            f"or start another run with --{lowered} {proposed} and its own --run_name"
         ) from error
 
 
@@ -45,20 +52,25 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether Python, numpy or torch ran out of memory."""
     if isinstance(error, MemoryError):
         return True
-    # torch.OutOfMemoryError is a RuntimeError; asked by name, as this needs no torch
+    # torch.OutOfMemoryError is a RuntimeError; compared by name, so that torch need not be imported
     return isinstance(error, RuntimeError) and (type(error).__name__ == "OutOfMemoryError" or bool(ON_CPU.search(str(error))))
 
 
 def free_mebibytes(device: torch.device) -> int:
-    """What the card has free, or this process may still take of the machine's memory, in MiB."""
+    """Free memory of the card, or what this process may still take of the machine's, in MiB; 0 where the system does not say."""
     if device.type == "cuda":
         import torch
 
         return torch.cuda.mem_get_info(device)[0] // MIB
+    if os.name != "posix":
+        return 0
+    import resource
+
     page = resource.getpagesize()
     if not Path("/proc/meminfo").exists():
         return os.sysconf("SC_PHYS_PAGES") * page // MIB
-    free = int(re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())[1]) // 1024
+    available = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    free = int(available[1]) // 1024 if available else os.sysconf("SC_AVPHYS_PAGES") * page // MIB
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * page

@@ -1,0 +1,65 @@
+"""The device of a run, how torch computes on it, and the end of the process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from utils.errors import UserError
+from utils.settings import Config
+
+if TYPE_CHECKING:
+    import torch
+
+DEFAULT_MEMORY_LIMIT = {"cpu": 1024, "cuda": 4096}
+
+
+def pick_device(name: str) -> torch.device:
+    """The torch device that `--device` names. Raises UserError where this machine does not have it."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device: {name}: this machine has {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """The card's product name, or "cpu"."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+@contextlib.contextmanager
+def arithmetic(config: Config) -> Iterator[None]:
+    """Applies `--threads` and `--deterministic` to torch, and restores its former state afterward."""
+    import torch
+
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(config.threads or threads)
+    if config.deterministic:
+        # cuBLAS reads the variable when it first starts
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(config.deterministic or deterministic)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
+
+
+def exit_process(status: int) -> None:
+    """Ends the process with `status`, also where standard output cannot take what is still buffered."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = status or 1
+    sys.exit(status)
