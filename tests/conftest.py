@@ -99,7 +99,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple:
     """What an unbroken run of tests.helpers.runs.FLAGS ends with."""
     root = tmp_path_factory.mktemp("whole")
     assert main([*FLAGS, "--output_dir", str(root)]) == 0
-    return outcome(folder_of(root, "zo-pruned"))
+    return outcome(folder_of(root, "sharpzo"))
 
 
 @pytest.fixture

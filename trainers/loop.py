@@ -30,7 +30,9 @@ def build_optimizer(config: Config, problem: Problem) -> Optimizer:
     optimizer: Optimizer = registered(TRAINERS[config.prompt_trainer].build)(config, problem)
     first = optimizer.num_queries(1)
     if 0 < config.max_queries < first:
-        raise UserError(f"--max_queries: {config.max_queries}: the first step alone takes {first} queries; allow at least that many")
+        raise UserError(
+            f"--max_queries: {config.max_queries}: the first step alone takes {first} queries; allow at least that many"
+        )
     return optimizer
 
 

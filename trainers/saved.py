@@ -71,9 +71,10 @@ def read_saved(config: Config) -> tuple[Config, dict[str, Tensor], dict[str, Any
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: does not say how it was made ({error}); only a run's own prompt.safetensors does") from error
     if not isinstance(trainer, str) or trainer not in TRAINERS or not isinstance(digest, str):
-        raise UserError(f"{path}: was made by {trainer!r}, which is no trainer here")
+        raise UserError(f"{path}: was made by {trainer!r}, which is not a trainer of this version")
+    trainer = TRAINERS.canonical(trainer)
     if source not in DATASETS:
-        raise UserError(f"{path}: was made on {source!r}, which is no dataset here")
+        raise UserError(f"{path}: was made on {source!r}, which is not a dataset of this version")
     run_name = config.run_name or evaluation_name(trainer, source, config.subsample_classes)
     evaluated = dataclasses.replace(config, shots=settings["shots"], seed=settings["seed"], run_name=run_name)
     return evaluated, tensors, about | {"settings": settings}

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from utils.documents import Located, read_yaml
 from utils.errors import UserError, is_unicode, shortened
-from utils.settings import DEPARTURES, Config, departures
+from utils.settings import DEPARTURES, FORMER_KEYS, Config, departures, with_current_names
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -41,6 +41,7 @@ class Trainer(Protocol):
     """What is read here of a registry entry: a line of help, its own defaults, and what it can do (see TrainerInfo)."""
 
     help: str
+    aliases: tuple[str, ...]
     defaults: Mapping[str, Any]
     by_shots: Mapping[str, Mapping[int, Any]]
     two_stages: bool
@@ -79,8 +80,9 @@ def build_parser(trainers: Mapping[str, Trainer], datasets: Collection[str], epi
         if name == "dataset":
             text += "; one of " + ", ".join(datasets)
         text = text.replace("%", "%%")
+        former = [f"--{old}" for old, key in FORMER_KEYS.items() if key == name]
         if meta["kind"] is bool:
-            group.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, help=text)
+            group.add_argument(f"--{name}", *former, dest=name, action=argparse.BooleanOptionalAction, help=text)
         else:
             metavar = "{" + ",".join(meta["choices"]) + "}" if "choices" in meta else name.upper()
             group.add_argument(f"--{name}", metavar=metavar, help=text)
@@ -96,11 +98,12 @@ def load_config(
     """Resolves a command line against the registries. Raises UserError (one line) on anything that cannot be right."""
     flags = vars(build_parser(trainers, datasets, epilog).parse_args(argv))
     aliases = {info.alias: key for key, info in datasets.items() if info.alias}
-    path = _find_config(flags.get("config"), aliases)
+    path = _find_config(flags.get("config"), aliases, flags.get("dataset", ""))
     document = read_yaml(path)
 
     if "config" in document:
         raise UserError(f"{document['config'].where}: a config cannot name another")
+    named = {alias: key for key, info in trainers.items() for alias in info.aliases}
     settings = _typed({key: entry for key, entry in document.items() if not isinstance(entry.value, dict)}, trainers)
     sections = {key: entry for key, entry in document.items() if isinstance(entry.value, dict)}
     for key, entry in sections.items():
@@ -108,6 +111,9 @@ def load_config(
             raise UserError(
                 f"{entry.where}: a section must be named after a trainer{_nearest(key, trainers)}: {', '.join(trainers)}"
             )
+        twin = next((other for other in sections if other != key and named.get(other, other) == named.get(key, key)), None)
+        if twin:
+            raise UserError(f"{entry.where}: {twin} and {key} are the same trainer; use one section")
         if "prompt_trainer" in entry.value:
             raise UserError(f"{entry.value['prompt_trainer'].where}: a trainer's section cannot choose the trainer")
     typed_sections = {key: _typed(entry.value, trainers) for key, entry in sections.items()}
@@ -117,9 +123,11 @@ def load_config(
         given.setdefault("prompt_trainer", Located("saved", "--load_prompt"))
     unset = Located(FIELDS["prompt_trainer"].default, "default")
     trainer, where = given.get("prompt_trainer") or settings.get("prompt_trainer") or unset
+    trainer = named.get(trainer, trainer)
     if trainer not in trainers:
-        raise UserError(f"{where}: unknown trainer {trainer!r}{_nearest(trainer, trainers)}; there are {', '.join(trainers)}")
-    chosen = settings | typed_sections.get(trainer, {}) | given | {"config": Located(str(path), "--config")}
+        raise UserError(f"{where}: unknown trainer {trainer!r}{_nearest(trainer, trainers)}; choose from {', '.join(trainers)}")
+    sections = {named.get(key, key): values for key, values in typed_sections.items()}
+    chosen = settings | sections.get(trainer, {}) | given | {"config": Located(str(path), "--config")}
     shots = chosen.get("shots", Located(FIELDS["shots"].default, "")).value
     own = {**trainers[trainer].defaults, **trainers[trainer].by_shots}
     resolved = {key: Located(value, f"default of {trainer}") for key, value in own.items()} | chosen
@@ -128,7 +136,7 @@ def load_config(
         jvp = Located("jvp", derivatives.where)
         resolved = {"smoothness_estimator": jvp, "mask_estimator": jvp} | resolved
     config = Config(**{key: _at_shots(entry.value, shots) for key, entry in resolved.items()})
-    config = dataclasses.replace(config, dataset=aliases.get(config.dataset, config.dataset))
+    config = dataclasses.replace(config, dataset=aliases.get(config.dataset, config.dataset), prompt_trainer=trainer)
     origins = {key: entry.where for key, entry in resolved.items()}
     _check(config, origins, trainers[trainer].two_stages, datasets)
     _check_rules(config, origins, trainers)
@@ -139,7 +147,11 @@ def _typed(entries: Mapping[str, Located], trainers: Collection[str]) -> dict[st
     for key, entry in entries.items():
         if key in trainers:
             raise UserError(f"{entry.where}: {key} is a trainer; its settings belong in a mapping below it")
-    return {key: Located(_coerced(key, entry), entry.where) for key, entry in entries.items()}
+    for former, key in FORMER_KEYS.items():
+        if former in entries and key in entries:
+            raise UserError(f"{entries[former].where}: another name of {key}, which is given as well; give one")
+    current = {FORMER_KEYS.get(key, key): entry for key, entry in entries.items()}
+    return {key: Located(_coerced(key, entry), entry.where) for key, entry in current.items()}
 
 
 def _coerced(key: str, entry: Located) -> Any:
@@ -160,7 +172,7 @@ def _at_shots(value: Any, shots: int) -> Any:
 
 def checked_settings(given: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Those of `given` that are settings, each of its field's type and within its limits. Raises UserError."""
-    return {key: _coerce(key, value, f"{where}: {key}") for key, value in given.items() if key in FIELDS}
+    return {key: _coerce(key, value, f"{where}: {key}") for key, value in with_current_names(given).items() if key in FIELDS}
 
 
 def _coerce(key: str, raw: Any, where: str) -> Any:
@@ -210,9 +222,11 @@ def _as_kind(raw: Any, kind: type) -> Any:
         return None
 
 
-def _find_config(given: str | None, aliases: Mapping[str, str]) -> Path:
+def _find_config(given: str | None, aliases: Mapping[str, str], dataset: str) -> Path:
+    """The YAML that `--config` names; without it the one of `--dataset`, or the embedded default's."""
     if given is None:
-        return REPOSITORY / FIELDS["config"].default
+        own = REPOSITORY / "configs" / f"{aliases.get(dataset, dataset)}.yaml"
+        return own if re.fullmatch(r"\w+", dataset) and own.is_file() else REPOSITORY / FIELDS["config"].default
     path = Path(given)
     # a shipped config is found from any working directory, and under its dataset's other name
     try:
@@ -259,7 +273,7 @@ def _check(config: Config, where: Mapping[str, str], two_stages: bool, datasets:
             "choose an earlier change_point or more total_steps",
         )
     if config.prompt_trainer == "zo" and config.pruning != "none":
-        refuse("pruning", f"trainer zo is dense; for {config.pruning} pruning use --prompt_trainer zo-pruned")
+        refuse("pruning", f"trainer zo is dense; for {config.pruning} pruning use --prompt_trainer sharpzo")
     _check_fidelity(config, refuse)
 
 
@@ -333,8 +347,8 @@ def _check_fidelity(config: Config, refuse: Any) -> None:
     chosen = departures(config)
     for name in chosen - set(DEPARTURES):
         refuse("fidelity", f"unknown departure {name!r}{_nearest(name, DEPARTURES)}; there are {', '.join(DEPARTURES)}")
-    if chosen and config.prompt_trainer not in ("zo", "zo-pruned", "cma-es"):
-        refuse("fidelity", f"the released code's departures concern zo, zo-pruned and cma-es, not {config.prompt_trainer}")
+    if chosen and config.prompt_trainer not in ("zo", "sharpzo", "cma-es"):
+        refuse("fidelity", f"the released code's departures concern zo, sharpzo and cma-es, not {config.prompt_trainer}")
     sparse = config.pruning != "none" and config.prompt_trainer != "cma-es"
     if config.fidelity == "released" and sparse:
         refuse("fidelity", "the released code's sparse stage 2 never ran; use --prompt_trainer zo with --fidelity released")
@@ -344,4 +358,4 @@ def _check_fidelity(config: Config, refuse: Any) -> None:
             "matrix-w comes from the buffer: it needs gradient-buffer and the dense stage 2 (--prompt_trainer zo)",
         )
     if chosen & {"abs-score", "keep-lowest"} and (config.pruning != "zscore" or not sparse):
-        refuse("fidelity", "abs-score and keep-lowest change the Z-pruning mask: they need zo-pruned with --pruning zscore")
+        refuse("fidelity", "abs-score and keep-lowest change the Z-pruning mask: they need sharpzo with --pruning zscore")

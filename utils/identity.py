@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from utils.files import sha256
-from utils.settings import NOT_IDENTITY, PATHS, Config
+from utils.settings import FORMER_VALUES, NOT_IDENTITY, PATHS, Config, with_current_names
+
+DEFAULTS = {field.name: field.default for field in dataclasses.fields(Config)}
 
 
 def run_path(config: Config) -> Path:
-    """OUTPUT_DIR/dataset/trainer/backbone[/run_name]/16shots/seed1."""
-    backbone = config.backbone.replace("/", "-")
-    variant = [config.run_name] if config.run_name else []
-    parts = [config.dataset, config.prompt_trainer, backbone, *variant, f"{config.shots}shots", f"seed{config.seed}"]
+    """OUTPUT_DIR/dataset/trainer/backbone[/run_name]/16shots/seed1.
+
+    Where only a folder under the trainer's former name exists, that one.
+    """
+    path = _path_under(config, config.prompt_trainer, config.run_name)
+    for former, current in FORMER_VALUES["prompt_trainer"].items():
+        trainer = former if config.prompt_trainer == current else config.prompt_trainer
+        earlier = _path_under(config, trainer, config.run_name.replace(f"{current}-from-", f"{former}-from-"))
+        if earlier != path and earlier.is_dir() and not path.exists():
+            return earlier
+    return path
+
+
+def _path_under(config: Config, trainer: str, run_name: str) -> Path:
+    variant = [run_name] if run_name else []
+    parts = [config.dataset, trainer, config.backbone.replace("/", "-"), *variant, f"{config.shots}shots", f"seed{config.seed}"]
     return Path(config.output_dir).joinpath(*parts)
 
 
@@ -25,10 +41,7 @@ def evaluation_name(trainer: str, source: str, classes: str) -> str:
 
 
 def scored_another(path: Path, config: Config) -> bool:
-    """Whether the finished run in `path` scored a `--load_prompt` whose content has changed since.
-
-    A prompt that is gone cannot be told from the one that was scored.
-    """
+    """Whether the finished run in `path` scored a `--load_prompt` with other content; a missing file counts as the same."""
     prompt = Path(config.load_prompt or "")
     if not config.load_prompt or not prompt.is_file():
         return False
@@ -40,11 +53,17 @@ def scored_another(path: Path, config: Config) -> bool:
 
 
 def fingerprint(config: Config) -> str:
-    """SHA-256 of the settings that decide what a run computes: whose the kept answers are."""
-    return hashlib.sha256(json.dumps(identity(config.as_dict()), sort_keys=True).encode()).hexdigest()
+    """SHA-256 of the settings that decide what a run computes. Data and weights are hashed by content instead (ReplayLog)."""
+    settings = {key: value for key, value in identity(config.as_dict()).items() if key not in PATHS}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def identity(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings that decide what a run computes; a path is the same file however it is written."""
-    kept = {key: value for key, value in settings.items() if key not in NOT_IDENTITY}
+def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that decide what a run computes, of this run or from an earlier run's config.yaml.
+
+    Former names are translated, a setting that the earlier version lacked has its default, and a path is the same file however
+    it is written.
+    """
+    current = DEFAULTS | with_current_names(settings)
+    kept = {key: value for key, value in current.items() if key not in NOT_IDENTITY}
     return kept | {key: str(Path(kept[key]).absolute()) for key in PATHS if kept.get(key) and isinstance(kept[key], str)}

@@ -43,8 +43,8 @@ def explain_oom(config: Config, device: torch.device) -> Iterator[Callable[[str]
         value, free = getattr(config, lowered), free_mebibytes(device)
         proposed = max(1, min(value // 2, free // 2)) if lowered == "memory_limit" else max(1, value // 2)
         raise RunError(
-            f"out of memory{what}: --{lowered} is {value}, and {free} MiB are free. Free memory and repeat the command to resume, "
-            f"or start another run with --{lowered} {proposed} and its own --run_name"
+            f"out of memory{what}: --{lowered} is {value}, and {free} MiB are free. Free memory and repeat the command to resume "
+            f"it, or start another run with --{lowered} {proposed} and its own --run_name"
         ) from error
 
 

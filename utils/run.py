@@ -1,58 +1,70 @@
-"""The run folder: where it lies, whether it may be used, and the files that a run leaves in it."""
+"""The run folder: whether it may be used, and the files that a run leaves in it."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import stat
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from tqdm import tqdm
 
 from utils.documents import read_yaml
 from utils.errors import RunError, UserError, shortened
-from utils.files import with_filename, write_all, write_json, write_text
+from utils.files import write_json, write_text
 from utils.identity import fingerprint, identity, scored_another
 from utils.lock import LOCK, lock
+from utils.log import logging_to
 from utils.provenance import changed_versions, environment
-from utils.replay import CHECKPOINT, EXTRAS, LOSSES, METRICS, PREVIOUS_CHECKPOINT, Checkpoint, ReplayLog, discard, find_checkpoint
-from utils.settings import Config
+from utils.replay import (
+    CHECKPOINT,
+    EXTRAS,
+    FORMER_FILES,
+    LOSSES,
+    METRICS,
+    PREVIOUS_CHECKPOINT,
+    Checkpoint,
+    ReplayLog,
+    discard,
+    find_checkpoint,
+)
+from utils.settings import PATHS, Config
 
 OWN_FILES = frozenset(
     {"config.yaml", "env.json", "log.txt", "split.json", "prompt.safetensors", "result.json"}
-    | {LOCK, METRICS, LOSSES, CHECKPOINT, PREVIOUS_CHECKPOINT, *EXTRAS}
+    | {LOCK, METRICS, LOSSES, CHECKPOINT, PREVIOUS_CHECKPOINT, *EXTRAS, *FORMER_FILES}
 )
 
 
 def find_earlier_run(path: Path, config: Config) -> str:
-    """What the run folder holds: "nothing", an "unfinished" or a "finished" run of this very configuration.
+    """What the run folder holds: "nothing", an "unfinished" or a "finished" run of this configuration, or one that "finished
+    elsewhere": with data or weights from other paths, whose content is still to be compared (`refuse_other_inputs`).
 
-    Raises UserError, unless `--overwrite` is given, where it holds a run of another configuration (naming the keys) or of
-    another content of `--load_prompt`, and in any case where it holds something that no run wrote.
+    Raises UserError, unless `--overwrite` is given, where it holds a run of another configuration (naming the keys), of the
+    former version, or of another content of `--load_prompt`; and in any case where it holds something that no run wrote.
     """
     try:
         entries = list(path.iterdir()) if path.is_dir() else []
-        there = path.exists()
+        exists = path.exists()
     except OSError as error:
         raise UserError(f"--output_dir: {path}: cannot be read: {error.strerror or error}") from error
-    if there and (not path.is_dir() or path.is_symlink()):
-        raise UserError(f"{path}: exists and is no folder of its own; choose another --output_dir or --run_name")
-    own = [entry for entry in entries if is_own(entry)]
-    odd = next((entry for entry in own if _is_odd(entry)), None)
-    if odd:
-        raise UserError(f"{odd}: no plain file; remove it, or choose another --output_dir or --run_name")
+    if exists and (not path.is_dir() or path.is_symlink()):
+        raise UserError(f"{path}: exists and is not a folder of its own; choose another --output_dir or --run_name")
+    own_files = [entry for entry in entries if is_own(entry)]
+    irregular = next((entry for entry in own_files if _is_irregular(entry)), None)
+    if irregular:
+        raise UserError(f"{irregular}: not a regular file; remove it, or choose another --output_dir or --run_name")
     if all(entry.name == LOCK for entry in entries):
         return "nothing"
     complete = (path / "config.yaml").exists()
-    if not complete and len(own) < len(entries):
-        raise UserError(f"{path}: exists and is no run folder (it has no config.yaml); choose another --output_dir or --run_name")
+    if not complete and len(own_files) < len(entries):
+        raise UserError(f"{path}: exists and is not a run folder (no config.yaml); choose another --output_dir or --run_name")
     if config.overwrite:
         return "nothing"
-    # without: a run that was killed while it made or removed its folder
+    # without config.yaml: a run that was killed while it made or removed its folder
     return _compare(path, config) if complete else "unfinished"
 
 
@@ -61,8 +73,8 @@ def is_own(entry: Path) -> bool:
     return entry.name.removesuffix(".tmp") in OWN_FILES
 
 
-def _is_odd(entry: Path) -> bool:
-    """What a run writes through a link would land elsewhere, and a pipe would be waited for."""
+def _is_irregular(entry: Path) -> bool:
+    """A run would write through a link to somewhere else, and wait for a pipe."""
     try:
         return not stat.S_ISREG(entry.lstat().st_mode)
     except FileNotFoundError:
@@ -75,19 +87,58 @@ def _compare(path: Path, config: Config) -> str:
         earlier = {key: entry.value for key, entry in read_yaml(path / "config.yaml").items()}
     except UserError as error:
         raise UserError(f"{error}; add --overwrite to replace the run") from error
+    finished = (path / "result.json").exists()
     ours, theirs = identity(config.as_dict()), identity(earlier)
-    different = [key for key in ours | theirs if ours.get(key) != theirs.get(key)]
+    # data and weights are compared by content, once they are loaded
+    different = [key for key in ours if ours[key] != theirs[key] and key not in PATHS]
     if different:
-        keys = ", ".join(f"{key} ({_shown(theirs, key)} there, {_shown(ours, key)} now)" for key in different[:8])
-        more = f" and {len(different) - 8} more" if len(different) > 8 else ""
-        raise UserError(
-            f"{path}: holds a run with other settings: {keys}{more}; use --run_name NAME, or --overwrite to replace it"
-        )
-    if not (path / "result.json").exists():
+        raise UserError(_other_settings(path, different, theirs, ours, finished))
+    if not finished:
+        if any((path / name).exists() for name in FORMER_FILES):
+            raise UserError(
+                f"{path}: holds an unfinished run of a former version, which this one cannot resume; finish it with the commit "
+                "in its env.json, use another --run_name, or replace it with --overwrite"
+            )
         return "unfinished"
     if scored_another(path, config):
         raise UserError(f"{path}: scored another prompt than {config.load_prompt} holds now; --overwrite scores this one")
-    return "finished"
+    moved = [key for key in PATHS if ours[key] != theirs[key] and key != "load_prompt"]
+    return "finished elsewhere" if moved else "finished"
+
+
+def _other_settings(path: Path, keys: list[str], theirs: Mapping[str, Any], ours: Mapping[str, Any], finished: bool) -> str:
+    shown = ", ".join(f"{key} ({_shown(theirs, key)} there, {_shown(ours, key)} now)" for key in keys[:8])
+    more = f" and {len(keys) - 8} more" if len(keys) > 8 else ""
+    if finished:
+        return f"{path}: holds a run with other settings: {shown}{more}; use --run_name NAME, or --overwrite to replace it"
+    # to replace it would lose what it has computed
+    plain = [key for key in keys if isinstance(theirs[key], int | float | str) and not isinstance(theirs[key], bool)]
+    flags = " ".join(f"--{key} {theirs[key]}" for key in plain)
+    resume = f"add {flags} to resume it, or " if flags and len(plain) == len(keys) <= 3 else ""
+    return f"{path}: holds an unfinished run with other settings: {shown}{more}; {resume}use --run_name NAME for a new one"
+
+
+def refuse_other_inputs(path: Path, inputs_sha256: str) -> None:
+    """Raises UserError where the finished run in `path` used other data or weights than those with this digest."""
+    try:
+        earlier = json.loads((path / "env.json").read_text(encoding="utf-8"))["inputs_sha256"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        earlier = "unknown"
+    if earlier != inputs_sha256:
+        paths = ", ".join(f"--{key}" for key in PATHS if key != "load_prompt")
+        raise UserError(
+            f"{path}: holds a run with other data or weights, or from another machine ({paths} differ from its config.yaml); "
+            "use --run_name NAME"
+        )
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """The result of a finished run; empty where its file is damaged."""
+    try:
+        result = json.loads((path / "result.json").read_text(encoding="utf-8"))
+        return dict(result) | {key: float(result[key]) for key in ("test_accuracy", "zero_shot_accuracy")}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
 
 
 def _shown(settings: Mapping[str, Any], key: str) -> str:
@@ -97,65 +148,67 @@ def _shown(settings: Mapping[str, Any], key: str) -> str:
 class Run:
     """The files of a run in progress, behind a lock that dies with the process.
 
-    `say` prints a line and keeps it in log.txt. `progress` holds metrics.jsonl, and goes on from what an interrupted run of this
-    very configuration kept, if there is one.
+    `log` prints a line and appends it to log.txt. `replay` holds the metrics and the losses, and resumes an interrupted run of
+    this configuration, if there is one.
     """
 
-    def __init__(self, path: Path, config: Config, device: str):
-        """Makes the folder, or takes over an unfinished run's. `device`: the card's name, for env.json.
+    def __init__(self, path: Path, config: Config, facts: Mapping[str, Any]):
+        """Makes the folder, or takes over an unfinished run's. `facts`: more lines of env.json.
 
         Raises RunError where another process works in the folder or has meanwhile finished the run.
         """
         self.path = path
-        # without the name of the YAML that it came from, the file is itself a YAML that --config takes
+        # without the name of the YAML that it came from, config.yaml is itself a YAML that --config takes
         settings = {key: value for key, value in config.as_dict().items() if key != "config"}
         self._files = contextlib.ExitStack()
         with self._files:
-            earlier, kept, refused = self._take_over(config)
-            if kept is None:
-                self._make(settings, device, everything=config.overwrite)
+            earlier, checkpoint, ignored = self._take_over(config)
+            if checkpoint is None:
+                self._make(settings, facts, everything=config.overwrite)
             try:
-                self._log = self._files.enter_context((path / "log.txt").open("ab", buffering=0))
-                self.progress = ReplayLog(path, fingerprint(config), kept)
+                self._logger = self._files.enter_context(logging_to(path / "log.txt"))
+                self.replay = ReplayLog(path, fingerprint(config), checkpoint)
             except OSError as error:
                 raise _unwritable(path, error) from error
-            self._files.callback(self.progress.close)
-            for line in refused:
+            self._files.callback(self.replay.close)
+            for line in ignored:
                 self.log(f"warning: {line}")
-            if kept:
-                self.log(f"{path}: an earlier run was interrupted; going on from step {kept.step}")
-                if changed := changed_versions(path):
-                    begun = ", ".join(changed)
-                    self.log(
-                        f"warning: it was begun with {begun}; its points so far are compared, results from here on may differ"
-                    )
+            if checkpoint:
+                self._log_resumption(checkpoint)
             elif earlier == "unfinished":
-                self.log(f"{path}: an earlier run did not finish; starting over")
+                self.log(f"{path}: an earlier run did not finish and left no valid checkpoint; starting over")
             # all went well: they are closed when the run ends
             self._files = self._files.pop_all()
 
+    def _log_resumption(self, checkpoint: Checkpoint) -> None:
+        self.log(f"{self.path}: an earlier run was interrupted; resuming after step {checkpoint.step}")
+        if changed := changed_versions(self.path):
+            self.log(
+                f"warning: the run was begun with {', '.join(changed)}; its queries so far are verified, later results may differ"
+            )
+
     def _take_over(self, config: Config) -> tuple[str, Checkpoint | None, list[str]]:
-        """Locks the folder. What `find_earlier_run` says of it, and what `find_checkpoint` does."""
+        """Locks the folder; returns the answers of `find_earlier_run` and `find_checkpoint`."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._files.enter_context(lock(self.path))
         except OSError as error:
             raise _unwritable(self.path, error) from error
         earlier = find_earlier_run(self.path, config)
-        if earlier == "finished":
+        if earlier.startswith("finished"):
             raise RunError(f"{self.path}: another process has finished this run")
-        kept, refused = find_checkpoint(self.path, fingerprint(config)) if earlier == "unfinished" else (None, [])
-        if kept and refused:
-            # so that it does not become the previous state
+        checkpoint, ignored = find_checkpoint(self.path, fingerprint(config)) if earlier == "unfinished" else (None, [])
+        if checkpoint and ignored:
+            # so that the damaged one does not become the previous checkpoint
             (self.path / CHECKPOINT).unlink(missing_ok=True)
-        return earlier, kept, refused
+        return earlier, checkpoint, ignored
 
-    def _make(self, settings: dict[str, Any], device: str, everything: bool) -> None:
-        """A folder that holds nothing that a run wrote but the settings; none where that cannot be written."""
+    def _make(self, settings: dict[str, Any], facts: Mapping[str, Any], everything: bool) -> None:
+        """Leaves of former runs' files only the settings; removes the folder where they cannot be written."""
         try:
             _empty(self.path, everything)
             write_text(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-            write_json(self.path / "env.json", environment() | {"device": device})
+            write_json(self.path / "env.json", environment() | dict(facts))
         except OSError as error:
             with contextlib.suppress(OSError):
                 _empty(self.path)
@@ -170,15 +223,10 @@ class Run:
         self._files.__exit__(*reason)
 
     def log(self, text: str) -> None:
-        # without a standard output there is nothing to print to
-        if sys.stdout is not None:
-            with with_filename("standard output"):
-                tqdm.write(text)
-                sys.stdout.flush()
-        write_all(self._log, f"{text}\n".encode(errors="backslashreplace"), self.path / "log.txt")
+        self._logger.info("%s", text)
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Writes result.json, which is what a finished run is known by, and removes what only an unfinished one needs."""
+        """Writes result.json, which marks the run as finished, and removes what only an unfinished one needs."""
         write_json(self.path / "result.json", result)
         remove_checkpoint(self.path)
 
@@ -191,7 +239,7 @@ def remove_checkpoint(path: Path) -> None:
 
 
 def _empty(path: Path, everything: bool = False) -> None:
-    """Removes what runs wrote, or everything; first what says that a run is finished, so that half never passes for a whole."""
+    """Removes what runs wrote, or everything; result.json first, so that a half-removed run never passes for a finished one."""
     for entry in sorted(path.iterdir(), key=lambda entry: entry.name != "result.json"):
         if entry.name == LOCK or not (everything or is_own(entry)):
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,7 +92,7 @@ class Config:
         choices=("projected", "full"),
     )
 
-    prompt_trainer: str = option("zo-pruned", "method", "which optimizer")
+    prompt_trainer: str = option("sharpzo", "method", "which optimizer")
     load_prompt: str | None = option(
         None, "method", "evaluate this prompt.safetensors of an earlier run (implies --prompt_trainer saved)", kind=str
     )
@@ -276,6 +277,21 @@ PATHS = ("root_path", "split_file", "checkpoint", "load_prompt")
 # rows of the table "paper versus released code" in README.md that a run can choose, in the released code's own terms
 RELEASED = ("fresh-mean-gradient", "fresh-mean-start", "gradient-buffer", "matrix-radius", "zero-start", "matrix-w")
 DEPARTURES = (*RELEASED, "abs-score", "keep-lowest")
+
+
+# names under which earlier versions wrote settings, and values, into config.yaml and prompt.safetensors
+FORMER_KEYS = {"normalise_adapter": "normalize_adapter"}
+FORMER_VALUES = {"prompt_trainer": {"zo-pruned": "sharpzo"}}
+
+
+def with_current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as this version names them."""
+    renamed = {FORMER_KEYS.get(key, key): value for key, value in settings.items()}
+    return renamed | {
+        key: former.get(renamed[key], renamed[key]) if isinstance(renamed[key], str) else renamed[key]
+        for key, former in FORMER_VALUES.items()
+        if key in renamed
+    }
 
 
 def prompt_settings(config: Config) -> dict[str, Any]:

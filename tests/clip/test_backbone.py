@@ -24,8 +24,8 @@ from clip.checkpoint import official_hashes, read_state_dict
 from clip.mini import weights_of
 from clip.text import TextFeatures
 from datasets.digits import NAMES as DIGITS
-from main_sharpzo import pick_device
 from tests.conftest import make_tiny_backbone
+from utils.device import pick_device
 from utils.errors import UserError
 
 CPU = torch.device("cpu")

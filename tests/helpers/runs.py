@@ -58,7 +58,7 @@ class Broken:
 
     def __init__(self, root: Path, capsys: pytest.CaptureFixture):
         self.root, self.capsys = root, capsys
-        self.folder = folder_of(root, "zo-pruned")
+        self.folder = folder_of(root, "sharpzo")
         self.error = self.printed = ""
 
     def run(self, *more: str) -> int:

@@ -13,7 +13,7 @@ from main_sharpzo import main
 
 def run(seed: int, output_dir: Path) -> dict:
     assert main(["--seed", str(seed), "--output_dir", str(output_dir)]) == 0
-    return json.loads((output_dir / f"digits/zo-pruned/Mini/16shots/seed{seed}/result.json").read_text())
+    return json.loads((output_dir / f"digits/sharpzo/Mini/16shots/seed{seed}/result.json").read_text())
 
 
 def test_sharpzo_is_ten_points_above_zero_shot_on_digits(tmp_path: Path) -> None:

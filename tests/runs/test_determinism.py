@@ -22,7 +22,7 @@ from utils.settings import NOT_IDENTITY, Config
 
 pytestmark = pytest.mark.usefixtures("one_mini")
 # craft's mini-batches are decoded afresh, by threads
-trainers = pytest.mark.parametrize("trainer", ["zo-pruned", "craft"])
+trainers = pytest.mark.parametrize("trainer", ["sharpzo", "craft"])
 
 
 def bits(root: Path, trainer: str, *more: str) -> tuple:
@@ -32,14 +32,14 @@ def bits(root: Path, trainer: str, *more: str) -> tuple:
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple]:
-    return {trainer: bits(tmp_path_factory.mktemp("expected"), trainer, "--no-cache") for trainer in ("zo-pruned", "craft")}
+    return {trainer: bits(tmp_path_factory.mktemp("expected"), trainer, "--no-cache") for trainer in ("sharpzo", "craft")}
 
 
 def test_another_python_process_gives_the_same_bits(expected: dict, tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "LC_ALL": "C"}
     command = [sys.executable, "main_sharpzo.py", *FLAGS, "--output_dir", str(tmp_path), "--no-cache"]
     subprocess.run(command, cwd=REPOSITORY, env=environment, check=True, capture_output=True)
-    assert outcome(folder_of(tmp_path, "zo-pruned")) == expected["zo-pruned"]
+    assert outcome(folder_of(tmp_path, "sharpzo")) == expected["sharpzo"]
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_settings_that_are_no_part_of_a_runs_identity_change_no_bit(expected: di
     for number, more in enumerate((cache, (*cache, "--save_every", "4"), ("--max_seconds", "1000", "--run_name", "name"))):
         assert main([*FLAGS, "--output_dir", str(tmp_path / str(number)), *more]) == 0
         folder = next((tmp_path / str(number)).rglob("result.json")).parent
-        assert outcome(folder) == expected["zo-pruned"], more
+        assert outcome(folder) == expected["sharpzo"], more
     assert set(Config.__dataclass_fields__) >= NOT_IDENTITY
 
 
@@ -90,7 +90,7 @@ def test_deterministic_switch_changes_no_bit_on_the_cpu_and_is_put_back(
     seen = []
     switch = torch.use_deterministic_algorithms
     monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda on: (seen.append(on), switch(on)))
-    assert bits(tmp_path, "zo-pruned", "--deterministic") == expected["zo-pruned"]
+    assert bits(tmp_path, "sharpzo", "--deterministic") == expected["sharpzo"]
     assert seen == [True, False]
     assert not torch.are_deterministic_algorithms_enabled()
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"

@@ -204,7 +204,9 @@ def test_out_of_memory_names_a_setting_to_lower_and_keeps_what_was_done(
     with monkeypatch.context() as patch:
         stop_in_call(patch, 8, OUT_OF_MEMORY[kind])
         assert broken.run() == 1
-    assert re.search(r"out of memory.*--memory_limit is 1024, and \d+ MiB are free; try --memory_limit \d+, ", broken.error)
+    assert re.search(
+        r"out of memory.*--memory_limit is 1024, and \d+ MiB are free\..*--memory_limit \d+ and its own --run_name", broken.error
+    )
     assert json.loads((broken.folder / CHECKPOINT).read_text())["checkpoint"]["step"] == 3
     broken.ends_as(whole)
 
@@ -333,4 +335,4 @@ def test_many_runs_at_once_share_a_cache_and_an_output_folder(runs: int, at_once
     assert "warning" not in (tmp_path / "log").read_text()
     again = tmp_path / "again"
     assert main([*flags(0)[: len(FLAGS)], "--total_steps", "5", "--seed", "0", "--no-cache", "--output_dir", str(again)]) == 0
-    assert outcome(again / "digits/zo-pruned/Mini/2shots/seed0") == outcome(tmp_path / "digits/zo-pruned/Mini/2shots/seed0")
+    assert outcome(again / "digits/sharpzo/Mini/2shots/seed0") == outcome(tmp_path / "digits/sharpzo/Mini/2shots/seed0")

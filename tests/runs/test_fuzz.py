@@ -271,7 +271,7 @@ def fitting(field: dataclasses.Field) -> st.SearchStrategy:
 @few
 @given(st.lists(st.sampled_from(FREE).flatmap(lambda field: st.tuples(st.just(field), fitting(field))), min_size=1, max_size=5))
 def test_whole_runs(one_mini: None, capfd: pytest.CaptureFixture, chosen: list[tuple[dataclasses.Field, Any]]) -> None:
-    flags = [*FLAGS, "--total_steps", "3", "--change_point", "1", "--prompt_trainer", "zo-pruned"]
+    flags = [*FLAGS, "--total_steps", "3", "--change_point", "1", "--prompt_trainer", "sharpzo"]
     for field, value in chosen:
         flags += (
             [f"--{'' if value else 'no-'}{field.name}"] if field.metadata["kind"] is bool else [f"--{field.name}", str(value)]

@@ -265,7 +265,7 @@ def test_forged_state_with_a_good_checksum_is_refused_or_ends_in_one_line(forger
 @pytest.mark.parametrize("name", ["log.txt", "metrics.jsonl", "config.yaml", "config.yaml.tmp", CHECKPOINT, "lock"])
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
 def test_link_pipe_or_folder_in_a_files_place_is_refused(kind: str, name: str, tmp_path: Path, fed: Callable) -> None:
-    folder, victim = folder_of(tmp_path / "outputs", "zo-pruned"), tmp_path / "victim"
+    folder, victim = folder_of(tmp_path / "outputs", "sharpzo"), tmp_path / "victim"
     folder.mkdir(parents=True)
     victim.write_text("precious")
     path = folder / name

@@ -48,13 +48,13 @@ def test_short_run_survives_kills_at_random_moments(seed: int, tmp_path: Path) -
     log, generator = tmp_path / "log", random.Random(seed)
     status, seconds = run_to_the_end([*FLAGS, "--output_dir", str(tmp_path / "whole")], log)
     assert status == 0
-    expected = outcome(folder_of(tmp_path / "whole", "zo-pruned"))
+    expected = outcome(folder_of(tmp_path / "whole", "sharpzo"))
     killed = 0
     for number in range(10):
         flags = [*FLAGS, "--output_dir", str(tmp_path / str(number))]
         killed += kill_after(generator.uniform(0, seconds), flags, log) is None
         assert run_to_the_end(flags, log)[0] == 0, log.read_text()
-        assert outcome(folder_of(tmp_path / str(number), "zo-pruned")) == expected
+        assert outcome(folder_of(tmp_path / str(number), "sharpzo")) == expected
     print(f"{killed} of 10 starts were killed")
     assert killed >= 5
 
@@ -68,7 +68,7 @@ def test_embedded_default_survives_kills_at_random_moments(seed: int, tmp_path: 
     assert killed >= 5
 
 
-@pytest.mark.parametrize("trainer", ["zo-pruned", "craft"])
+@pytest.mark.parametrize("trainer", ["sharpzo", "craft"])
 def test_kept_state_is_sound_at_every_moment(trainer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a kill would leave before each change that a run makes to its files: from any of them it could go on."""
     import os

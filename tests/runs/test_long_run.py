@@ -48,7 +48,7 @@ def test_twenty_thousand_steps_cost_no_more_memory_and_no_more_time_a_step(
         "10",
     ]
     assert main([*FLAGS, *flags, "--zo_lr", "0.001", "--output_dir", str(tmp_path)]) == 0
-    folder = folder_of(tmp_path, "zo-pruned")
+    folder = folder_of(tmp_path, "sharpzo")
     memory, cpu, answers = zip(*blocks, strict=True)
     seconds = [after - before for before, after in itertools.pairwise(cpu)]
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()}

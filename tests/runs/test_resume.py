@@ -43,7 +43,7 @@ def test_run_stopped_twice_ends_as_the_unbroken_one(trainer: str, tmp_path: Path
 
 
 def test_run_goes_on_from_where_it_was_and_does_not_compute_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    flags = [*FLAGS, "--prompt_trainer", "zo-pruned", "--output_dir", str(tmp_path)]
+    flags = [*FLAGS, "--prompt_trainer", "sharpzo", "--output_dir", str(tmp_path)]
     with monkeypatch.context() as patch:
         stop_in_call(patch, 12, Interrupted("test"))
         assert main(flags) == 3
@@ -56,7 +56,7 @@ def test_run_goes_on_from_where_it_was_and_does_not_compute_it_again(tmp_path: P
 
     monkeypatch.setattr(Objective, "_losses", counted)
     assert main(flags) == 0
-    log = (folder_of(tmp_path, "zo-pruned") / "log.txt").read_text()
+    log = (folder_of(tmp_path, "sharpzo") / "log.txt").read_text()
     step = int(re.search(r"resuming after step (\d+)", log).group(1))
     assert step >= 4
     # 2d + S queries a step of stage 1, none of which is asked again
@@ -67,12 +67,12 @@ def test_run_goes_on_from_where_it_was_and_does_not_compute_it_again(tmp_path: P
 def test_damaged_state_is_refused_with_its_reason_and_the_previous_one_used(
     damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    flags = [*FLAGS, "--prompt_trainer", "zo-pruned"]
+    flags = [*FLAGS, "--prompt_trainer", "sharpzo"]
     assert main([*flags, "--output_dir", str(tmp_path / "whole")]) == 0
     with monkeypatch.context() as patch:
         stop_in_call(patch, 8, Interrupted("test"))
         assert main([*flags, "--output_dir", str(tmp_path / "broken")]) == 3
-    folder = folder_of(tmp_path / "broken", "zo-pruned")
+    folder = folder_of(tmp_path / "broken", "sharpzo")
     state, answers, log = folder / CHECKPOINT, folder / LOSSES, folder / "metrics.jsonl"
     kept = json.loads(state.read_text())["checkpoint"]["step"]
     if damage == "torn state":
@@ -92,7 +92,7 @@ def test_damaged_state_is_refused_with_its_reason_and_the_previous_one_used(
     out = capsys.readouterr().out
     assert f"warning: {state}: ignored: " in out
     assert f"resuming after step {kept - 1}" in out
-    assert outcome(folder) == outcome(folder_of(tmp_path / "whole", "zo-pruned"))
+    assert outcome(folder) == outcome(folder_of(tmp_path / "whole", "sharpzo"))
 
 
 def test_with_both_states_damaged_the_run_starts_over(
@@ -127,7 +127,7 @@ def test_second_process_in_a_run_folder_is_refused_until_the_first_is_gone(tmp_p
     import sys
     import time
 
-    folder = folder_of(tmp_path, "zo-pruned")
+    folder = folder_of(tmp_path, "sharpzo")
     folder.mkdir(parents=True)
     code = f"import sys, time; from pathlib import Path; from utils.run import lock; held = lock(Path({str(folder)!r})); "
     holder = subprocess.Popen([sys.executable, "-c", code + "print('held', flush=True); time.sleep(60)"], stdout=subprocess.PIPE)
@@ -150,7 +150,7 @@ def test_run_that_goes_on_with_other_versions_says_so(
     with monkeypatch.context() as patch:
         stop_in_call(patch, 8, Interrupted("test"))
         assert main(flags) == 3
-    environment = folder_of(tmp_path, "zo-pruned") / "env.json"
+    environment = folder_of(tmp_path, "sharpzo") / "env.json"
     document = json.loads(environment.read_text())
     document["packages"]["torch"] = "1.0"
     document["commit"] = "0" * 40
@@ -176,7 +176,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_step(
         stop_in_call(patch, 6, RunError("loss nan at query 99"))
         assert main(flags) == 1
     assert capsys.readouterr().err == "error: loss nan at query 99; in step 3\n"
-    assert json.loads((folder_of(tmp_path, "zo-pruned") / CHECKPOINT).read_text())["checkpoint"]["step"] == 2
+    assert json.loads((folder_of(tmp_path, "sharpzo") / CHECKPOINT).read_text())["checkpoint"]["step"] == 2
 
 
 def other_points(patch: pytest.MonkeyPatch) -> None:
@@ -224,7 +224,7 @@ def test_run_whose_code_weights_or_images_have_changed_is_refused_until_they_are
     broken.ends_as(whole)
 
 
-GRADIENTS = {"coop": ("coop",), "fo": ("fo",), "stage 2": ("zo-pruned", "--stage2", "fo")}
+GRADIENTS = {"coop": ("coop",), "fo": ("fo",), "stage 2": ("sharpzo", "--stage2", "fo")}
 
 
 @pytest.mark.parametrize("name", GRADIENTS)

@@ -77,7 +77,7 @@ Call = Callable[..., Outcome]
 def call(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Call:
     """Calls main with output below tmp_path/outputs; `folder` is where under it the run is expected."""
 
-    def run(*argv: str, folder: str = "digits/zo-pruned/Mini/16shots/seed1") -> Outcome:
+    def run(*argv: str, folder: str = "digits/sharpzo/Mini/16shots/seed1") -> Outcome:
         capfd.readouterr()
         status = main_sharpzo.main(["--output_dir", str(tmp_path / "outputs"), *argv])
         captured = capfd.readouterr()
@@ -91,7 +91,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """One finished run of FLAGS, shared by the tests that only read it."""
     root = tmp_path_factory.mktemp("finished")
     status = main_sharpzo.main([*FLAGS, "--output_dir", str(root)])
-    return Outcome(status, "", "", root / "digits/zo-pruned/Mini/16shots/seed1")
+    return Outcome(status, "", "", root / "digits/sharpzo/Mini/16shots/seed1")
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_a_run_leaves_exactly_the_promised_files(finished: Outcome) -> None:
 def test_result_names_the_run_and_gives_accuracies_in_percent(finished: Outcome) -> None:
     result = finished.result
     about = {key: result[key] for key in ("dataset", "trainer", "backbone", "shots", "seed")}
-    assert about == {"dataset": "digits", "trainer": "zo-pruned", "backbone": "Mini", "shots": 16, "seed": 1}
+    assert about == {"dataset": "digits", "trainer": "sharpzo", "backbone": "Mini", "shots": 16, "seed": 1}
     for key in ("zero_shot_accuracy", "test_accuracy"):
         # a percentage of 531 images; far above 1, which chance alone (10 %) would exceed
         assert 1 < result[key] <= 100
@@ -212,7 +212,7 @@ def test_log_closes_with_the_lines_that_coops_parser_reads(finished: Outcome) ->
 
 
 def test_what_is_printed_is_what_is_logged(call: Call) -> None:
-    run = call(*FEW, folder="digits/zo-pruned/Mini/1shots/seed1")
+    run = call(*FEW, folder="digits/sharpzo/Mini/1shots/seed1")
     assert (run.status, run.err) == (0, "")
     assert run.out.splitlines() == run.log
 
@@ -236,7 +236,7 @@ def test_environment_of_a_run_is_recorded(finished: Outcome) -> None:
 
 
 def test_same_command_gives_the_same_run_even_after_another_seed(finished: Outcome, call: Call) -> None:
-    other = call(*FLAGS, "--seed", "2", folder="digits/zo-pruned/Mini/16shots/seed2")
+    other = call(*FLAGS, "--seed", "2", folder="digits/sharpzo/Mini/16shots/seed2")
     assert (other.status, other.result["seed"]) == (0, 2)
     assert other.untimed_metrics != finished.untimed_metrics
     assert other.split != finished.split
@@ -264,7 +264,7 @@ def test_global_generators_have_no_say_and_are_left_alone(finished: Outcome, cal
 
 
 def test_finished_run_is_left_as_it_is_and_overwrite_runs_it_again(call: Call) -> None:
-    folder = "digits/zo-pruned/Mini/1shots/seed1"
+    folder = "digits/sharpzo/Mini/1shots/seed1"
     first = call(*FEW, folder=folder)
     before = contents(first.path)
     second = call(*FEW, folder=folder)
@@ -280,7 +280,7 @@ def test_finished_run_is_left_as_it_is_and_overwrite_runs_it_again(call: Call) -
 
 
 def test_unfinished_run_starts_over_and_says_so(call: Call) -> None:
-    folder = "digits/zo-pruned/Mini/1shots/seed1"
+    folder = "digits/sharpzo/Mini/1shots/seed1"
     first = call(*FEW, folder=folder)
     metrics, said = first.untimed_metrics, first.log
     (first.path / "result.json").unlink()
@@ -294,7 +294,7 @@ def test_unfinished_run_starts_over_and_says_so(call: Call) -> None:
 
 
 def test_run_of_another_configuration_is_refused_by_key_unless_overwritten(call: Call) -> None:
-    folder = "digits/zo-pruned/Mini/1shots/seed1"
+    folder = "digits/sharpzo/Mini/1shots/seed1"
     first = call(*FEW, folder=folder)
     before = contents(first.path)
     other = [*FEW, "--sigma", "0.25"]
@@ -306,7 +306,7 @@ def test_run_of_another_configuration_is_refused_by_key_unless_overwritten(call:
 
 @pytest.mark.parametrize("more", [(), ("--overwrite",)])
 def test_folder_that_no_run_wrote_is_refused_and_left_alone(more: tuple[str, ...], call: Call, tmp_path: Path) -> None:
-    folder = tmp_path / "outputs/digits/zo-pruned/Mini/1shots/seed1"
+    folder = tmp_path / "outputs/digits/sharpzo/Mini/1shots/seed1"
     folder.mkdir(parents=True)
     (folder / "thesis.txt").write_text("precious")
     before = contents(tmp_path)
@@ -315,21 +315,21 @@ def test_folder_that_no_run_wrote_is_refused_and_left_alone(more: tuple[str, ...
 
 
 def test_empty_folder_is_used(call: Call, tmp_path: Path) -> None:
-    folder = "digits/zo-pruned/Mini/1shots/seed1"
+    folder = "digits/sharpzo/Mini/1shots/seed1"
     (tmp_path / "outputs" / folder).mkdir(parents=True)
     assert call(*FEW, folder=folder).result["shots"] == 1
 
 
 @pytest.mark.parametrize("text", ["{", "just text", "- a\n- b\n", "\x00"])
 def test_damaged_config_of_an_earlier_run_is_refused(text: str, call: Call, tmp_path: Path) -> None:
-    folder = tmp_path / "outputs/digits/zo-pruned/Mini/1shots/seed1"
+    folder = tmp_path / "outputs/digits/sharpzo/Mini/1shots/seed1"
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(text)
     call(*FEW).assert_refused(str(folder / "config.yaml"), "--overwrite")
     assert (folder / "config.yaml").read_text() == text
 
 
-@pytest.mark.parametrize("blocked", ["outputs", "outputs/digits", "outputs/digits/zo-pruned/Mini/1shots/seed1"])
+@pytest.mark.parametrize("blocked", ["outputs", "outputs/digits", "outputs/digits/sharpzo/Mini/1shots/seed1"])
 def test_file_in_the_way_of_the_run_folder_is_refused_and_kept(blocked: str, call: Call, tmp_path: Path) -> None:
     (tmp_path / blocked).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / blocked).write_text("in the way")
@@ -344,11 +344,11 @@ def test_folder_without_permission_is_refused(call: Call, tmp_path: Path) -> Non
 
 
 def test_run_folder_that_is_a_link_is_refused_with_a_reason(call: Call, tmp_path: Path) -> None:
-    folder = tmp_path / "outputs/digits/zo-pruned/Mini/1shots/seed1"
+    folder = tmp_path / "outputs/digits/sharpzo/Mini/1shots/seed1"
     folder.parent.mkdir(parents=True)
     (tmp_path / "elsewhere").mkdir()
     folder.symlink_to(tmp_path / "elsewhere")
-    run = call(*FEW, folder="digits/zo-pruned/Mini/1shots/seed1")
+    run = call(*FEW, folder="digits/sharpzo/Mini/1shots/seed1")
     if run.status:
         run.assert_refused(str(folder))
         assert "None" not in run.err
@@ -357,12 +357,12 @@ def test_run_folder_that_is_a_link_is_refused_with_a_reason(call: Call, tmp_path
 
 
 def test_run_name_adds_a_level(call: Call) -> None:
-    run = call(*FEW, "--run_name", "wide", folder="digits/zo-pruned/Mini/wide/1shots/seed1")
+    run = call(*FEW, "--run_name", "wide", folder="digits/sharpzo/Mini/wide/1shots/seed1")
     assert (run.status, run.result["shots"]) == (0, 1)
 
 
 def test_no_save_model_writes_no_prompt(call: Call) -> None:
-    run = call(*FEW, "--no-save_model", folder="digits/zo-pruned/Mini/1shots/seed1")
+    run = call(*FEW, "--no-save_model", folder="digits/sharpzo/Mini/1shots/seed1")
     assert (run.path / "result.json").is_file()
     assert not (run.path / "prompt.safetensors").exists()
 
@@ -370,7 +370,7 @@ def test_no_save_model_writes_no_prompt(call: Call) -> None:
 # stage 1 ends at 36 queries; the steps after it cost 10, 2 and 10
 @pytest.mark.parametrize(("limit", "steps", "queries"), [(12, 1, 12), (45, 3, 36), (46, 4, 46), (57, 5, 48)])
 def test_step_that_max_queries_has_no_room_for_is_not_started(limit: int, steps: int, queries: int, call: Call) -> None:
-    run = call(*FLAGS, "--shots", "1", "--max_queries", str(limit), folder="digits/zo-pruned/Mini/1shots/seed1")
+    run = call(*FLAGS, "--shots", "1", "--max_queries", str(limit), folder="digits/sharpzo/Mini/1shots/seed1")
     assert run.status == 0
     assert (run.metrics[-1]["step"], run.metrics[-1]["queries"], run.result["queries"]) == (steps, queries, queries)
     assert "val_accuracy" in run.metrics[-1]
@@ -385,7 +385,7 @@ def test_limit_below_the_first_step_is_refused_before_anything_is_written(call: 
 
 
 def test_eval_test_logs_test_accuracy_and_changes_nothing_else(call: Call) -> None:
-    folder = "digits/zo-pruned/Mini/1shots/seed1"
+    folder = "digits/sharpzo/Mini/1shots/seed1"
     plain = call(*FEW, "--no-eval_test", folder=folder)
     prompt = plain.prompt
     assert not any("test_accuracy" in entry for entry in plain.metrics)
@@ -415,7 +415,7 @@ def test_every_trainer_runs_and_counts_its_queries(trainer: str, call: Call) -> 
     flags = ["--intrinsic_dim", "16"] if trainer.startswith("zip") else []
     run = call(*FEW, *flags, "--prompt_trainer", trainer, folder=f"digits/{trainer}/Mini/1shots/seed1")
     assert (run.status, run.err) == (0, "")
-    queries = {"zo-pruned": 12 + 10, "zo": 12 + 2, "cma-es": 12 + 12, "fo": 2, "zero-shot": 0}
+    queries = {"sharpzo": 12 + 10, "zo": 12 + 2, "cma-es": 12 + 12, "fo": 2, "zero-shot": 0}
     queries |= {"bbt": 2 * 4, "zip": 2 * 10, "zip-20k": 2 * 10, "coop": 2, "craft": 2 * (4 + 1)}
     queries |= {"blackvip": 2 * 10, "bpt-vlm": 2 * 4}
     # 2q at q = 1, 2d or polytope vertices, 5, 16 tangents, m + n points
@@ -439,13 +439,13 @@ def test_released_fidelity_runs_and_computes_something_else(call: Call) -> None:
 def test_change_point_auto_starts_stage_2_after_ten_steps_without_a_rise(call: Call) -> None:
     # a projection this small leaves every prompt as it is, so that validation accuracy stays where it was
     flags = [*FLAGS, "--shots", "1", "--change_point", "auto", "--total_steps", "12", "--std", "1e-9"]
-    run = call(*flags, folder="digits/zo-pruned/Mini/1shots/seed1")
+    run = call(*flags, folder="digits/sharpzo/Mini/1shots/seed1")
     assert (run.status, run.config["change_point"]) == (0, "auto")
     assert [entry["stage"] for entry in run.metrics[1:]] == [1] * 10 + [2] * 2
 
 
 def test_eurosat_runs_from_coops_layout_with_its_own_config(eurosat: Path, call: Call) -> None:
-    run = call(*eurosat_flags(eurosat), folder="eurosat/zo-pruned/Mini/1shots/seed1")
+    run = call(*eurosat_flags(eurosat), folder="eurosat/sharpzo/Mini/1shots/seed1")
     assert run.status == 0
     assert (run.result["dataset"], run.config["std"], run.config["template"]) == (
         "eurosat",
@@ -493,7 +493,7 @@ def test_too_few_images_for_the_shots_are_refused_and_leave_no_run_folder(eurosa
     assert not (tmp_path / "outputs").exists()
 
 
-@pytest.mark.parametrize("trainer", ["zo-pruned", "zero-shot"])
+@pytest.mark.parametrize("trainer", ["sharpzo", "zero-shot"])
 def test_split_without_test_images_is_refused(trainer: str, eurosat: Path, call: Call, tmp_path: Path) -> None:
     path = eurosat / "eurosat" / "split_zhou_EuroSAT.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"test": []}))
@@ -519,14 +519,14 @@ def test_setting_that_only_the_model_can_refuse_leaves_no_run_folder(
 
 
 def test_loss_that_is_not_finite_ends_the_run_with_status_1_and_one_line(call: Call) -> None:
-    folder = "digits/zo-pruned/Mini/1shots/seed1"
+    folder = "digits/sharpzo/Mini/1shots/seed1"
     run = call(*FEW, "--sigma", "1e300", "--bound", "0", folder=folder)
     assert run.status == 1
     assert re.fullmatch(r"error: [^\n]*--sigma[^\n]*\n", run.err)
     assert not (run.path / "result.json").exists()
 
 
-@pytest.mark.parametrize("trainer", ["fo", "zo-pruned"])
+@pytest.mark.parametrize("trainer", ["fo", "sharpzo"])
 def test_run_whose_last_step_diverges_ends_with_one_line_and_no_result(
     trainer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -60,7 +60,7 @@ Call = Callable[..., Outcome]
 def call(tmp_path: Path, capfd: pytest.CaptureFixture[str], eurosat: Path) -> Call:
     """A tiny run on the small EuroSAT unless flags say otherwise, written below tmp_path/NAME."""
 
-    def run(*argv: str, name: str = "outputs", dataset: str = "eurosat", trainer: str = "zo-pruned") -> Outcome:
+    def run(*argv: str, name: str = "outputs", dataset: str = "eurosat", trainer: str = "sharpzo") -> Outcome:
         capfd.readouterr()
         flags = ["--config", f"configs/{dataset}.yaml", "--root_path", str(eurosat), *TINY, "--prompt_trainer", trainer]
         status = main_sharpzo.main([*flags, "--output_dir", str(tmp_path / name), "--cache_dir", str(tmp_path / "cache"), *argv])
@@ -177,7 +177,7 @@ def test_class_with_fewer_images_than_shots_is_refused_or_taken_whole(call: Call
     assert call("--shots", "3", "--short_classes", "take-all").status == 0
 
 
-@pytest.mark.parametrize("trainer", ["zo-pruned", "zero-shot"])
+@pytest.mark.parametrize("trainer", ["sharpzo", "zero-shot"])
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

@@ -65,20 +65,20 @@ def test_out_of_memory_is_not_told_as_a_prompt_that_does_not_fit(
     def fail(*arguments: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    path = train(tmp_path, "zo-pruned")
+    path = train(tmp_path, "sharpzo")
     capsys.readouterr()
     monkeypatch.setattr(saved, "text_features", fail)
     assert main(["--load_prompt", str(path), "--output_dir", str(tmp_path)]) == 1
-    assert capsys.readouterr().err.startswith("error: out of memory (asked for 2.00 GiB): --memory_limit is 1024")
+    assert capsys.readouterr().err.startswith("error: out of memory (requested 2.00 GiB): --memory_limit is 1024")
 
 
 def test_prompt_of_the_base_classes_is_evaluated_on_the_new_ones(tmp_path: Path) -> None:
-    path = train(tmp_path, "zo-pruned", "--subsample_classes", "base")
+    path = train(tmp_path, "sharpzo", "--subsample_classes", "base")
     assert main(["--load_prompt", str(path), "--subsample_classes", "new", "--output_dir", str(tmp_path)]) == 0
     assert load_prompt(path)[1]["classnames"] == ["zero", "one", "two", "three", "four"]
-    new = result(tmp_path, "saved", "Mini", "zo-pruned-from-digits-new")
+    new = result(tmp_path, "saved", "Mini", "sharpzo-from-digits-new")
     assert 0 <= new["test_accuracy"] <= 100
-    split = json.loads((tmp_path / "digits/saved/Mini/zo-pruned-from-digits-new/2shots/seed3/split.json").read_text())
+    split = json.loads((tmp_path / "digits/saved/Mini/sharpzo-from-digits-new/2shots/seed3/split.json").read_text())
     assert split == {"train": [], "val": []}
 
 

@@ -79,9 +79,10 @@ def run(name: str, settings: str, seed: int, queries: int, with_test: bool) -> d
     import torch
 
     from datasets.features import FeatureReader
-    from main_sharpzo import prepare, resolved
     from trainers.blackbox.objective import Samples
+    from trainers.jobs import load_task, make_job
     from trainers.loop import build_optimizer, build_problem, optimize
+    from trainers.step_log import StepLog
 
     chosen = [f"--{setting}" for setting in settings.split()]
     # the default's number of steps is SharpZO's; other optimizers continue until the queries are spent
@@ -89,8 +90,8 @@ def run(name: str, settings: str, seed: int, queries: int, with_test: bool) -> d
     budget = [f"--prompt_trainer={name}", f"--max_queries={queries}", f"--seed={seed}", "--eval_every=0"]
     config = load_config([*steps, *budget, *chosen], TRAINERS, DATASETS)
     torch.set_num_threads(config.threads)
-    config = resolved(config, torch.device("cpu"))
-    task = prepare(config, torch.device("cpu"))
+    config = make_job(config, torch.device("cpu")).config
+    task = load_task(config, torch.device("cpu"))
     problem = build_problem(config, task)
     objective = problem.objective
     optimizer = build_optimizer(config, problem)

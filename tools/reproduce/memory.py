@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import main_sharpzo
-from main_sharpzo import pick_device
 from tools.common.runner import visible
 from tools.common.runs import Job
 from utils.config import REPOSITORY
+from utils.device import pick_device
 from utils.errors import RunError
 from utils.files import write_json
 from utils.identity import fingerprint

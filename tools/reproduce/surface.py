@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from clip.prompt import load_prompt
-from main_sharpzo import pick_device, prepare, resolved
 from tools.common.runs import Job
 from tools.reproduce.suites import prompt_of
 from trainers.loop import build_problem
+from utils.device import pick_device
 from utils.seeds import torch_generator
 
 # of the grid, in ‖w − w*‖₂; the paper does not say its own
@@ -40,8 +40,8 @@ def surfaces(
     """
     config = jobs[0][1].config
     where = pick_device(device or config.device)
-    config = resolved(config, where)
-    objective = build_problem(config, prepare(config, where)).objective
+    config = make_job(config, where).config
+    objective = build_problem(config, load_task(config, where)).objective
     found = {}
     for name, job in jobs:
         w = load_prompt(Path(prompt_of(job)))[0]["w"]

@@ -1,0 +1,231 @@
+"""The three kinds of run: tune a prompt, score CLIP's own zero-shot prompt, score a saved one."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from clip.backbone import load_backbone
+from clip.precision import tangent_precision
+from clip.prompt import save_prompt
+from clip.text import ensemble_features
+from datasets import DATASETS, ENSEMBLE
+from datasets.augment import RandomView
+from datasets.cache import FeatureCache, default_folder
+from datasets.classes import cut_classes
+from datasets.features import FeatureReader, check_images
+from datasets.fewshot import choose_images
+from datasets.split import load_dataset
+from trainers import TRAINERS
+from trainers.blackbox.objective import Samples, top1
+from trainers.blackbox.task import FewShotTask
+from trainers.loop import build_optimizer, build_problem, optimize, planned_queries
+from trainers.saved import read_saved, saved_accuracy
+from trainers.step_log import StepLog
+from utils.device import DEFAULT_MEMORY_LIMIT
+from utils.files import sha256
+from utils.identity import run_path
+from utils.interrupt import Deadline
+from utils.progress import Progress
+from utils.replay import METRICS
+from utils.seeds import sampling_generator
+from utils.settings import Config, prompt_settings, uses_tangents
+
+if TYPE_CHECKING:
+    from utils.run import Run
+
+ZERO_SHOT_IMAGES_PER_PASS = 4096
+ABOUT_PROMPT = ("dataset", "backbone", "checkpoint", "prompt_trainer", "ctx_init", "shots", "seed")
+NOTHING_SPENT = {"seconds": 0.0, "queries": 0, "forwards": 0, "tower_images": 0, "evaluations": 0}
+
+Lower = Callable[[str], None]
+
+
+def make_job(config: Config, device: torch.device) -> ZeroShot:
+    """The run that `--prompt_trainer` names, under a configuration without anything left to the machine or the dataset."""
+    config = dataclasses.replace(
+        config,
+        device=str(device),
+        root_path=config.root_path if DATASETS[config.dataset].folder else None,
+        threads=torch.get_num_threads(),
+        template=config.template or DATASETS[config.dataset].template,
+        memory_limit=config.memory_limit or DEFAULT_MEMORY_LIMIT[device.type],
+        tangent_precision=tangent_precision(config.tangent_precision, device) if uses_tangents(config) else "auto",
+    )
+    if config.load_prompt:
+        return ScoreSaved(config, device)
+    return (Tune if TRAINERS[config.prompt_trainer].trains else ZeroShot)(config, device)
+
+
+class ZeroShot:
+    """CLIP with the template alone. `prepare` does what can still be refused without leaving a folder behind."""
+
+    def __init__(self, config: Config, device: torch.device):
+        self.config, self.device = config, device
+
+    @property
+    def path(self) -> Path:
+        return run_path(self.config)
+
+    def prepare(self, lower: Lower) -> None:
+        """Data, CLIP and features. `lower` is told which setting to lower when memory runs out from here on."""
+        lower("batch_size")
+        self.task = load_task(self.config, self.device)
+        lower("memory_limit")
+
+    @property
+    def warnings(self) -> list[str]:
+        return list(dict.fromkeys(self.task.warnings))
+
+    def inputs_sha256(self) -> str:
+        """A digest of the weights, class names, features and labels: equal wherever the files lie."""
+        digest = hashlib.sha256()
+        for part in self._inputs():
+            digest.update(part)
+        return digest.hexdigest()
+
+    def _inputs(self) -> list[bytes]:
+        task = self.task
+        names = json.dumps([task.backbone.fingerprint(), *task.dataset.classnames]).encode()
+        sets = (task.train_samples, task.val_samples, task.test_samples)
+        return [names, *(tensor.cpu().numpy().tobytes() for part in sets for tensor in (part.inputs, part.labels))]
+
+    def introduction(self) -> list[str]:
+        """What the run is: data, model, method and size."""
+        config, task = self.config, self.task
+        found = ", ".join(f"{len(getattr(task.dataset, part)):,} {part}" for part in ("train", "val", "test"))
+        title = TRAINERS[config.prompt_trainer].title or config.prompt_trainer
+        return [
+            f"Dataset: {config.dataset}, {len(task.dataset.classnames)} classes, images: {found}{self._images_used()}",
+            f"Backbone: {config.backbone}; method: {title}{self._size()}; seed {config.seed}",
+            f"Run folder: {self.path}",
+        ]
+
+    def _images_used(self) -> str:
+        return f" ({len(self.task.test_samples):,} test images used)"
+
+    def _size(self) -> str:
+        return ""
+
+    def run(self, folder: Run, deadline: Deadline) -> dict[str, Any]:
+        """What result.json says besides the settings; accuracies in percent."""
+        return {"test_accuracy": self.task.zero_shot_accuracy} | NOTHING_SPENT
+
+
+class ScoreSaved(ZeroShot):
+    """The prompt that `--load_prompt` names, on this run's classes and images."""
+
+    def __init__(self, config: Config, device: torch.device):
+        config, *self._saved = read_saved(config)
+        super().__init__(config, device)
+
+    def prepare(self, lower: Lower) -> None:
+        super().prepare(lower)
+        tensors, about = self._saved
+        self.accuracy = 100 * saved_accuracy(self.config, self.task, tensors, about)
+
+    def run(self, folder: Run, deadline: Deadline) -> dict[str, Any]:
+        # a hash, so that a retrained prompt is not mistaken for the one that was scored
+        scored = {"prompt_sha256": sha256(Path(self.config.load_prompt or ""))}
+        return {"test_accuracy": self.accuracy} | NOTHING_SPENT | scored
+
+
+class Tune(ZeroShot):
+    """Trains a prompt from its few-shot images, and saves it."""
+
+    def prepare(self, lower: Lower) -> None:
+        super().prepare(lower)
+        lower("intrinsic_dim")
+        self.problem = build_problem(self.config, self.task)
+        self.optimizer = build_optimizer(self.config, self.problem)
+        lower("memory_limit")
+
+    @property
+    def warnings(self) -> list[str]:
+        # the zero-shot prompts are often those that tuning starts from
+        return list(dict.fromkeys([*self.task.warnings, *self.problem.warnings]))
+
+    def _images_used(self) -> str:
+        counts = ((self.task.train, "train"), (self.task.val, "val"), (self.task.test_samples, "test"))
+        return " (used: " + ", ".join(f"{len(images):,} {part}" for images, part in counts) + ")"
+
+    def _size(self) -> str:
+        planned = planned_queries(self.optimizer, self.problem, self.config.max_queries)
+        return f", {self.config.shots} shots, up to {planned:,} queries"
+
+    def evaluate(self, w: Tensor) -> dict[str, float]:
+        """What the log says of w; accuracies in percent."""
+        objective, problem = self.problem.objective, self.problem
+        figures = {"train_loss": objective.loss_at(w, problem.train), "val_accuracy": 100 * objective.accuracy(w, problem.val)}
+        return figures | ({"test_accuracy": 100 * objective.accuracy(w, problem.test)} if self.config.eval_test else {})
+
+    def run(self, folder: Run, deadline: Deadline) -> dict[str, Any]:
+        config, problem, objective = self.config, self.problem, self.problem.objective
+        folder.replay.hash_input(*self._inputs())
+        log = StepLog(
+            folder.replay.record,
+            evaluate=self.evaluate,
+            eval_every=config.eval_every,
+            save_every=config.save_every,
+            replay=folder.replay,
+            progress=Progress(folder.log),
+        )
+        w = optimize(self.optimizer, problem, log, max_queries=config.max_queries, deadline=deadline)
+        if config.save_model:
+            save_prompt(folder.path / "prompt.safetensors", objective.model.tensors(w), self._about())
+        last = json.loads((folder.path / METRICS).read_text().splitlines()[-1])
+        if TRAINERS[config.prompt_trainer].two_stages and last["stage"] == 1 and last["step"] < problem.steps:
+            folder.log(f"note: --max_queries {config.max_queries} ended the run at step {last['step']}, before stage 2")
+        outcome = {"feature_seconds": round(self.task.feature_seconds, 3), "val_accuracy": last["val_accuracy"]}
+        outcome |= {"seconds": last["seconds"]} | objective.costs()
+        outcome["test_accuracy"] = 100 * objective.accuracy(w, problem.test)
+        return outcome | {"evaluations": objective.evaluations}
+
+    def _about(self) -> dict[str, Any]:
+        """What prompt.safetensors says of its origin."""
+        about = {key: getattr(self.config, key) for key in ABOUT_PROMPT}
+        about |= {"classnames": self.task.dataset.classnames, "weights_sha256": self.task.backbone.fingerprint()}
+        return about | {"settings": prompt_settings(self.config)}
+
+
+def load_task(config: Config, device: torch.device) -> FewShotTask:
+    """Data, CLIP and features. A trainer that trains nothing reads only the test list."""
+    trains = TRAINERS[config.prompt_trainer].trains
+    if trains:
+        dataset = load_dataset(config.dataset, config.root_path)
+        options = config.short_classes, config.split_file, config.subsample_classes
+        dataset, train, val = choose_images(dataset, config.shots, sampling_generator(config.seed), *options)
+    else:
+        dataset, train, val = load_dataset(config.dataset, config.root_path, ("test",)), [], []
+        dataset = cut_classes(dataset, config.subsample_classes)
+    check_images(dataset, [*dataset.test, *train, *val])
+    backbone = load_backbone(config.backbone, device, config.checkpoint, config.trust_checkpoint)
+
+    warnings: list[str] = []
+    cache = FeatureCache(Path(config.cache_dir or default_folder()), warnings.append) if config.cache else None
+    features = FeatureReader(dataset, backbone, config.batch_size, cache)
+    test_samples = Samples(*features(dataset.test, "test images"))
+    templates = (*ENSEMBLE, config.template) if config.ensemble else (config.template,)
+    zero_shot, text_warnings = ensemble_features(backbone, dataset.classnames, templates)
+    zero_shot_accuracy = 100 * top1(lambda features: features @ zero_shot.T, test_samples, ZERO_SHOT_IMAGES_PER_PASS)
+    train_samples = val_samples = Samples(test_samples.inputs[:0], test_samples.labels[:0])
+    seconds = 0.0
+    if trains:
+        scale = DATASETS[config.dataset].crop_scale
+        views = [RandomView(config.seed, view, backbone.image_size, scale) for view in range(config.augment_views)]
+        started = time.perf_counter()
+        train_samples = Samples(*features.of_views(train, "train images", views))
+        seconds = time.perf_counter() - started
+        val_samples = Samples(*features(val, "val images"))
+    warnings += text_warnings
+    return FewShotTask(
+        dataset, train, val, backbone, train_samples, val_samples, test_samples, zero_shot_accuracy, warnings, seconds
+    )
