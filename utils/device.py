@@ -38,10 +38,14 @@ def device_name(device: torch.device) -> str:
 
 @contextlib.contextmanager
 def arithmetic(config: Config) -> Iterator[None]:
-    """Applies `--threads` and `--deterministic` to torch, and restores its former state afterward."""
+    """Applies `--threads` and `--deterministic` to torch, and restores its former state afterward.
+
+    Float32 convolutions keep all their bits: cuDNN would round their inputs to TF32 by default.
+    """
     import torch
 
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    tf32, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
     torch.set_num_threads(config.threads or threads)
     if config.deterministic:
         # cuBLAS reads the variable when it first starts
@@ -52,6 +56,7 @@ def arithmetic(config: Config) -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(deterministic)
+        torch.backends.cudnn.allow_tf32 = tf32
 
 
 def exit_process(status: int) -> None:

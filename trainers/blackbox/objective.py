@@ -133,7 +133,7 @@ class Objective:
         self._ledger = ledger
 
     def query(self, points: np.ndarray, size: int, compute: Callable[[], np.ndarray]) -> np.ndarray:
-        """`size` numbers at `points`, computed or replayed. Whatever depends on the model passes here, so that runs can resume."""
+        """`size` numbers at `points`, computed or replayed. All that depends on the model passes here, for resuming."""
         return self._ledger.query(points, size, compute)
 
     def __call__(self, W: Tensor, mu: float | None = None) -> Tensor:
