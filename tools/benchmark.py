@@ -32,7 +32,6 @@ from clip.backbone import Backbone
 from clip.engine import Engine
 from clip.prompt import Projection, context_embeddings, make_projection
 from clip.text import TextFeatures
-from main_sharpzo import device_name, pick_device
 from tools.common.cli import command, make_parser, user_path
 from tools.common.tables import Table
 from tools.common.tangent_costs import measure_tangents, tangent_table
@@ -44,6 +43,7 @@ from trainers.blackbox.objective import Objective, Samples
 from trainers.blackbox.text_prompt import TextPrompt
 from trainers.sharpzo.stage1 import SharpnessAwareCMAES
 from utils.config import REPOSITORY
+from utils.device import device_name, pick_device
 from utils.documents import read_yaml
 from utils.seeds import numpy_generator, torch_generator
 
