@@ -183,7 +183,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--format", choices=FORMATS, default="table")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
     parser.add_argument("--classnames", nargs="+", metavar="NAME", help="other classes: names, or one file with a name per line")
-    parser.add_argument("--reject", type=number(float, 0, 1), default=0.0, metavar="P", help=f'probability below which the label is "{UNKNOWN}"')
+    parser.add_argument(
+        "--reject", type=number(float, 0, 1), default=0.0, metavar="P", help=f'probability below which the label is "{UNKNOWN}"'
+    )
     parser.add_argument("--zero_shot", action="store_true", help="the run's template instead of its prompt, for comparison")
     parser.add_argument("--on_error", choices=("row", "fail"), default="row", help="of an image that cannot be read")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 …")

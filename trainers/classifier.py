@@ -1,9 +1,9 @@
 """A tuned prompt at work: from a run folder or a prompt.safetensors to the classes of any images.
 
-    from trainers.classifier import Classifier
+from trainers.classifier import Classifier
 
-    classifier = Classifier.load("outputs/digits/zo-pruned/Mini/16shots/seed1")
-    labels, probabilities = classifier.predict(["a.png", "b.png"])
+classifier = Classifier.load("outputs/digits/zo-pruned/Mini/16shots/seed1")
+labels, probabilities = classifier.predict(["a.png", "b.png"])
 """
 
 from __future__ import annotations
@@ -166,7 +166,9 @@ def zero_shot_scorer(config: Config, task: FewShotTask) -> Scorer:
     templates = (*ENSEMBLE, config.template) if config.ensemble else (config.template,)
     features, _ = ensemble_features(task.backbone, task.dataset.classnames, templates)
     scale = task.backbone.logit_scale
-    return Scorer(lambda images: scale * (images @ features.T).double(), task.test_samples, 4096, task.backbone.encode_images)
+    return Scorer(
+        lambda images: scale * (images @ features.T).double(), task.test_samples, 4096, task.backbone.encode_images, features
+    )
 
 
 def decode(preprocess: Callable[[Image.Image], Tensor], picture: Picture) -> tuple[Picture, Tensor | str]:

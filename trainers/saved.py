@@ -46,13 +46,15 @@ OF_THIS_RUN = (
 class Scorer:
     """Logits (n, K) of image inputs (n, …), the test images in that form, and how many to score together.
 
-    `prepare`: from preprocessed pictures (n, 3, H, W) to the inputs that `logits` takes.
+    `prepare`: from preprocessed pictures (n, 3, H, W) to the inputs that `logits` takes. `text` (K, D): the classes' text
+    features, L2-normalized.
     """
 
     logits: Callable[[Any], Tensor]
     images: SampleSet
     images_per_pass: int
     prepare: Callable[[Tensor], Any]
+    text: Tensor
 
 
 def read_saved(config: Config) -> tuple[Config, dict[str, Tensor], dict[str, Any]]:
@@ -112,4 +114,6 @@ def text_prompt(config: Config, task: FewShotTask, tensors: Mapping[str, Tensor]
     with torch.inference_mode():
         features = text(context[None])[0]
     scale = task.backbone.logit_scale
-    return Scorer(lambda images: scale * (images @ features.T).double(), task.test_samples, 4096, task.backbone.encode_images)
+    return Scorer(
+        lambda images: scale * (images @ features.T).double(), task.test_samples, 4096, task.backbone.encode_images, features
+    )

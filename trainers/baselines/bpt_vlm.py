@@ -185,6 +185,7 @@ def restore(config: Config, task: FewShotTask, tensors: Mapping[str, Tensor]) ->
         test_images,
         config.batch_size,
         lambda inputs: inputs.to(backbone.device),
+        text[0],
     )
 
 

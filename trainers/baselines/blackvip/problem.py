@@ -199,6 +199,7 @@ def restore(config: Config, task: FewShotTask, tensors: Mapping[str, Tensor]) ->
         EncodedImages(test_images, encoder),
         model.images_per_pass(1),
         lambda inputs: Encoded(inputs.to(task.backbone.device), encoder(inputs)),
+        model.text,
     )
 
 
