@@ -1,6 +1,6 @@
 """Classifies images with a tuned prompt: a run folder or a prompt.safetensors, of any trainer.
 
-    python -m tools.predict outputs/digits/zo-pruned/Mini/16shots/seed1 photo.png
+    python -m tools.predict outputs/digits/sharpzo/Mini/16shots/seed1 photo.png
     python -m tools.predict RUN PICTURES/ --format csv --output classes.csv --reject 0.4
     find . -name '*.jpg' | python -m tools.predict RUN - --format jsonl
 
@@ -58,9 +58,8 @@ class Writer:
         if self.form == "table":
             self.file.write(self._line(row) + "\n")
         elif self.form == "csv":
-            first, *others = row.top or [("", "")]
-            cells = [cell for pair in others for cell in pair] + [""] * 2 * (self.topk - 1 - len(others))
-            self._csv.writerow([row.image, row.label, first[1], *cells, row.error])
+            pairs = [cell for pair in row.top for cell in pair][1:]
+            self._csv.writerow([row.image, row.label, *pairs, *[""] * (2 * self.topk - 1 - len(pairs)), row.error])
         else:
             start = "" if self.form == "jsonl" else ",\n" if self.rows else "[\n"
             end = "\n" if self.form == "jsonl" else ""
@@ -175,8 +174,12 @@ def number(kind: Callable[[str], float], low: float, high: float) -> Callable[[s
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    style = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
-    parser = Parser(prog="python -m tools.predict", description=__doc__, **style)
+    parser = Parser(
+        prog="python -m tools.predict",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("prompt", type=Path, help="run folder or prompt.safetensors")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, folders, or - for paths on standard input")
     parser.add_argument("--topk", type=number(int, 1, 1000), default=1, help="classes per image (default: 1)")

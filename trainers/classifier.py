@@ -2,7 +2,7 @@
 
 from trainers.classifier import Classifier
 
-classifier = Classifier.load("outputs/digits/zo-pruned/Mini/16shots/seed1")
+classifier = Classifier.load("outputs/digits/sharpzo/Mini/16shots/seed1")
 labels, probabilities = classifier.predict(["a.png", "b.png"])
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from clip.backbone import Backbone, load_backbone
 from clip.text import ensemble_features
-from datasets import ENSEMBLE
+from datasets import DATASETS, ENSEMBLE
 from datasets.images import open_image
 from datasets.split import Dataset
 from trainers.blackbox.objective import Samples
@@ -158,12 +158,13 @@ def unfilled_task(backbone: Backbone, classnames: Sequence[str]) -> FewShotTask:
     """What a saved prompt is restored on, without an image: the classes and the backbone."""
     dataset = Dataset("", tuple(classnames), (), (), (), open_image=lambda item: open_image(Path(item.path)))
     empty = Samples(torch.empty(0, 0), torch.empty(0, dtype=torch.long))
-    return FewShotTask(dataset, [], [], backbone, None, None, empty, 0.0, [])
+    return FewShotTask(dataset, [], [], backbone, empty, empty, empty, 0.0, [])
 
 
 def zero_shot_scorer(config: Config, task: FewShotTask) -> Scorer:
     """CLIP under the template that the run compared its prompt with."""
-    templates = (*ENSEMBLE, config.template) if config.ensemble else (config.template,)
+    template = config.template or DATASETS[config.dataset].template
+    templates = (*ENSEMBLE, template) if config.ensemble else (template,)
     features, _ = ensemble_features(task.backbone, task.dataset.classnames, templates)
     scale = task.backbone.logit_scale
     return Scorer(

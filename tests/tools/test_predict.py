@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("one_mini")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("runs")
     assert run_main([*FLAGS, "--output_dir", str(output)]) == 0
-    return folder_of(output, "zo-pruned")
+    return folder_of(output, "sharpzo")
 
 
 @pytest.fixture

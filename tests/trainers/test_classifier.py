@@ -46,7 +46,7 @@ def percent_right(classifier: Classifier, test_set: list[tuple[Path, str]]) -> f
 @pytest.mark.parametrize(
     ("trainer", "flags"),
     [
-        ("zo-pruned", []),
+        ("sharpzo", []),
         ("coop", ["--csc", "--class_token_position", "middle"]),
         ("craft", []),
         ("blackvip", []),
@@ -63,14 +63,14 @@ def test_labels_of_the_test_set_are_those_of_the_run(
 
 
 def test_zero_shot_is_that_of_the_run(tmp_path: Path, test_set: list[tuple[Path, str]]) -> None:
-    folder = tuned(tmp_path, "zo-pruned")
+    folder = tuned(tmp_path, "sharpzo")
     result = json.loads((folder / "result.json").read_text())
     classifier = Classifier.load(folder / "prompt.safetensors", zero_shot=True)
     assert percent_right(classifier, test_set) == pytest.approx(result["zero_shot_accuracy"])
 
 
 def test_probabilities_are_the_softmax_of_the_logits(tmp_path: Path, test_set: list[tuple[Path, str]]) -> None:
-    classifier = Classifier.load(tuned(tmp_path, "zo-pruned"))
+    classifier = Classifier.load(tuned(tmp_path, "sharpzo"))
     paths = [path for path, _ in test_set[:3]]
     labels, probabilities = classifier.predict(paths)
     pixels = torch.stack([classifier.backbone.preprocess(Image.open(path).convert("RGB")) for path in paths])
@@ -82,7 +82,7 @@ def test_probabilities_are_the_softmax_of_the_logits(tmp_path: Path, test_set: l
 
 
 def test_text_prompt_carries_over_to_other_names(tmp_path: Path, test_set: list[tuple[Path, str]]) -> None:
-    classifier = Classifier.load(tuned(tmp_path, "zo-pruned"), classnames=["zero", "one"])
+    classifier = Classifier.load(tuned(tmp_path, "sharpzo"), classnames=["zero", "one"])
     some = [(path, name) for path, name in test_set if name in ("zero", "one")]
     labels, probabilities = classifier.predict(path for path, _ in some)
     assert set(labels) == {"zero", "one"} and probabilities.shape == (len(some), 2)
@@ -91,7 +91,7 @@ def test_text_prompt_carries_over_to_other_names(tmp_path: Path, test_set: list[
 
 
 def test_works_from_any_working_directory(tmp_path: Path, test_set: list[tuple[Path, str]]) -> None:
-    folder = tuned(tmp_path, "zo-pruned")
+    folder = tuned(tmp_path, "sharpzo")
     program = (
         "from trainers.classifier import Classifier\n"
         f"print(Classifier.load({str(folder)!r}).predict({str(test_set[0][0])!r}).labels[0])"
@@ -104,7 +104,7 @@ def test_works_from_any_working_directory(tmp_path: Path, test_set: list[tuple[P
 def test_image_that_cannot_be_read_is_an_outcome_with_its_reason(tmp_path: Path, test_set: list[tuple[Path, str]]) -> None:
     bad = tmp_path / "bad.png"
     bad.write_text("not a picture")
-    classifier = Classifier.load(tuned(tmp_path, "zo-pruned"))
+    classifier = Classifier.load(tuned(tmp_path, "sharpzo"))
     first, second, third = classifier.stream([test_set[0][0], bad, test_set[1][0]])
     assert second.logits is None and str(bad) in second.error
     assert first.logits is not None and third.logits is not None
@@ -115,7 +115,7 @@ def test_image_that_cannot_be_read_is_an_outcome_with_its_reason(tmp_path: Path,
 def test_what_is_not_a_prompt_for_these_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no prompt\.safetensors"):
         Classifier.load(tmp_path)
-    folder = tuned(tmp_path, "zo-pruned")
+    folder = tuned(tmp_path, "sharpzo")
     tensors, about = load_prompt(folder / "prompt.safetensors")
     save_prompt(tmp_path / "other.safetensors", tensors, about | {"weights_sha256": "0" * 64})
     with pytest.raises(UserError, match="other weights"):
@@ -129,7 +129,7 @@ def test_prompt_that_is_bound_to_its_classes_is_refused_on_others(tmp_path: Path
 
 
 def test_no_more_images_are_decoded_than_two_passes_take(tmp_path: Path, test_set: list[tuple[Path, str]]) -> None:
-    classifier, taken = Classifier.load(tuned(tmp_path, "zo-pruned")), 0
+    classifier, taken = Classifier.load(tuned(tmp_path, "sharpzo")), 0
 
     def paths():
         nonlocal taken

@@ -1,0 +1,146 @@
+"""The graphs: 8-bit pixels → image features, and 8-bit pixels → logits, for any batch size."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.transforms import Normalize, Resize
+
+from clip.visual_prompt import PromptedVision, encode_prompted
+from trainers.baselines.craft import Adapter
+from trainers.classifier import Classifier
+from utils.errors import UserError
+
+BATCH = 2
+
+
+def preprocessing(classifier: Classifier) -> dict[str, Any]:
+    """CLIP's transform as numbers. `resample`: Pillow's constant. Raises UserError for a transform that is not a plain resize."""
+    first, *_, last = classifier.backbone.preprocess.transforms
+    if not isinstance(first, Resize) or not isinstance(last, Normalize):
+        raise UserError(f"--backbone: {classifier.backbone.name}: its transform starts with {first}; export knows Resize only")
+    height, width = classifier.backbone.image_size
+    resize = "shortest" if isinstance(first.size, int) or len(first.size) == 1 else "squash"
+    resample = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}[first.interpolation.value]
+    return {
+        "size": [height, width],
+        "resize": resize,
+        "interpolation": first.interpolation.value,
+        "resample": resample,
+        "mean": [float(value) for value in last.mean],
+        "std": [float(value) for value in last.std],
+    }
+
+
+class ImageEncoder(nn.Module):
+    """L2-normalized features (n, D) of 8-bit pixels (n, H, W, 3)."""
+
+    def __init__(self, tower: nn.Module, mean: list[float], std: list[float]):
+        super().__init__()
+        self.tower = tower
+        self.register_buffer("mean", 255 * torch.tensor(mean)[:, None, None])
+        self.register_buffer("std", 255 * torch.tensor(std)[:, None, None])
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        pictures = (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        return F.normalize(self.tower(pictures), dim=-1)
+
+
+class PromptedTower(nn.Module):
+    """BPT-VLM's image tower: its prompt tokens (L, m, width) stand behind the patches."""
+
+    def __init__(self, vision: PromptedVision, tokens: Tensor):
+        super().__init__()
+        self.vision, self.visual = vision, vision.tower
+        self.register_buffer("tokens", tokens.float())
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        tokens = self.tokens.expand(len(pictures), -1, -1, -1)
+        return encode_prompted(self.visual, self.vision.embed(pictures), tokens)
+
+
+class Head(nn.Module):
+    """Logits (n, K) of features (n, D): the weights (K, D) hold the logit scale; CraFT's adapter is added where there is one."""
+
+    def __init__(self, weights: Tensor, adapter: nn.Module | None):
+        super().__init__()
+        self.register_buffer("weights", weights)
+        self.adapter = adapter
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits = features @ self.weights.T
+        return logits if self.adapter is None else logits + self.adapter(logits)
+
+
+def build(classifier: Classifier) -> tuple[ImageEncoder, Head]:
+    """The two halves of the classifier. Raises UserError for a prompt that cannot be exported."""
+    trainer = "zero-shot" if classifier.zero_shot else classifier.about["prompt_trainer"]
+    if trainer == "blackvip":
+        raise UserError(
+            f"{classifier.config.load_prompt}: blackvip runs a second encoder and a decoder on each image, which the exported "
+            "graph does not hold; use python -m tools.predict, or export a prompt of another trainer"
+        )
+    how = preprocessing(classifier)
+    tower, adapter = classifier.backbone.model.visual, None
+    if trainer == "bpt-vlm":
+        vision = PromptedVision(classifier.backbone, classifier.config.memory_limit << 20)
+        tower = PromptedTower(vision, classifier.tensors["visual_tokens"])
+    if trainer == "craft":
+        adapter = Adapter(len(classifier.classnames), classifier.config.adapter_dim, torch.Generator())
+        prefix = "adapter."
+        state = {key.removeprefix(prefix): value for key, value in classifier.tensors.items() if key.startswith(prefix)}
+        adapter.load_state_dict(state)
+    weights = (classifier.backbone.logit_scale * classifier.scorer.text.double()).float()
+    encoder, head = ImageEncoder(tower, how["mean"], how["std"]), Head(weights.clone(), adapter)
+    return encoder.eval().cpu(), head.eval().cpu()
+
+
+def write_onnx(module: nn.Module, size: tuple[int, int], output: str, path: Path) -> None:
+    """Writes the module as one ONNX file with a free batch dimension: `pixels` (n, H, W, 3) uint8 → `output` float32."""
+    # a graph traced at batch 1 would hold the 1
+    example = torch.zeros(BATCH, *size, 3, dtype=torch.uint8)
+    with quietly(), torch.no_grad():
+        torch.onnx.export(
+            module,
+            (example,),
+            path,
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=1 << 16)},),
+            input_names=["pixels"],
+            output_names=[output],
+            external_data=False,
+            verbose=False,
+        )
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """The exporter's remarks on its own deprecations and passes are not the user's."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def as_function(encoder: ImageEncoder, head: Head) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Features and logits of 8-bit pixels, by PyTorch."""
+
+    def run(pixels: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.inference_mode():
+            features = encoder(pixels)
+            return features, head(features)
+
+    return run
