@@ -75,7 +75,7 @@ class PromptedVision:
         features = []
         # B·n prompted images: number p is image p mod n under set p // n
         for which in torch.arange(B * n, device=self.device).split(self.chunk(length, embedded.dtype)):
-            features.append(_encode(tower, embedded[which % n], tokens[which // n], watch))
+            features.append(encode_prompted(tower, embedded[which % n], tokens[which // n], watch))
         return F.normalize(torch.cat(features), dim=-1).view(B, n, -1)
 
     def chunk(self, length: int, dtype: torch.dtype) -> int:
@@ -91,7 +91,7 @@ class PromptedVision:
         return self._towers[dtype]
 
 
-def _encode(tower: VisionTransformer, embedded: Tensor, tokens: Tensor, watch: Watch | None) -> Tensor:
+def encode_prompted(tower: VisionTransformer, embedded: Tensor, tokens: Tensor, watch: Watch | None = None) -> Tensor:
     """Features (n, D) of embedded images (n, 1 + P, width), each with its own prompt tokens (n, L, m, width)."""
     length = embedded.shape[1]
     x = tower.ln_pre(torch.cat([embedded, tokens[:, 0]], 1))

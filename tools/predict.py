@@ -24,9 +24,9 @@ from typing import NamedTuple, TextIO
 from tqdm import tqdm
 
 from datasets.images import SUFFIXES, is_image_name
+from tools.common.cli import command, make_parser
 from trainers.classifier import Classifier, Outcome
-from utils.config import Parser
-from utils.errors import UserError
+from utils.errors import RunError, UserError
 from utils.files import is_terminal
 
 FORMATS = ("table", "json", "jsonl", "csv")
@@ -174,12 +174,7 @@ def number(kind: Callable[[str], float], low: float, high: float) -> Callable[[s
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(
-        prog="python -m tools.predict",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = make_parser("tools.predict", __doc__)
     parser.add_argument("prompt", type=Path, help="run folder or prompt.safetensors")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, folders, or - for paths on standard input")
     parser.add_argument("--topk", type=number(int, 1, 1000), default=1, help="classes per image (default: 1)")
@@ -197,30 +192,19 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> int:
-    for stream in (sys.stdout, sys.stdin):
-        if isinstance(stream, io.TextIOWrapper):
-            # a file name that is not UTF-8 passes through as the bytes it is
-            stream.reconfigure(errors="surrogateescape")
-    try:
-        arguments = parse(sys.argv[1:] if argv is None else argv)
-        paths = image_paths(arguments.images, sys.stdin)
-        names = read_classnames(arguments.classnames)
-        classifier = Classifier.load(arguments.prompt, arguments.device, names, arguments.zero_shot, arguments.checkpoint)
-        unreadable = classify(classifier, paths, arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        # whoever read the rows has seen enough of them
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
-        return 1
+@command
+def main(argv: list[str]) -> int:
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        # a file name that is not UTF-8 passes through as the bytes it is
+        sys.stdin.reconfigure(errors="surrogateescape")
+    arguments = parse(argv)
+    paths = image_paths(arguments.images, sys.stdin)
+    names = read_classnames(arguments.classnames)
+    classifier = Classifier.load(arguments.prompt, arguments.device, names, arguments.zero_shot, arguments.checkpoint)
+    unreadable = classify(classifier, paths, arguments)
     if unreadable:
-        print(f"error: {unreadable} images cannot be read; their rows say why", file=sys.stderr)
-    return 1 if unreadable else 0
+        raise RunError(f"{unreadable} images cannot be read; their rows say why")
+    return 0
 
 
 if __name__ == "__main__":

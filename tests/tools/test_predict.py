@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("one_mini")
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("runs")
-    assert run_main([*FLAGS, "--output_dir", str(output)]) == 0
+    assert run_main([*FLAGS, "--prompt_trainer", "sharpzo", "--output_dir", str(output)]) == 0
     return folder_of(output, "sharpzo")
 
 

@@ -58,9 +58,9 @@ class ImageEncoder(nn.Module):
 class PromptedTower(nn.Module):
     """BPT-VLM's image tower: its prompt tokens (L, m, width) stand behind the patches."""
 
-    def __init__(self, vision: PromptedVision, tokens: Tensor):
+    def __init__(self, visual: nn.Module, vision: PromptedVision, tokens: Tensor):
         super().__init__()
-        self.vision, self.visual = vision, vision.tower
+        self.vision, self.visual = vision, visual
         self.register_buffer("tokens", tokens.float())
 
     def forward(self, pictures: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ def build(classifier: Classifier) -> tuple[ImageEncoder, Head]:
     tower, adapter = classifier.backbone.model.visual, None
     if trainer == "bpt-vlm":
         vision = PromptedVision(classifier.backbone, classifier.config.memory_limit << 20)
-        tower = PromptedTower(vision, classifier.tensors["visual_tokens"])
+        tower = PromptedTower(tower, vision, classifier.tensors["visual_tokens"])
     if trainer == "craft":
         adapter = Adapter(len(classifier.classnames), classifier.config.adapter_dim, torch.Generator())
         prefix = "adapter."
