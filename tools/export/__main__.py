@@ -106,9 +106,8 @@ def print_checks(figures: dict[str, Any]) -> None:
     for row in figures["batches"]:
         worst, cosine = row["largest_logit_difference"], row["worst_cosine"]
         print(f"batch {row['batch']}: largest logit difference {worst:.2e}, worst cosine {cosine:.7f}")
-    print(
-        f"{'form':10}  {'test accuracy':>13}  {'agreement':>9}  {'MB':>7}  {'ms/image':>8}   ({figures['test_images']} test images)"
-    )
+    print(f"on {figures['test_images']} test images:")
+    print(f"{'form':10}  {'test accuracy':>13}  {'agreement':>9}  {'MB':>7}  {'ms/image':>8}")
     for name, row in figures["forms"].items():
         shares = f"{row['test_accuracy']:12.2f}%  {row['label_agreement']:8.2f}%"
         print(f"{name:10}  {shares}  {row['bytes'] / 1e6:7.2f}  {row['milliseconds']:8.2f}")
