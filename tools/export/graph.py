@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms import Normalize, Resize
 
-from clip.visual_prompt import PromptedVision, encode_prompted
+from clip.visual_prompt import encode_prompted
 from trainers.baselines.craft import Adapter
 from trainers.classifier import Classifier
 from utils.errors import UserError
@@ -56,16 +56,19 @@ class ImageEncoder(nn.Module):
 
 
 class PromptedTower(nn.Module):
-    """BPT-VLM's image tower: its prompt tokens (L, m, width) stand behind the patches."""
+    """BPT-VLM's image tower: its prompt tokens (L, m, width) follow the patches."""
 
-    def __init__(self, visual: nn.Module, vision: PromptedVision, tokens: Tensor):
+    def __init__(self, visual: nn.Module, tokens: Tensor):
         super().__init__()
-        self.vision, self.visual = vision, visual
+        self.visual = visual
         self.register_buffer("tokens", tokens.float())
 
     def forward(self, pictures: Tensor) -> Tensor:
-        tokens = self.tokens.expand(len(pictures), -1, -1, -1)
-        return encode_prompted(self.visual, self.vision.embed(pictures), tokens)
+        patches = self.visual.conv1(pictures).flatten(2).transpose(1, 2)
+        # len() of a tensor would write the example's batch size into the graph
+        n = pictures.shape[0]
+        embedded = torch.cat([self.visual.class_embedding.expand(n, 1, -1), patches], 1) + self.visual.positional_embedding
+        return encode_prompted(self.visual, embedded, self.tokens.expand(n, -1, -1, -1))
 
 
 class Head(nn.Module):
@@ -92,8 +95,7 @@ def build(classifier: Classifier) -> tuple[ImageEncoder, Head]:
     how = preprocessing(classifier)
     tower, adapter = classifier.backbone.model.visual, None
     if trainer == "bpt-vlm":
-        vision = PromptedVision(classifier.backbone, classifier.config.memory_limit << 20)
-        tower = PromptedTower(tower, vision, classifier.tensors["visual_tokens"])
+        tower = PromptedTower(tower, classifier.tensors["visual_tokens"])
     if trainer == "craft":
         adapter = Adapter(len(classifier.classnames), classifier.config.adapter_dim, torch.Generator())
         prefix = "adapter."
@@ -133,14 +135,3 @@ def quietly() -> Iterator[None]:
             yield
     finally:
         logging.disable(level)
-
-
-def as_function(encoder: ImageEncoder, head: Head) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """Features and logits of 8-bit pixels, by PyTorch."""
-
-    def run(pixels: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.inference_mode():
-            features = encoder(pixels)
-            return features, head(features)
-
-    return run

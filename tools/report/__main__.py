@@ -3,9 +3,9 @@
     python -m tools.report outputs/digits/sharpzo/Mini/16shots/seed1 --output report.html
     python -m tools.report outputs --output sweep.html
 
-A run's page has its curves, confusion matrix, change per class from zero-shot, the images that it gets most wrong, the time of each
+A run's page has its curves, confusion matrix, change per class from zero-shot, its worst mistakes as thumbnails, the time of each
 phase, and the settings that differ from the defaults. A folder's page has means with intervals, curves with bands, and the runs
-that did not finish. No script is loaded from anywhere, so the page opens without a network.
+that did not finish. The page loads nothing, so it opens without a network.
 """
 
 from __future__ import annotations

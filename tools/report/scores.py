@@ -1,4 +1,4 @@
-"""The test images under the tuned prompt and under the zero-shot template: confusion, change per class, and the worst mistakes."""
+"""The test images under the tuned prompt and under the zero-shot template: confusion, change per class, and mistakes."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from tools.report.curves import Curve, curves_svg
 
 
 def sweep_page(folder: Path, runs: Sequence[FinishedRun], unfinished: Sequence[Path]) -> dict[str, Any]:
-    cells = by_cell(runs)
+    cells, warnings = by_cell(runs)
     rows = []
     for cell, members in cells.items():
         figures = sample([run.result["test_accuracy"] for run in members])
@@ -39,7 +39,7 @@ def sweep_page(folder: Path, runs: Sequence[FinishedRun], unfinished: Sequence[P
         "table": {"heads": heads, "rows": rows},
         "figures": figures,
         "failed": [(str(path), last_line(path / "log.txt")) for path in unfinished],
-        "notes": [],
+        "notes": warnings,
         "wrong": [],
     }
 
