@@ -72,7 +72,7 @@ def test_points_show_their_values(runs: Path, tmp_path: Path) -> None:
 def test_page_of_a_sweep_has_means_bands_and_what_did_not_finish(runs: Path, tmp_path: Path) -> None:
     page = report(runs, tmp_path / "sweep.html")
     accuracies = [json.loads(path.read_text())["test_accuracy"] for path in runs.rglob("result.json")]
-    assert f"{sum(accuracies) / 2:.2f} ± " in page and "(n 2)" in page and page.count("<svg") == 1
+    assert f"{sum(accuracies) / 2:.2f} ± " in page and "(n = 2)" in page and page.count("<svg") == 1
     failed = page[page.index('id="failed"') :]
     assert "seed3" in failed and "accuracy" in failed
 
