@@ -13,7 +13,20 @@ from trainers.classifier import Classifier
 
 pictures, output, *images = sys.argv[1:]
 settings = ["--intrinsic_dim", "64", "--std", "0.1", "--zo_lr", "0.1", "--change_point", "10", "--total_steps", "200"]
-where = ["--dataset", "folder", "--root_path", pictures, "--output_dir", output, "--backbone", "Mini", "--shots", "4"]
+where = [
+    "--dataset",
+    "folder",
+    "--root_path",
+    pictures,
+    "--output_dir",
+    output,
+    "--backbone",
+    "Mini",
+    "--shots",
+    "4",
+    "--short_classes",
+    "take-all",
+]
 status = main([*where, *settings])
 if status:
     sys.exit(status)
