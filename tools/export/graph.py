@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torchvision.transforms import Normalize, Resize
 
@@ -44,6 +45,9 @@ def preprocessing(classifier: Classifier) -> dict[str, Any]:
 class ImageEncoder(nn.Module):
     """L2-normalized features (n, D) of 8-bit pixels (n, H, W, 3)."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, tower: nn.Module, mean: list[float], std: list[float]):
         super().__init__()
         self.tower = tower
@@ -58,7 +62,9 @@ class ImageEncoder(nn.Module):
 class PromptedTower(nn.Module):
     """BPT-VLM's image tower: its prompt tokens (L, m, width) follow the patches."""
 
-    def __init__(self, visual: nn.Module, tokens: Tensor):
+    tokens: Tensor
+
+    def __init__(self, visual: VisionTransformer, tokens: Tensor):
         super().__init__()
         self.visual = visual
         self.register_buffer("tokens", tokens.float())
@@ -73,6 +79,8 @@ class PromptedTower(nn.Module):
 
 class Head(nn.Module):
     """Logits (n, K) of features (n, D): the weights (K, D) hold the logit scale; CraFT's adapter is added where there is one."""
+
+    weights: Tensor
 
     def __init__(self, weights: Tensor, adapter: nn.Module | None):
         super().__init__()

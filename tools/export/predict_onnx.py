@@ -12,7 +12,7 @@ HERE = Path(__file__).resolve().parent
 MANIFEST = json.loads((HERE / "manifest.json").read_text(encoding="utf-8"))
 
 
-def read_pixels(path):
+def read_pixels(path: str) -> np.ndarray:
     """uint8 (H, W, 3): resized as CLIP's transform does it; the graph normalizes them."""
     image, how = Image.open(path).convert("RGB"), MANIFEST["preprocess"]
     height, width = how["size"]
@@ -24,7 +24,7 @@ def read_pixels(path):
     return np.asarray(image.crop((left, top, left + side, top + side)))
 
 
-def main(arguments):
+def main(arguments: list[str]) -> None:
     name = "classifier_int8.onnx" if "--int8" in arguments else "classifier.onnx"
     session = onnxruntime.InferenceSession(HERE / name, providers=["CPUExecutionProvider"])
     for path in (argument for argument in arguments if argument != "--int8"):

@@ -18,16 +18,16 @@ def sweep_page(folder: Path, runs: Sequence[FinishedRun], unfinished: Sequence[P
     cells, warnings = by_cell(runs)
     rows = []
     for cell, members in cells.items():
-        figures = sample([run.result["test_accuracy"] for run in members])
+        accuracy = sample([run.result["test_accuracy"] for run in members])
         zero_shot = sample([run.result["zero_shot_accuracy"] for run in members]).mean
         seconds = sum(run.result["seconds"] for run in members) / len(members)
         queries = max(run.result["queries"] for run in members)
         name = (cell.dataset, cell.row, cell.backbone, cell.shots or "")
         rows.append(
-            [*name, show(figures), f"{zero_shot:.2f}", signed(figures.mean - zero_shot), f"{queries:,}", f"{seconds:.1f}"]
+            [*name, show(accuracy), f"{zero_shot:.2f}", signed(accuracy.mean - zero_shot), f"{queries:,}", f"{seconds:.1f}"]
         )
     heads = ["dataset", "method", "backbone", "shots", "test accuracy", "zero-shot", "gain", "queries", "seconds per run"]
-    figures = []
+    figures: list[str] = []
     for number, dataset in enumerate(dict.fromkeys(cell.dataset for cell in cells)):
         curves = [banded(str(cell.row), members) for cell, members in cells.items() if cell.dataset == dataset]
         drawn = [curve for curve in curves if curve is not None]
