@@ -27,6 +27,7 @@ from datasets.split import Dataset
 from trainers.blackbox.objective import Samples
 from trainers.blackbox.task import FewShotTask
 from trainers.saved import Scorer, read_saved, restore
+from utils.device import pick_device
 from utils.errors import UserError
 from utils.parallel import parallel_map
 from utils.settings import Config
@@ -87,7 +88,7 @@ class Classifier:
         file = prompt_file(Path(path))
         _, tensors, about = read_saved(Config(load_prompt=str(file)))
         settings = about["settings"] | {"checkpoint": checkpoint or about["settings"].get("checkpoint")}
-        target = backbone.device if backbone else torch_device(device)
+        target = backbone.device if backbone else pick_device(device)
         config = Config(
             **settings
             | {"load_prompt": str(file), "dataset": about["dataset"], "device": str(target)}
@@ -139,19 +140,6 @@ def prompt_file(path: Path) -> Path:
     if not (path / PROMPT_FILE).is_file():
         raise UserError(f"{path}: holds no {PROMPT_FILE}; give the folder of a finished run that trained with --save_model")
     return path / PROMPT_FILE
-
-
-def torch_device(name: str) -> torch.device:
-    """The device that a flag names; "auto": a GPU where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"--device: {name!r} is not a device: {error}") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"--device: {name}: this machine has {torch.cuda.device_count()} CUDA devices")
-    return device
 
 
 def unfilled_task(backbone: Backbone, classnames: Sequence[str]) -> FewShotTask:
