@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from trainers.blackbox.pictures import Preprocess
 
 from datasets.classes import cut_classes
 from datasets.fewshot import choose_images
 from datasets.split import Dataset, Item, load_dataset
+from trainers.blackbox.images import Preprocess
 from trainers.classifier import Classifier
 from utils.errors import RunError, UserError
 from utils.parallel import parallel_map
