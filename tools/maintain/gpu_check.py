@@ -396,6 +396,8 @@ CHECKS = {"values": check_values, "runs": check_runs, "trainers": check_trainers
 
 
 def run_part(name: str, device: torch.device, output: Path, quick: bool) -> int:
+    # convolutions use TF32 by default
+    torch.backends.cudnn.allow_tf32 = False
     report = Report(output / f"{name}.json")
     started = time.perf_counter()
     CHECKS[name](device, report, quick)
