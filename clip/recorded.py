@@ -37,6 +37,10 @@ class Norm(Kept):
     def value(self) -> Tensor:
         return self.centered * self.inverse
 
+    def to(self, dtype: torch.dtype) -> Norm:
+        # 1/σ scales a whole row, and takes no memory to speak of
+        return Norm(self.centered.to(dtype).contiguous(), self.inverse)
+
 
 @dataclass(frozen=True)
 class Heads(Kept):
@@ -75,8 +79,11 @@ class Recorded:
     lengths: Tensor
 
 
-def record(prepared: Prepared, context: Tensor) -> Recorded:
-    """The pass at `context` (n_ctx, width), or (K, n_ctx, width) with one per class, in the precision of `prepared`."""
+def record(prepared: Prepared, context: Tensor, dtype: torch.dtype) -> Recorded:
+    """The pass at `context` (n_ctx, width), or (K, n_ctx, width) with one per class, in the precision of `prepared`.
+
+    `dtype`: of the blocks that it keeps.
+    """
     tower, width = prepared.tower, prepared.width
     context_rows = (context + prepared.context_positions).view(-1, width)
     x = torch.cat([prepared.x0, context_rows])
@@ -94,7 +101,7 @@ def record(prepared: Prepared, context: Tensor) -> Recorded:
         norm2 = normalize(x, tower.eps)
         hidden = norm2.value @ layer.fc + layer.b_fc
         x = x + activate(hidden, tower.quick) @ layer.proj + layer.b_proj
-        blocks.append(Block(norm1, heads, norm2, activation_slope(hidden, tower.quick)))
+        blocks.append(Block(norm1, heads, norm2, activation_slope(hidden, tower.quick)).to(dtype))
     norm = normalize(x, tower.eps)
     z = norm.value @ tower.readout + tower.b_readout
     return Recorded(tuple(blocks), norm, F.normalize(z, dim=-1), z.norm(dim=-1, keepdim=True))

@@ -19,6 +19,7 @@ Rows are ordered by tree row and then by tangent, so that what belongs to w is o
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,8 +30,9 @@ from clip.folded import Layer
 from clip.recorded import Block, Norm, Recorded, record
 from clip.tree import Attention
 
-# values of width each that a layer keeps of a row at w: two norms, q, k, v, attention output, slope of the hidden layer
-KEPT_WIDTHS = 10
+# vectors as long as the width that a layer keeps per row, besides keys, values and attention weights: two norms, queries,
+# attention output, and the slope of the hidden layer
+KEPT_WIDTHS = 8
 
 
 class Linearized:
@@ -39,7 +41,6 @@ class Linearized:
     def __init__(self, tangents: Tangents, recorded: Recorded, leaf_of_class: Tensor):
         self.features, self.chunk = recorded.features[leaf_of_class], tangents.chunk
         self._tangents, self._recorded, self._leaf_of_class = tangents, recorded, leaf_of_class
-        self._blocks = [block.to(tangents.dtype) for block in recorded.blocks]
 
     def slopes(self, directions: Tensor, sensitivity: Tensor) -> Tensor:
         """dL (m,) float64 along changes of the context (m, n_ctx, width), or (m, K, n_ctx, width), where a loss has
@@ -49,7 +50,7 @@ class Linearized:
             # equal passes: 43 tangents at 42 per pass are 22 and 21, not 42 and 1
             passes = -(-m // self.chunk)
             parts = directions.split(-(-m // passes)) if m else ()
-            sums = [self._tangents(part, self._blocks).double().mul_(weight).sum((0, 2)) for part in parts]
+            sums = [self._tangents(part, self._recorded.blocks).double().mul_(weight).sum((0, 2)) for part in parts]
             return torch.cat(sums) if sums else weight.new_zeros(0)
 
     def _weight(self, sensitivity: Tensor) -> Tensor:
@@ -81,7 +82,7 @@ class TangentEngine:
         """
         with torch.inference_mode():
             prepared = self.engine.prepared(dtype, context.ndim == 3)
-            recorded = record(prepared, context.to(self.engine.device, dtype))
+            recorded = record(prepared, context.to(self.engine.device, dtype), tangent_dtype)
             return Linearized(self._tangents_of(tangent_dtype, context.ndim == 3), recorded, prepared.leaf_of_class)
 
     def chunk(self, dtype: torch.dtype, class_specific: bool = False) -> int:
@@ -178,7 +179,7 @@ class Tangents:
         between = moves(False, False)
         return [moves(True, False), *[between] * (len(self.layers) - 2), moves(False, True)]
 
-    def __call__(self, directions: Tensor, blocks: list[Block]) -> Tensor:
+    def __call__(self, directions: Tensor, blocks: Sequence[Block]) -> Tensor:
         """Tangents (leaves, m, width) of the stream behind the last layer, along `directions` (m, …, n_ctx, width)."""
         m, width = len(directions), self.width
         stream = self._buffer("stream", self.rows * m, width)
