@@ -17,6 +17,8 @@ from trainers.blackbox.gradients import cge
 from trainers.blackbox.objective import Objective
 
 MU, MU_FLOAT64 = 1e-3, 1e-5
+# tangents per round, so that the pass at w, which is timed on its own, does not decide the figure
+LEAST_COORDINATES = 16
 HEADS = (
     "names, N",
     "threads",
@@ -40,8 +42,8 @@ def measure_tangents(objective: Objective, text: TextFeatures, w: Tensor, rounds
     """
     d = len(w)
     chunk = text.chunk(torch.float32)
-    basis = torch.eye(d, dtype=w.dtype)[: min(d, passes * chunk)]
-    m, pairs = len(basis), max(1, len(basis) // 2)
+    basis = torch.eye(d, dtype=w.dtype)[: min(d, max(passes * chunk, LEAST_COORDINATES))]
+    m, pairs = len(basis), max(1, min(len(basis), passes * chunk) // 2)
 
     def slopes(precision: str) -> Tensor:
         objective.tangent_precision = precision
