@@ -1,0 +1,1 @@
+"""Checks a torch device: values, whole runs, speed; see tools/maintain/gpu_check.sh."""
