@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from tools.benchmark import class_names, make_subject, measure, measure_generation, multiply_adds, projection_std, random_backbone
+from tools.common import tangent_costs
 
 SMALL = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 3}
 
@@ -47,3 +49,23 @@ def test_work_is_counted_over_distinct_prompt_positions() -> None:
     by_hand += 2 * width * (2 * (2 + 3 + 4 + 5 + 6 + 7 + 8 + 9) + 9) + width * width + 4 * width * 8 + images * width
     assert multiply_adds(one.fast.engine, images, 8) == by_hand
     assert multiply_adds(twice.fast.engine, images, 8) == by_hand + images * width
+
+
+def test_a_row_tells_what_a_gradient_costs_by_tangents_and_how_exact_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tangent_costs, "multiplies_bfloat16_faster", lambda device: True)
+    row = measure("eurosat", class_names("eurosat"), random_backbone(SMALL), 1, 1, generation=False, tangents=True)
+    assert row["tangent_ratio_float32"] == pytest.approx(row["tangent_seconds_float32"] / row["cge_gradient_seconds_float32"])
+    assert 0 < row["tangent_error_float32"] < 5e-6 < row["tangent_error_bfloat16"] < 2.5e-2
+    assert row["tangent_cosine_bfloat16"] > 0.9995
+    assert 1e-6 < row["cge_gradient_error_float32"] < 2e-3
+    cells = tangent_costs.tangent_table([row]).splitlines()[-1].split(" | ")
+    assert cells[0] == "| eurosat 10, 160"
+    assert "–" not in cells
+
+
+def test_bfloat16_is_not_timed_on_a_device_without_units_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tangent_costs, "multiplies_bfloat16_faster", lambda device: False)
+    subject = make_subject(class_names("eurosat"), random_backbone(SMALL), 4, 1.0)
+    row = tangent_costs.measure_tangents(subject.by_engine, subject.fast, subject.W[0], 1, 1)
+    assert "tangent_ratio_float32" in row
+    assert not any("bfloat16" in key for key in row)

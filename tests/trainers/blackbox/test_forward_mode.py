@@ -236,3 +236,22 @@ def test_auto_precision_of_tangents_follows_the_cpus_flags(
     assert tangent_precision("auto", torch.device("cpu")) == expected
     assert tangent_precision("float32", torch.device("cpu")) == "float32"
     assert tangent_precision("bfloat16", torch.device("cpu")) == "bfloat16"
+
+
+def test_tangents_that_the_context_loses_are_an_error_and_not_zero(
+    tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective = make_objective(tiny_backbone)
+    contexts = objective.model.contexts
+    monkeypatch.setattr(objective.model, "contexts", lambda W: contexts(torch.tensor(W.tolist(), dtype=W.dtype)))
+    with pytest.raises(RuntimeError, match="lost the tangents"):
+        objective.jvp(points(1)[0], EYE)
+
+
+def test_inference_mode_around_a_run_does_not_change_the_slopes(tiny_backbone: Backbone) -> None:
+    w = points(1)[0]
+    expected = make_objective(tiny_backbone, "float64").jvp(w, EYE)[1]
+    with torch.inference_mode():
+        slopes = make_objective(tiny_backbone, "float64").jvp(w, EYE)[1]
+    assert torch.equal(slopes, expected)
+    assert expected.norm() > 0
