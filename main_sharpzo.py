@@ -58,6 +58,10 @@ def run_command(argv: list[str]) -> tuple[int, str]:
     except OSError as error:
         again = f"; then {resume_command(config)}" if config else ""
         return 1, f"error: {error.filename or 'output'}: {error.strerror or error}{again}"
+    except RuntimeError as error:
+        if "can't start new thread" not in str(error):
+            raise
+        return 1, "error: the system starts no more threads (ulimit -u, or the container's limit); raise it, or use --threads 1"
     except KeyboardInterrupt as reason:
         step = reason.step if isinstance(reason, Interrupted) else None
         after = "" if step is None else f" after step {step:,}"

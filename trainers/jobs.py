@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from clip.backbone import load_backbone
+import clip.backbone
 from clip.precision import tangent_precision
 from clip.prompt import save_prompt
 from clip.text import ensemble_features
@@ -207,7 +207,7 @@ def load_task(config: Config, device: torch.device) -> FewShotTask:
         dataset, train, val = load_dataset(config.dataset, config.root_path, ("test",)), [], []
         dataset = cut_classes(dataset, config.subsample_classes)
     check_images(dataset, [*dataset.test, *train, *val])
-    backbone = load_backbone(config.backbone, device, config.checkpoint, config.trust_checkpoint)
+    backbone = clip.backbone.load_backbone(config.backbone, device, config.checkpoint, config.trust_checkpoint)
 
     warnings: list[str] = []
     cache = FeatureCache(Path(config.cache_dir or default_folder()), warnings.append) if config.cache else None

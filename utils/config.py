@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from utils.documents import Located, read_yaml
 from utils.errors import UserError, is_unicode, shortened
-from utils.settings import DEPARTURES, FORMER_KEYS, Config, departures, with_current_names
+from utils.settings import DEPARTURES, FORMER_KEYS, PATHS, Config, departures, with_current_names
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -137,10 +137,25 @@ def load_config(
         resolved = {"smoothness_estimator": jvp, "mask_estimator": jvp} | resolved
     config = Config(**{key: _at_shots(entry.value, shots) for key, entry in resolved.items()})
     config = dataclasses.replace(config, dataset=aliases.get(config.dataset, config.dataset), prompt_trainer=trainer)
+    config = _with_home(config)
     origins = {key: entry.where for key, entry in resolved.items()}
     _check(config, origins, trainers[trainer].two_stages, datasets)
     _check_rules(config, origins, trainers)
     return config
+
+
+def _with_home(config: Config) -> Config:
+    """`~` at the start of a path is the home folder also where no shell expands it: behind "=", in quotes, in YAML."""
+    paths = {key: getattr(config, key) for key in (*PATHS, "output_dir", "cache_dir")}
+    return dataclasses.replace(config, **{key: str(user_path(path)) for key, path in paths.items() if path and path[0] == "~"})
+
+
+def user_path(text: str) -> Path:
+    """Raises UserError for the home folder of a user who does not exist."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UserError(f"{text}: the home folder of that user is unknown; write the path in full") from None
 
 
 def _typed(entries: Mapping[str, Located], trainers: Collection[str]) -> dict[str, Located]:
@@ -227,7 +242,7 @@ def _find_config(given: str | None, aliases: Mapping[str, str], dataset: str) ->
     if given is None:
         own = REPOSITORY / "configs" / f"{aliases.get(dataset, dataset)}.yaml"
         return own if re.fullmatch(r"\w+", dataset) and own.is_file() else REPOSITORY / FIELDS["config"].default
-    path = Path(given)
+    path = user_path(given)
     # a shipped config is found from any working directory, and under its dataset's other name
     try:
         for candidate in (path, REPOSITORY / path, REPOSITORY / path.with_stem(aliases.get(path.stem, path.stem))):

@@ -1,8 +1,9 @@
-"""Writing whole files or none, and asking whether anyone looks at the terminal."""
+"""Files are written whole or not at all; and whether standard error is a terminal."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -20,7 +21,7 @@ def sha256(path: Path) -> str:
 
 @contextlib.contextmanager
 def with_filename(path: Path | str) -> Iterator[None]:
-    """An OSError of a call that knows no file, as writing, names `path`."""
+    """An OSError of a call that does not know its file, such as a write, names `path`."""
     try:
         yield
     except OSError as error:
@@ -29,7 +30,7 @@ def with_filename(path: Path | str) -> Iterator[None]:
 
 
 def write_all(file: RawIOBase, content: bytes, path: Path) -> None:
-    """Writes to an unbuffered file, so that what a full disk refuses is not tried again when the file is closed."""
+    """Writes to an unbuffered file: what a full disk refused must not be retried when the file is closed."""
     rest = memoryview(content)
     while rest:
         with with_filename(path):
@@ -37,9 +38,9 @@ def write_all(file: RawIOBase, content: bytes, path: Path) -> None:
 
 
 def write_bytes(path: Path, content: bytes, previous: Path | None = None) -> None:
-    """Replaces `path` by `content` in one move, so that a reader never sees half a file, not even after a power cut.
+    """Replaces `path` by `content` atomically: a reader never sees half a file, not even after a power cut.
 
-    `previous`: where what was there before goes. A write that fails leaves everything as it was.
+    `previous`: where the former file goes. A write that fails changes nothing.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -55,15 +56,24 @@ def write_bytes(path: Path, content: bytes, previous: Path | None = None) -> Non
         path.replace(previous)
     temporary.replace(path)
     if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
+        _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    """Puts the new name itself on disk. Some file systems cannot (CIFS, VirtualBox shares, FUSE); the content is safe anyway."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        with with_filename(path):
             os.fsync(folder)
-        finally:
-            os.close(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EBADF):
+            raise
+    finally:
+        os.close(folder)
 
 
 def write_text(path: Path, text: str) -> None:
-    """As `write_bytes`, in UTF-8."""
+    """Like `write_bytes`, in UTF-8."""
     write_bytes(path, text.encode())
 
 
@@ -72,5 +82,5 @@ def write_json(path: Path, value: Any, indent: int | None = 2, previous: Path | 
 
 
 def is_terminal() -> bool:
-    """Whether progress bars have someone to look at them."""
+    """Whether standard error is a terminal, so that progress bars make sense."""
     return sys.stderr is not None and sys.stderr.isatty()

@@ -3,36 +3,56 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 from pathlib import Path
 from typing import TextIO
 
 from utils.errors import RunError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 LOCK = "lock"
+# Lustre without -o flock, some NFS and FUSE
+UNSUPPORTED = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL})
 
 
-def lock(path: Path) -> TextIO:
-    """Locks a run folder until the file that is returned is closed, or the process ends. Raises RunError where it is locked.
+def lock(path: Path) -> tuple[TextIO, bool]:
+    """Locks a run folder until the returned file is closed or the process ends; False where the file system has no locks.
 
-    A POSIX record lock: the system drops it with its owner, and no child process inherits it.
+    Raises RunError where another process holds the lock. It is a POSIX record lock and not one of the filelock package, whose
+    flock would be inherited by child processes: the system drops this one with its owner.
     """
     file = (path / LOCK).open("a")
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # a lock file that its owner has removed meanwhile keeps nobody out
+        locked = _lock(file)
+        # the owner may have removed the file meanwhile; a lock on it would then keep nobody out
         if not os.path.samestat(os.fstat(file.fileno()), (path / LOCK).stat()):
             raise FileNotFoundError
     except OSError as error:
         file.close()
         if isinstance(error, FileNotFoundError) or error.errno in (errno.EACCES, errno.EAGAIN):
             raise RunError(f"{path}: another process is at work on this run") from None
+        error.filename = error.filename or str(path / LOCK)
         raise
-    return file
+    return file, locked
+
+
+def _lock(file: TextIO) -> bool:
+    if fcntl is None:
+        return False
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in UNSUPPORTED:
+            return False
+        raise
+    return True
 
 
 def refuse_locked(path: Path) -> None:
-    """Raises RunError where another process is at work in the run folder, if there is one; takes no lock."""
+    """Raises RunError where another process is at work in the run folder, if it exists; keeps no lock."""
     if (path / LOCK).is_file():
-        lock(path).close()
+        lock(path)[0].close()

@@ -171,6 +171,8 @@ class Run:
             except OSError as error:
                 raise _unwritable(path, error) from error
             self._files.callback(self.replay.close)
+            if not self._locked:
+                self.log(f"warning: {path}: this file system has no locks; do not start this run twice at a time")
             for line in ignored:
                 self.log(f"warning: {line}")
             if checkpoint:
@@ -191,7 +193,8 @@ class Run:
         """Locks the folder; returns the answers of `find_earlier_run` and `find_checkpoint`."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._files.enter_context(lock(self.path))
+            file, self._locked = lock(self.path)
+            self._files.enter_context(file)
         except OSError as error:
             raise _unwritable(self.path, error) from error
         earlier = find_earlier_run(self.path, config)
@@ -220,7 +223,7 @@ class Run:
         return self
 
     def __exit__(self, *reason: object) -> None:
-        self._files.__exit__(*reason)
+        self._files.close()
 
     def log(self, text: str) -> None:
         self._logger.info("%s", text)

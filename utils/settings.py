@@ -20,26 +20,28 @@ class Config:
     """Every setting of a run, resolved, with its default (the paper's), limits and help."""
 
     config: str = option("configs/digits.yaml", "run", "dataset YAML; its keys are the other flags' names")
-    dataset: str = option("", "run", "dataset key; the YAML names it")
-    root_path: str | None = option(None, "run", "folder that holds the datasets, in CoOp's layout; of folder: itself", kind=str)
+    dataset: str = option("", "run", "dataset key; without --config, configs/NAME.yaml is used")
+    root_path: str | None = option(
+        None, "run", "dataset root in CoOp's layout (for --dataset folder: the image folder)", kind=str
+    )
     output_dir: str = option("outputs", "run", "root of the run folders")
     run_name: str = option("", "run", "adds a folder level, for variants of a setting")
     seed: int = option(1, "run", "seed of every random draw", low=0)
     device: str = option("auto", "run", "auto, cpu, cuda, cuda:1 …")
     threads: int = option(
-        0, "run", "CPU threads; 0: torch's own choice. Another number gives other last digits", low=0, high=1024
+        0, "run", "CPU threads; 0 = PyTorch default. Changing it changes the last digits of results", low=0, high=1024
     )
-    overwrite: bool = option(False, "run", "delete a run that is already in the run folder")
-    save_every: int = option(10, "run", "steps between the states that an interrupted run goes on from", low=1)
-    max_seconds: int = option(0, "run", "stop, to be gone on with, before a step that would end later; 0: no limit", low=0)
-    deterministic: bool = option(
-        False, "run", "only kernels that repeat to the bit, slower; matters on a GPU, as those of the CPU all do"
+    overwrite: bool = option(False, "run", "delete the run that is in the run folder and start over")
+    save_every: int = option(10, "run", "steps between checkpoints", low=1)
+    max_seconds: int = option(
+        0, "run", "time limit in seconds: stop before a step that would exceed it (resumable); 0 = none", low=0
     )
+    deterministic: bool = option(False, "run", "deterministic kernels only (slower; has an effect on GPUs only)")
     save_model: bool = option(True, "run", "write prompt.safetensors")
 
     backbone: str = option("ViT-B/16", "model", "Mini, Mini-RN, RN50, RN101, ViT-B/32, ViT-B/16, an open_clip NAME or NAME@TAG")
     checkpoint: str | None = option(None, "model", "local weights: OpenAI TorchScript, open_clip .pt, safetensors", kind=str)
-    trust_checkpoint: bool = option(False, "model", "let a TorchScript file that is not OpenAI's run its code")
+    trust_checkpoint: bool = option(False, "model", "allow a TorchScript file that is not OpenAI's to run its code")
     precision: str = option(
         "auto",
         "model",
@@ -53,42 +55,46 @@ class Config:
         choices=("auto", "float32", "bfloat16"),
     )
     engine: str = option(
-        "fast", "model", "text features: shared work, or open_clip's tower on whole prompts", choices=("fast", "stock")
+        "fast", "model", "text features: with shared work, or by open_clip's tower on whole prompts", choices=("fast", "stock")
     )
-    memory_limit: int = option(0, "model", "MiB for activations of one pass; 0: 1024 on CPU, 4096 elsewhere", low=0, high=1 << 30)
-    batch_size: int = option(256, "model", "images a pass through the image tower", low=1)
+    memory_limit: int = option(
+        0, "model", "MiB for the activations of one pass; 0 = 1024 on a CPU, 4096 on a GPU", low=0, high=1 << 30
+    )
+    batch_size: int = option(256, "model", "images per pass through the image tower", low=1)
 
-    shots: int = option(16, "data", "training images a class", low=1)
+    shots: int = option(16, "data", "training images per class", low=1)
     short_classes: str = option(
-        "error", "data", "of a class with fewer images than shots: refuse it, or take all it has", choices=("error", "take-all")
+        "error", "data", "class with fewer images than shots: refuse it, or take all it has", choices=("error", "take-all")
     )
-    split_file: str | None = option(None, "data", "few-shot list to use instead of a draw, as a run's split.json", kind=str)
+    split_file: str | None = option(
+        None, "data", "few-shot list to use instead of a draw, in the form of a run's split.json", kind=str
+    )
     subsample_classes: str = option(
         "all", "data", "which half of the classes, cut after the draw", choices=("all", "base", "new")
     )
-    template: str | None = option(None, "data", "zero-shot template with {} for the name; default: the dataset's", kind=str)
-    augment_views: int = option(
-        0, "data", "random crops of each training image; 0: the deterministic transform", low=0, high=10_000
+    template: str | None = option(None, "data", "zero-shot template with {} for the class name; default: the dataset's", kind=str)
+    augment_views: int = option(0, "data", "random crops per training image; 0 = the deterministic transform", low=0, high=10_000)
+    cache: bool = option(True, "data", "cache image features on disk")
+    cache_dir: str | None = option(
+        None, "data", "folder of that cache; default: ~/.cache/sharpzo ($XDG_CACHE_HOME/sharpzo)", kind=str
     )
-    cache: bool = option(True, "data", "keep image features on disk, for the next run")
-    cache_dir: str | None = option(None, "data", "where; default: ~/.cache/sharpzo ($XDG_CACHE_HOME/sharpzo)", kind=str)
 
     ensemble: bool = option(False, "data", "zero-shot by the mean feature of CLIP's seven ImageNet templates and the template")
 
     ctx_init: str = option(
-        "a photo of a", "prompt", "words that the context tokens start from; where empty, n_ctx random vectors, N(0, 0.02²)"
+        "a photo of a", "prompt", "words that initialize the context tokens; empty = n_ctx random vectors, N(0, 0.02²)"
     )
-    n_ctx: int = option(4, "prompt", "context tokens, where ctx_init gives no words", low=1, high=70)
+    n_ctx: int = option(4, "prompt", "number of context tokens, where ctx_init is empty", low=1, high=70)
     class_token_position: str = option(
-        "end", "prompt", "where the class name stands among the context tokens", choices=("end", "middle", "front")
+        "end", "prompt", "position of the class name among the context tokens", choices=("end", "middle", "front")
     )
     intrinsic_dim: int = option(512, "prompt", "d, length of the trained vector w", low=1, high=10_000)
-    std: float = option(1.0, "prompt", "standard deviation of the projection A; for bpt-vlm a factor on its own", above=0.0)
+    std: float = option(1.0, "prompt", "standard deviation of the projection A; for bpt-vlm a factor on its own scale", above=0.0)
     init_std: float = option(0.02, "prompt", "standard deviation of the first w", low=0.0)
     prompt_space: str = option(
         "projected",
         "prompt",
-        "what w is: d numbers that A projects, or the n_ctx × width offset of the context itself (no A)",
+        "w is a vector of d numbers that A projects, or the n_ctx × width offset of the context itself (no A)",
         choices=("projected", "full"),
     )
 
@@ -100,8 +106,8 @@ class Config:
     change_point: int | str = option(
         100, "method", "T_c, first step of stage 2, or auto: by validation accuracy", kind=int, low=0, words=("auto",)
     )
-    max_queries: int = option(0, "method", "stop before the step that would exceed this many queries; 0: no limit", low=0)
-    fidelity: str = option("paper", "method", "paper, released, or a comma list of the released code's departures")
+    max_queries: int = option(0, "method", "stop before the step that would exceed this many queries; 0 = no limit", low=0)
+    fidelity: str = option("paper", "method", "paper, released, or a comma-separated list of the released code's departures")
 
     derivatives: str = option(
         "differences",
@@ -117,7 +123,7 @@ class Config:
     )
     focal_gamma: float = option(2.0, "method", "γ of the focal loss", low=0.0)
     stage2: str = option(
-        "sparse-zo", "method", "what follows stage 1: sparse-zo (the paper's) or a ZO optimizer (docs/optimizers.md)"
+        "sparse-zo", "method", "optimizer after stage 1: sparse-zo (the paper's) or a ZO optimizer (docs/optimizers.md)"
     )
 
     popsize: int = option(40, "stage 1", "S, CMA-ES population", low=2, high=100_000)
@@ -128,7 +134,7 @@ class Config:
         "step-size rule of every CMA-ES: cumulative (the paper's pycma), or two-point (pycma 4.5's default from d = 300)",
         choices=("csa", "tpa"),
     )
-    bound: float = option(5.0, "stage 1", "box ±bound on w in CMA-ES; 0: none", low=0.0)
+    bound: float = option(5.0, "stage 1", "box ±bound on w in CMA-ES; 0 = none", low=0.0)
     rho: float = option(0.1, "stage 1", "ρ, sharpness radius (of zosa and zest too)", low=0.0)
     smoothness_estimator: str = option(
         "zo",
@@ -148,11 +154,11 @@ class Config:
 
     zo_lr: float = option(1e-3, "stage 2", "η, step size (of the ZO optimizers and the fo trainer too)", above=0.0)
     zo_eps_rge: float = option(1e-3, "stage 2", "μ of the RGE gradient", above=0.0)
-    num_pertub: int = option(1, "stage 2", "q, RGE samples a step", low=1)
+    num_pertub: int = option(1, "stage 2", "q, RGE samples per step (the released code's name)", low=1)
     pruning: str = option(
-        "zscore", "stage 2", "score that the mask ranks coordinates by", choices=("zscore", "magnitude", "none")
+        "zscore", "stage 2", "score by which the mask ranks coordinates", choices=("zscore", "magnitude", "none")
     )
-    prune_ratio: float = option(0.5, "stage 2", "r, share of the coordinates that the mask drops", low=0.0, below=1.0)
+    prune_ratio: float = option(0.5, "stage 2", "r, fraction of the coordinates that the mask drops", low=0.0, below=1.0)
     prune_interval: int = option(200, "stage 2", "K_int, steps between mask refreshes", low=1)
     mask_estimator: str = option(
         "cge", "stage 2", "gradient behind the zscore mask: CGE, or forward mode", choices=("cge", "jvp")
@@ -177,16 +183,19 @@ class Config:
         choices=("estimate", "slope"),
     )
     cge_differences: str = option(
-        "central", "ZO optimizers", "cge: 2 queries a coordinate, or 1 and one more", choices=("central", "forward")
+        "central",
+        "ZO optimizers",
+        "cge: central (2 queries per coordinate) or forward differences (1, and one more in all)",
+        choices=("central", "forward"),
     )
-    cge_share: float = option(1.0, "ZO optimizers", "cge: share of the coordinates, drawn in each step", above=0.0, high=1.0)
+    cge_share: float = option(1.0, "ZO optimizers", "cge: fraction of the coordinates, drawn in each step", above=0.0, high=1.0)
     lozo_rank: int = option(2, "ZO optimizers", "r of lozo's perturbation U Vᵀ", low=1)
     lozo_interval: int = option(50, "ZO optimizers", "ν, steps that lozo keeps V", low=1)
     polystep_radius: float = option(0.5, "ZO optimizers", "ρ, distance of polystep's vertices", above=0.0)
     polystep_temperature: float = option(0.5, "ZO optimizers", "τ of polystep's softmax", above=0.0)
     polystep_particles: int = option(1, "ZO optimizers", "points that polystep moves", low=1)
     rank_points: int = option(16, "ZO optimizers", "m, points that rank-sgd ranks", low=2)
-    line_search: int = option(5, "ZO optimizers", "n, points of rank-sgd's line search, the present one included", low=2)
+    line_search: int = option(5, "ZO optimizers", "n, points of rank-sgd's line search, including the current one", low=2)
     line_decay: float = option(0.5, "ZO optimizers", "γ, ratio of step lengths in rank-sgd's line search", above=0.0, below=1.0)
 
     probes: int = option(
@@ -211,34 +220,34 @@ class Config:
     lbfgs_memory: int = option(10, "ZO optimizers", "pairs of steps that lbfgs remembers", low=1)
     lbfgs_gradient: str = option("cge", "ZO optimizers", "lbfgs: central differences, or forward mode", choices=("cge", "jvp"))
 
-    sp_avg: int = option(5, "SPSA", "q, two-sided estimates that are averaged in a step", low=1)
+    sp_avg: int = option(5, "SPSA", "q, two-sided estimates averaged per step (the SPSA baselines' name)", low=1)
     spsa_c: float = option(0.01, "SPSA", "c of the perturbation c / k^γ", above=0.0)
     spsa_gamma: float = option(0.1, "SPSA", "γ of the perturbation c / k^γ", low=0.0)
     spsa_a: float = option(0.01, "SPSA", "a of the step size a / (k + o)^α", above=0.0)
     spsa_o: float = option(1.0, "SPSA", "o of the step size a / (k + o)^α", low=0.0)
     spsa_alpha: float = option(0.4, "SPSA", "α of the step size a / (k + o)^α", low=0.0)
-    moms: float = option(0.0, "SPSA", "β of SPSA-GC's momentum; 0: plain SPSA", low=0.0, below=1.0)
-    zo_clip: bool = option(False, "SPSA", "intrinsic-dimensional clipping: an estimate longer than √d is cut to √d")
+    moms: float = option(0.0, "SPSA", "β of SPSA-GC's momentum (BlackVIP's name); 0 = plain SPSA", low=0.0, below=1.0)
+    zo_clip: bool = option(False, "SPSA", "intrinsic-dimensional clipping: scale an estimate longer than √d down to √d")
 
-    train_batch: int = option(128, "mini-batches", "training images a mini-batch, for trainers that draw them", low=1)
-    epochs: int = option(0, "mini-batches", "most passes over the training images; 0: total_steps alone counts", low=0)
+    train_batch: int = option(128, "mini-batches", "training images per mini-batch, for trainers that use mini-batches", low=1)
+    epochs: int = option(0, "mini-batches", "limit on passes over the training images; 0 = only total_steps counts", low=0)
     train_features: str = option(
         "fresh",
         "mini-batches",
-        "images of a mini-batch: newly augmented ones through the image tower, or what was computed once of them as they are",
+        "`fresh`: re-encode augmented images; `cached`: reuse the features of the original images",
         choices=("fresh", "cached"),
     )
 
     deploy: str = option(
         "fresh-mean",
         "bbt, bpt-vlm, craft",
-        "the point that is used: mean of a population drawn afresh, CMA-ES mean, or best candidate seen",
+        "the solution: mean of a freshly drawn population, CMA-ES mean, or best candidate so far",
         choices=("fresh-mean", "mean", "best"),
     )
 
     rank: int = option(5, "zip", "r, rank of the factors of W", low=1)
 
-    p_eps: float = option(1.0, "blackvip", "ε, size of the visual prompt", above=0.0)
+    p_eps: float = option(1.0, "blackvip", "ε, size of the visual prompt (BlackVIP's name)", above=0.0)
     pt_backbone: str = option(
         "vit_base_patch16_224.mae",
         "blackvip",
@@ -247,31 +256,31 @@ class Config:
 
     n_visual: int = option(5, "bpt-vlm", "visual prompt tokens", low=1)
     intrinsic_dim_v: int = option(500, "bpt-vlm", "length of the vector behind the visual tokens", low=1, high=10_000)
-    deep: bool = option(False, "bpt-vlm", "prompts at the input of every layer, one CMA-ES each in turn")
+    deep: bool = option(False, "bpt-vlm", "prompts at the input of every layer, each with its own CMA-ES, in turn")
 
     lr: float = option(2e-3, "coop, craft", "step size of SGD (coop) or Adam (craft)", above=0.0)
     momentum: float = option(0.9, "coop", "SGD momentum", low=0.0, below=1.0)
     weight_decay: float = option(5e-4, "coop", "SGD weight decay", low=0.0)
-    warmup_epochs: int = option(1, "coop", "first epochs, at a step size of 1e-5; then cosine decay to 0", low=0)
-    csc: bool = option(False, "coop", "class-specific contexts, one a class")
+    warmup_epochs: int = option(1, "coop", "first epochs at a step size of 1e-5; then cosine decay to 0", low=0)
+    csc: bool = option(False, "coop", "class-specific contexts, one per class")
     adapter_dim: int = option(256, "craft", "hidden width of craft's adapter", low=1)
     consistency: float = option(0.1, "craft", "λ of craft's Kullback-Leibler term", low=0.0)
-    consistency_part: int = option(4, "craft", "n: the adapter's own term stops after 1/n of the budget", low=1)
+    consistency_part: int = option(4, "craft", "n: the adapter's consistency term stops after 1/n of the budget", low=1)
     normalize_adapter: bool = option(
         True, "craft", "train craft's adapter on normalized image features; the released code does not"
     )
 
-    eval_every: int = option(10, "log", "steps between validation accuracies in metrics.jsonl; 0: at the end only", low=0)
-    eval_test: bool = option(False, "log", "also log test accuracy then (for curves; decides nothing)")
+    eval_every: int = option(10, "log", "steps between evaluations in metrics.jsonl; 0 = only at the end", low=0)
+    eval_test: bool = option(False, "log", "also log test accuracy there (for curves; never influences training)")
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
 
-# settings that name where a run is kept, not what it computes
+# settings of where a run is stored, not of what it computes
 NOT_IDENTITY = frozenset({"config", "output_dir", "run_name", "overwrite", "save_every", "max_seconds", "cache", "cache_dir"})
 
-# settings that name files or folders which decide it
+# settings that name input files or folders, which are compared by content where possible
 PATHS = ("root_path", "split_file", "checkpoint", "load_prompt")
 
 # rows of the table "paper versus released code" in README.md that a run can choose, in the released code's own terms
@@ -295,7 +304,7 @@ def with_current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def prompt_settings(config: Config) -> dict[str, Any]:
-    """The settings that a trained prompt follows from: not where and how a run was made, nor what it logged."""
+    """The settings that determine a trained prompt: not those of storage, machine or logging."""
     fields = dataclasses.fields(config)
     return {field.name: getattr(config, field.name) for field in fields if field.metadata["group"] not in ("run", "log")}
 
