@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
@@ -18,38 +18,30 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def startable_threads(wanted: int) -> int:
-    """How many of `wanted` threads the system starts: containers and accounts limit them. Zero means: work without."""
-    release, started = threading.Event(), []
-    for _ in range(wanted):
-        thread = threading.Thread(target=release.wait)
-        try:
-            thread.start()
-        except RuntimeError:
-            break
-        started.append(thread)
-    release.set()
-    for thread in started:
-        thread.join()
-    return len(started)
-
-
 def parallel_map(function: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:
     """function(item) for each item, in order, with a thread per core; at most `ahead` results are in progress or held.
 
-    An exception is raised at its item's turn, and items that still wait are dropped.
+    An exception is raised at its item's turn, and items that still wait are dropped. Where the system starts no more threads,
+    the rest is done here, one by one.
     """
-    waiting = iter(items)
-    workers = startable_threads(usable_cores())
-    if not workers:
-        yield from map(function, waiting)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        pending = deque(pool.submit(function, item) for item in islice(waiting, ahead))
+    waiting, limited = iter(items), False
+    with ThreadPoolExecutor(usable_cores()) as pool:
+
+        def start(item: Item) -> Callable[[], Result]:
+            nonlocal limited
+            if not limited:
+                try:
+                    return pool.submit(function, item).result
+                except RuntimeError:
+                    # containers and accounts may limit the number of threads
+                    limited = True
+            return partial(function, item)
+
+        pending = deque(start(item) for item in islice(waiting, ahead))
         try:
             while pending:
-                result = pending.popleft().result()
-                pending.extend(pool.submit(function, item) for item in islice(waiting, 1))
+                result = pending.popleft()()
+                pending.extend(start(item) for item in islice(waiting, 1))
                 yield result
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
