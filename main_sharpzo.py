@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from datasets import DATASETS, ENSEMBLE
 from datasets.roots import check_dataset
 from trainers import TRAINERS
-from utils.config import check_paths, load_config
+from utils.checks import check_paths
+from utils.config import load_config
 from utils.device import arithmetic, device_name, exit_process, pick_device
 from utils.errors import RunError, UserError
 from utils.interrupt import Deadline, Interrupted, interruptible

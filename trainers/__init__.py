@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -44,21 +49,30 @@ class TrainerInfo:
         return bool(self.build)
 
 
+EXTERNAL = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
 class Registry(dict[str, TrainerInfo]):
-    """Trainers by name. A lookup by an alias finds the trainer too; iteration gives each trainer once, by its own name."""
+    """Trainers by name. A lookup by an alias finds the trainer too; iteration gives each trainer once, by its own name.
+
+    "my_module:build" is an optimizer of the projected prompt from outside: a function with the signature of
+    `trainers.sharpzo.build.build`, in a module on Python's path or in the working directory.
+    """
 
     def canonical(self, name: str) -> str:
         """The trainer's own name for a name or an alias; an unknown name as given."""
         return next((key for key, info in self.items() if name in info.aliases), name)
 
     def __missing__(self, name: str) -> TrainerInfo:
+        if EXTERNAL.fullmatch(name):
+            return TrainerInfo("an optimizer from outside", name, title=name)
         key = self.canonical(name)
         if key == name:
             raise KeyError(name)
         return self[key]
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and super().__contains__(self.canonical(name))
+        return isinstance(name, str) and (super().__contains__(self.canonical(name)) or bool(EXTERNAL.fullmatch(name)))
 
 
 def _descent(name: str, help: str, title: str, derivative: bool = False) -> TrainerInfo:
@@ -247,9 +261,21 @@ TRAINERS = Registry(
 
 
 def registered(name: str) -> Callable[..., Any]:
-    """The function that a registry entry names as "module:function"."""
+    """The function that a registry entry names as "module:function".
+
+    Raises UserError where `--prompt_trainer` names a module or function that does not exist.
+    """
     module, _, function = name.partition(":")
-    return getattr(importlib.import_module(module), function)
+    # behind everything else, so that a file there hides no package
+    sys.path.append(str(Path.cwd()))
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        if module.startswith("trainers."):
+            raise
+        raise UserError(f"--prompt_trainer: {name}: cannot be imported: {error}") from error
+    finally:
+        sys.path.pop()
 
 
 def moves_a_matrix(trainer: str, stage2: str) -> bool:

@@ -213,7 +213,8 @@ def load_task(config: Config, device: torch.device) -> FewShotTask:
     cache = FeatureCache(Path(config.cache_dir or default_folder()), warnings.append) if config.cache else None
     features = FeatureReader(dataset, backbone, config.batch_size, cache)
     test_samples = Samples(*features(dataset.test, "test images"))
-    templates = (*ENSEMBLE, config.template) if config.ensemble else (config.template,)
+    template = config.template or DATASETS[config.dataset].template
+    templates = (*ENSEMBLE, template) if config.ensemble else (template,)
     zero_shot, text_warnings = ensemble_features(backbone, dataset.classnames, templates)
     zero_shot_accuracy = 100 * top1(lambda features: features @ zero_shot.T, test_samples, ZERO_SHOT_IMAGES_PER_PASS)
     train_samples = val_samples = Samples(test_samples.inputs[:0], test_samples.labels[:0])

@@ -63,7 +63,7 @@ def read_saved(config: Config) -> tuple[Config, dict[str, Tensor], dict[str, Any
     Settings that make the prompt come from the run that saved it, shots and seed among them; where `--run_name` is not given,
     the run has its `evaluation_name`. Raises UserError for a file that no run wrote.
     """
-    path = Path(config.load_prompt)
+    path = Path(config.load_prompt or "")
     tensors, about = load_prompt(path)
     try:
         trainer, source, digest = about["prompt_trainer"], about["dataset"], about["weights_sha256"]

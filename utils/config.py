@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import math
-import os
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from utils.checks import check
 from utils.documents import Located, read_yaml
-from utils.errors import UserError, is_unicode, shortened
-from utils.settings import DEPARTURES, FORMER_KEYS, PATHS, Config, departures, with_current_names
+from utils.errors import UserError, is_unicode, nearest, shortened
+from utils.settings import FORMER_KEYS, PATHS, Config, with_current_names
+
+if TYPE_CHECKING:
+    from datasets import DatasetInfo
+    from trainers import TrainerInfo
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -31,33 +34,13 @@ FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 class Parser(argparse.ArgumentParser):
     """Refuses in our one line, and of a flag that it does not know names the nearest."""
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         unknown = message.removeprefix("unrecognized arguments: ").partition(" ")[0].partition("=")[0]
-        near = _nearest(unknown, self._option_string_actions) if unknown.startswith("--") else ""
+        near = nearest(unknown, self._option_string_actions) if unknown.startswith("--") else ""
         raise UserError(message + near)
 
 
-class Trainer(Protocol):
-    """What is read here of a registry entry: a line of help, its own defaults, and what it can do (see TrainerInfo)."""
-
-    help: str
-    aliases: tuple[str, ...]
-    defaults: Mapping[str, Any]
-    by_shots: Mapping[str, Mapping[int, Any]]
-    two_stages: bool
-    stage2: bool
-    update: bool
-    matrix: bool
-    derivative: bool
-
-
-class DatasetEntry(Protocol):
-    """What is read here of a dataset's registry entry: another key that it goes by, or ""."""
-
-    alias: str
-
-
-def build_parser(trainers: Mapping[str, Trainer], datasets: Collection[str], epilog: str = "") -> argparse.ArgumentParser:
+def build_parser(trainers: Mapping[str, TrainerInfo], datasets: Collection[str], epilog: str = "") -> argparse.ArgumentParser:
     """The command line: one flag a Config field, with the registered trainers and datasets named in the help."""
     parser = Parser(
         prog="main_sharpzo.py",
@@ -67,12 +50,12 @@ def build_parser(trainers: Mapping[str, Trainer], datasets: Collection[str], epi
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    groups: dict[str, Any] = {}
+    groups: dict[str, argparse._ArgumentGroup] = {}
     for name, field in FIELDS.items():
         meta = field.metadata
-        group = groups.setdefault(
-            meta["group"], parser.add_argument_group(meta["group"]) if meta["group"] not in groups else None
-        )
+        if meta["group"] not in groups:
+            groups[meta["group"]] = parser.add_argument_group(meta["group"])
+        group = groups[meta["group"]]
         default = "" if field.default in (None, "") else f" (default: {field.default})"
         text = meta["help"] + default
         if name == "prompt_trainer":
@@ -91,8 +74,8 @@ def build_parser(trainers: Mapping[str, Trainer], datasets: Collection[str], epi
 
 def load_config(
     argv: list[str],
-    trainers: Mapping[str, Trainer],
-    datasets: Mapping[str, DatasetEntry],
+    trainers: Mapping[str, TrainerInfo],
+    datasets: Mapping[str, DatasetInfo],
     epilog: str = "",
 ) -> Config:
     """Resolves a command line against the registries. Raises UserError (one line) on anything that cannot be right."""
@@ -109,7 +92,7 @@ def load_config(
     for key, entry in sections.items():
         if key not in trainers:
             raise UserError(
-                f"{entry.where}: a section must be named after a trainer{_nearest(key, trainers)}: {', '.join(trainers)}"
+                f"{entry.where}: a section must be named after a trainer{nearest(key, trainers)}: {', '.join(trainers)}"
             )
         twin = next((other for other in sections if other != key and named.get(other, other) == named.get(key, key)), None)
         if twin:
@@ -125,9 +108,9 @@ def load_config(
     trainer, where = given.get("prompt_trainer") or settings.get("prompt_trainer") or unset
     trainer = named.get(trainer, trainer)
     if trainer not in trainers:
-        raise UserError(f"{where}: unknown trainer {trainer!r}{_nearest(trainer, trainers)}; choose from {', '.join(trainers)}")
-    sections = {named.get(key, key): values for key, values in typed_sections.items()}
-    chosen = settings | sections.get(trainer, {}) | given | {"config": Located(str(path), "--config")}
+        raise UserError(f"{where}: unknown trainer {trainer!r}{nearest(trainer, trainers)}; choose from {', '.join(trainers)}")
+    own_section = next((values for key, values in typed_sections.items() if named.get(key, key) == trainer), {})
+    chosen = settings | own_section | given | {"config": Located(str(path), "--config")}
     shots = chosen.get("shots", Located(FIELDS["shots"].default, "")).value
     own = {**trainers[trainer].defaults, **trainers[trainer].by_shots}
     resolved = {key: Located(value, f"default of {trainer}") for key, value in own.items()} | chosen
@@ -139,15 +122,15 @@ def load_config(
     config = dataclasses.replace(config, dataset=aliases.get(config.dataset, config.dataset), prompt_trainer=trainer)
     config = _with_home(config)
     origins = {key: entry.where for key, entry in resolved.items()}
-    _check(config, origins, trainers[trainer].two_stages, datasets)
-    _check_rules(config, origins, trainers)
+    check(config, origins, trainers, datasets)
     return config
 
 
 def _with_home(config: Config) -> Config:
     """`~` at the start of a path is the home folder also where no shell expands it: behind "=", in quotes, in YAML."""
     paths = {key: getattr(config, key) for key in (*PATHS, "output_dir", "cache_dir")}
-    return dataclasses.replace(config, **{key: str(user_path(path)) for key, path in paths.items() if path and path[0] == "~"})
+    expanded: dict[str, Any] = {key: str(user_path(path)) for key, path in paths.items() if path and path[0] == "~"}
+    return dataclasses.replace(config, **expanded)
 
 
 def user_path(text: str) -> Path:
@@ -176,7 +159,7 @@ def _coerced(key: str, entry: Located) -> Any:
     where = f"{entry.where}: by shots"
     values = {_coerce("shots", least, where): _coerce(key, given.value, where) for least, given in entry.value.items()}
     if 1 not in values:
-        raise UserError(f"{where}: there must be a value from 1 shot on, as in {{1: 50, 4: 100}}")
+        raise UserError(f"{where}: give a value from 1 shot on, as in {{1: 50, 4: 100}}")
     return values
 
 
@@ -193,7 +176,7 @@ def checked_settings(given: Mapping[str, Any], where: str) -> dict[str, Any]:
 def _coerce(key: str, raw: Any, where: str) -> Any:
     """`raw`, from YAML or a flag, as the type that the field wants and within its limits."""
     if key not in FIELDS:
-        raise UserError(f"{where}: unknown key{_nearest(key, FIELDS)}")
+        raise UserError(f"{where}: unknown key{nearest(key, FIELDS)}")
     field, meta = FIELDS[key], FIELDS[key].metadata
     kind = meta["kind"]
     if raw is None and field.default is None:
@@ -241,7 +224,7 @@ def _find_config(given: str | None, aliases: Mapping[str, str], dataset: str) ->
     """The YAML that `--config` names; without it the one of `--dataset`, or the embedded default's."""
     if given is None:
         own = REPOSITORY / "configs" / f"{aliases.get(dataset, dataset)}.yaml"
-        return own if re.fullmatch(r"\w+", dataset) and own.is_file() else REPOSITORY / FIELDS["config"].default
+        return own if re.fullmatch(r"\w+", dataset) and own.is_file() else REPOSITORY / Config.config
     path = user_path(given)
     # a shipped config is found from any working directory, and under its dataset's other name
     try:
@@ -251,126 +234,3 @@ def _find_config(given: str | None, aliases: Mapping[str, str], dataset: str) ->
     except (OSError, ValueError) as error:
         raise UserError(f"--config: {shortened(repr(given))}: cannot be a file ({error})") from error
     raise UserError(f"--config: {path}: no such file")
-
-
-def _nearest(word: str, names: Any) -> str:
-    close = difflib.get_close_matches(str(word)[:80], list(names), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def _check(config: Config, where: Mapping[str, str], two_stages: bool, datasets: Mapping[str, DatasetEntry]) -> None:
-    """What no field can tell alone."""
-
-    def refuse(key: str, reason: str) -> None:
-        raise UserError(f"{where.get(key, f'default of {key}')}: {reason}")
-
-    if not config.dataset:
-        refuse("dataset", f"{config.config} names no dataset; add 'dataset: NAME' (there are {', '.join(datasets)})")
-    if config.dataset not in datasets:
-        refuse(
-            "dataset",
-            f"unknown dataset {config.dataset!r}{_nearest(config.dataset, datasets)}; there are {', '.join(datasets)}",
-        )
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
-        refuse("device", f"{config.device!r} is no device; use auto, cpu, cuda or cuda:N")
-    if config.template is not None and config.template.count("{}") != 1:
-        refuse("template", f"{config.template!r} must hold {{}} once, where the class name goes")
-    if config.ctx_init and not config.ctx_init.strip():
-        refuse("ctx_init", "a blank is no word; '' starts from n_ctx random vectors")
-    if config.run_name and (Path(config.run_name).name != config.run_name or config.run_name in (".", "..")):
-        refuse("run_name", f"{config.run_name!r} must be a plain folder name")
-    if (config.prompt_trainer == "saved") != bool(config.load_prompt):
-        refuse("load_prompt", "--prompt_trainer saved and --load_prompt FILE go together")
-    if two_stages and config.change_point != "auto" and config.change_point > config.total_steps:
-        refuse(
-            "change_point",
-            f"change point {config.change_point} lies past the last step (total_steps {config.total_steps}); "
-            "choose an earlier change_point or more total_steps",
-        )
-    if config.prompt_trainer == "zo" and config.pruning != "none":
-        refuse("pruning", f"trainer zo is dense; for {config.pruning} pruning use --prompt_trainer sharpzo")
-    _check_fidelity(config, refuse)
-
-
-def _check_rules(config: Config, where: Mapping[str, str], trainers: Mapping[str, Trainer]) -> None:
-    """What the trainer, the rule in stage 2's place, the prompt and the objective ask of each other."""
-
-    def refuse(key: str, reason: str) -> None:
-        raise UserError(f"{where.get(key, f'default of {key}')}: {reason}")
-
-    name, own_stage2 = config.prompt_trainer, FIELDS["stage2"].default
-    parts = [(name, trainers[name])]
-    if config.stage2 != own_stage2:
-        rules = [own_stage2, *(key for key, trainer in trainers.items() if trainer.stage2)]
-        if config.stage2 not in rules:
-            refuse("stage2", f"{config.stage2!r} is no rule{_nearest(config.stage2, rules)}; there are {', '.join(rules)}")
-        if not trainers[name].two_stages:
-            two = ", ".join(key for key, trainer in trainers.items() if trainer.two_stages)
-            refuse("stage2", f"{name} has one stage; --stage2 goes with {two}")
-        if departures(config) & {"gradient-buffer", "matrix-w", "abs-score", "keep-lowest"}:
-            refuse("fidelity", f"departures of stage 2 concern sparse-zo, not {config.stage2}")
-        parts.append((config.stage2, trainers[config.stage2]))
-    for part, trainer in parts:
-        if trainer.matrix and config.prompt_space != "full":
-            refuse("prompt_space", f"{part} moves the context's own matrix, and a projected w is none; use --prompt_space full")
-        if trainer.derivative and config.objective == "accuracy":
-            refuse("objective", f"accuracy has no derivative, which {part} asks for")
-    if config.zo_update != "default" and not any(trainer.update for _, trainer in parts):
-        names = ", ".join(key for key, trainer in trainers.items() if trainer.update)
-        refuse("zo_update", f"{name} has a fixed update; --zo_update goes with {names}")
-    if name == "craft" and config.objective != "cross-entropy":
-        refuse("objective", f"craft's candidates and adapter are both judged by cross-entropy; {config.objective} is not for it")
-    if name == "bpt-vlm" and config.deep and config.class_token_position != "end":
-        refuse("class_token_position", "deep prompts (--deep) stand before the class name, so it must be at the end")
-    # only these have a stage 1; for all others the setting stands idle
-    estimator = config.smoothness_estimator if trainers[name].two_stages or name == "cma-es" else "none"
-    if estimator in ("fo", "jvp") and config.objective == "accuracy":
-        refuse("objective", f"accuracy has no derivative, which --smoothness_estimator {estimator} asks for")
-    masked = trainers[name].two_stages and config.stage2 == own_stage2 and config.pruning == "zscore"
-    if masked and config.mask_estimator == "jvp" and config.objective == "accuracy":
-        refuse("objective", "accuracy has no derivative, which --mask_estimator jvp asks for")
-
-
-def check_paths(config: Config) -> None:
-    """What can be told of the given paths before anything heavy is imported. Raises UserError."""
-    for key in ("checkpoint", "split_file", "load_prompt"):
-        path = getattr(config, key)
-        if path is not None and not _can_be(Path.is_file, key, path):
-            raise UserError(f"--{key}: {path}: no such file")
-    if config.root_path is not None:
-        _can_be(Path.is_dir, "root_path", config.root_path)
-    cache = config.cache_dir
-    if cache is not None and _can_be(Path.exists, "cache_dir", cache) and not Path(cache).is_dir():
-        raise UserError(f"--cache_dir: {cache}: exists and is no folder")
-    _can_be(Path.exists, "output_dir", config.output_dir)
-    existing = next(
-        folder for folder in (Path(config.output_dir).absolute(), *Path(config.output_dir).absolute().parents) if folder.exists()
-    )
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"--output_dir: {config.output_dir}: {existing} cannot be written")
-
-
-def _can_be(test: Callable[[Path], bool], key: str, path: str) -> bool:
-    """test(path). Raises UserError for what no path can be, as a name that is too long."""
-    try:
-        return test(Path(path))
-    except OSError as error:
-        raise UserError(f"--{key}: {shortened(path)}: {error.strerror or error}") from error
-
-
-def _check_fidelity(config: Config, refuse: Any) -> None:
-    chosen = departures(config)
-    for name in chosen - set(DEPARTURES):
-        refuse("fidelity", f"unknown departure {name!r}{_nearest(name, DEPARTURES)}; there are {', '.join(DEPARTURES)}")
-    if chosen and config.prompt_trainer not in ("zo", "sharpzo", "cma-es"):
-        refuse("fidelity", f"the released code's departures concern zo, sharpzo and cma-es, not {config.prompt_trainer}")
-    sparse = config.pruning != "none" and config.prompt_trainer != "cma-es"
-    if config.fidelity == "released" and sparse:
-        refuse("fidelity", "the released code's sparse stage 2 never ran; use --prompt_trainer zo with --fidelity released")
-    if "matrix-w" in chosen and ("gradient-buffer" not in chosen or sparse):
-        refuse(
-            "fidelity",
-            "matrix-w comes from the buffer: it needs gradient-buffer and the dense stage 2 (--prompt_trainer zo)",
-        )
-    if chosen & {"abs-score", "keep-lowest"} and (config.pruning != "zscore" or not sparse):
-        refuse("fidelity", "abs-score and keep-lowest change the Z-pruning mask: they need sharpzo with --pruning zscore")

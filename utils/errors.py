@@ -1,25 +1,30 @@
-"""The two exceptions that main tells in one line, and what it takes to keep it one."""
+"""The two exceptions that `main` reports as a single line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 LONGEST_WORD = 400
 
 
 class OneLineError(Exception):
-    """Its text is one line, and one that can be read, whatever it quotes: a word of over 400 letters loses its end."""
+    """Its text is one readable line, whatever it quotes: a word of over 400 letters is cut."""
 
     def __str__(self) -> str:
         return " ".join(word if len(word) <= LONGEST_WORD else shortened(word) for word in super().__str__().split())
 
 
 class UserError(OneLineError):
-    """The user gave something that cannot work: what was wrong, where, and what to do. Exit status 2."""
+    """Invalid arguments or data: what is wrong, where, and what to do. Exit status 2."""
 
 
 class RunError(OneLineError):
-    """The run cannot go on, through no fault of its input. Exit status 1."""
+    """The run failed through no fault of its input. Exit status 1."""
 
 
 def is_unicode(text: str) -> bool:
-    """Whether UTF-8 can write it; a file name that is no UTF-8, or half a surrogate pair in JSON, it cannot."""
+    """Whether UTF-8 can encode it; it cannot for a file name of other bytes, or an unpaired surrogate in JSON."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -29,3 +34,9 @@ def is_unicode(text: str) -> bool:
 
 def shortened(text: str, length: int = 80) -> str:
     return text if len(text) <= length else f"{text[:length]}…"
+
+
+def nearest(word: str, names: Iterable[str]) -> str:
+    """A suggestion for a misspelled word, in parentheses after a blank, or nothing where no name is close."""
+    close = difflib.get_close_matches(str(word)[:80], list(names), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

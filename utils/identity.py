@@ -31,7 +31,14 @@ def run_path(config: Config) -> Path:
 
 def _path_under(config: Config, trainer: str, run_name: str) -> Path:
     variant = [run_name] if run_name else []
-    parts = [config.dataset, trainer, config.backbone.replace("/", "-"), *variant, f"{config.shots}shots", f"seed{config.seed}"]
+    parts = [
+        config.dataset,
+        trainer.replace(":", "-"),
+        config.backbone.replace("/", "-"),
+        *variant,
+        f"{config.shots}shots",
+        f"seed{config.seed}",
+    ]
     return Path(config.output_dir).joinpath(*parts)
 
 
@@ -64,6 +71,6 @@ def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
     Former names are translated, a setting that the earlier version lacked has its default, and a path is the same file however
     it is written.
     """
-    current = DEFAULTS | with_current_names(settings)
+    current: dict[str, Any] = DEFAULTS | with_current_names(settings)
     kept = {key: value for key, value in current.items() if key not in NOT_IDENTITY}
     return kept | {key: str(Path(kept[key]).absolute()) for key in PATHS if kept.get(key) and isinstance(kept[key], str)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from tqdm import tqdm
 
@@ -25,7 +25,7 @@ class Progress:
     def __init__(self, log: Callable[[str], None], terminal: bool | None = None):
         self._log = log
         self._terminal = is_terminal() if terminal is None else terminal
-        self._bar: tqdm | None = None
+        self._bar: tqdm[NoReturn] | None = None
 
     def start(self, planned: float) -> None:
         self._planned, self._done, self._skipped = planned, 0, 0

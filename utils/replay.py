@@ -108,7 +108,7 @@ class ReplayLog:
     def hash_input(self, *parts: np.ndarray | bytes) -> None:
         """Adds to the digest what is queried, or what the losses depend on besides the settings."""
         for part in parts:
-            self._inputs.update(memoryview(part).tobytes())
+            self._inputs.update(part if isinstance(part, bytes) else part.tobytes())
 
     def query(self, points: np.ndarray, size: int, compute: Callable[[], np.ndarray]) -> np.ndarray:
         """`size` numbers at `points`: the recorded ones while there are any, then those of `compute`.
@@ -199,7 +199,7 @@ def discard(folder: Path) -> None:
 
 def find_checkpoint(folder: Path, settings_sha256: str) -> tuple[Checkpoint | None, list[str]]:
     """The newest valid checkpoint in a run folder, or None; and a line for each invalid one, with the reason."""
-    refused = []
+    refused: list[str] = []
     for name in (CHECKPOINT, PREVIOUS_CHECKPOINT):
         path = folder / name
         if not path.exists():

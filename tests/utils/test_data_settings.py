@@ -9,7 +9,7 @@ import pytest
 
 from datasets import DATASETS
 from tests.utils.test_config import COMMON, SHIFTS, resolve
-from utils.config import check_paths
+from utils.checks import check_paths
 from utils.errors import UserError
 
 
@@ -53,5 +53,5 @@ def test_file_that_is_not_there_is_refused_by_its_flag(flag: str, value: str) ->
 
 def test_file_in_place_of_the_cache_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cache").touch()
-    with pytest.raises(UserError, match=r"--cache_dir: .*cache: exists and is no folder"):
+    with pytest.raises(UserError, match=r"--cache_dir: .*cache: exists and is not a folder"):
         check_paths(resolve("--cache_dir", str(tmp_path / "cache")))
