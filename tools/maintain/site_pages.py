@@ -1,0 +1,52 @@
+"""A hook of mkdocs.yml: publishes the pages that live outside docs/, and points links between all pages at their places."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+# Where a file of the repository is on the site, if that is not its path below docs/.
+PUBLISHED = {
+    "README.md": "index.md",
+    "DATASET.md": "DATASET.md",
+    "CONTRIBUTING.md": "CONTRIBUTING.md",
+    "CHANGELOG.md": "CHANGELOG.md",
+    "clip/mini/README.md": "mini-clip.md",
+}
+LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]*)(#[^)\s]*)?\)")
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Adds the pages outside docs/."""
+    from mkdocs.structure.files import File
+
+    for source, page in PUBLISHED.items():
+        files.append(File.generated(config, page, content=(REPOSITORY / source).read_text(encoding="utf-8")))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    return site_links(markdown, page.file.src_uri)
+
+
+def site_links(markdown: str, page: str) -> str:
+    """`markdown` of the `page` of the site, with its links, which hold in the repository, as they are on the site.
+
+    A link to a file that the site lacks becomes the file's name.
+    """
+    source = next((path for path, place in PUBLISHED.items() if place == page), f"docs/{page}")
+
+    def replace(link: re.Match[str]) -> str:
+        image, text, target, anchor = link.groups(default="")
+        if not target or re.match(r"[a-z]+:", target):
+            return link[0]
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
+        place = PUBLISHED.get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else "")
+        if not place or (REPOSITORY / path).is_dir():
+            return f"{text} (`{path}`)"
+        return f"{image}[{text}]({posixpath.relpath(place, posixpath.dirname(page) or '.')}{anchor})"
+
+    return LINK.sub(replace, markdown)
