@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from datasets import DATASETS
-from tests.utils.test_config import COMMON, SHIFTS, resolve
+from tests.helpers.settings import COMMON, SHIFTS, resolve
 from utils.checks import check_paths
 from utils.errors import UserError
 

@@ -193,12 +193,15 @@ def test_other_optimizers_and_both_stages_run_in_the_full_space(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("argv", "reason"),
     [
-        ("--stage2 mezzo", "--stage2: 'mezzo' is not a stage 2 optimizer (did you mean 'mezo'?); choose from sparse-zo, fo, mezo"),
+        (
+            "--stage2 mezzo",
+            "--stage2: 'mezzo' is not a stage 2 optimizer (did you mean 'mezo'?); choose from sparse-zo",
+        ),
         ("--stage2 zero-shot", "--stage2: 'zero-shot' is not a stage 2 optimizer"),
         ("--stage2 mezo --prompt_trainer cma-es", "--stage2: cma-es has one stage; --stage2 goes with sharpzo, zo"),
         ("--stage2 mezo --fidelity gradient-buffer", "--fidelity: departures of stage 2 concern sparse-zo, not mezo"),
-        ("--stage2 lozo", "prompt_space: lozo moves the context's own matrix"),
-        ("--prompt_trainer lozo --prompt_space projected", "--prompt_space: lozo moves the context's own matrix"),
+        ("--stage2 lozo", "prompt_space: lozo moves the context matrix"),
+        ("--prompt_trainer lozo --prompt_space projected", "--prompt_space: lozo moves the context matrix"),
         ("--objective accuracy --prompt_trainer fo", "--objective: accuracy has no derivative, which fo requires"),
         ("--objective accuracy --stage2 forward-gradient", "--objective: accuracy has no derivative, which forward-gradient"),
         ("--objective accuracy --smoothness_estimator jvp", "has no derivative, which --smoothness_estimator jvp requires"),
