@@ -9,7 +9,6 @@ features are before and after, and a verdict: whether the words mean anything.
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from dataclasses import dataclass
 
@@ -109,6 +108,9 @@ def main(argv: list[str]) -> int:
     trainer = classifier.about["prompt_trainer"]
     if trainer in ("blackvip", "bpt-vlm"):
         raise UserError(f"{arguments.prompt}: {trainer} prompts the image too, so its text tokens alone do not say what it does")
+    tuned = classifier.scorer.text
+    if tuned is None:
+        raise UserError(f"{arguments.prompt}: {trainer} tunes no prompt, so there are no tokens to interpret")
     context, start = learned(classifier)
     ids, table = vocabulary(classifier)
     tokens = read_tokens(context, start, ids, table, classifier.backbone.tokenizer.decode)  # type: ignore[attr-defined]
@@ -118,10 +120,9 @@ def main(argv: list[str]) -> int:
     for number, (token, share) in enumerate(zip(tokens, put_back, strict=True), start=1):
         words = ", ".join(f"{word!r} ({distance:.2f})" for word, distance in token.words)
         print(f"{number:5}  {token.moved:7.2f}  {share:7.2f}%  {token.random:7.2f}  {words}")
-    plain = dataclasses.replace(
-        classifier, scorer=Classifier.load(arguments.prompt, backbone=classifier.backbone, zero_shot=True).scorer
-    )
-    similar = (classifier.scorer.text * plain.scorer.text).sum(1)
+    plain = Classifier.load(arguments.prompt, backbone=classifier.backbone, zero_shot=True).scorer.text
+    assert plain is not None
+    similar = (tuned * plain).sum(1)
     print(f"cosine of class features with zero-shot's: mean {float(similar.mean()):.3f}, least {float(similar.min()):.3f}")
     real = sum(token.means_something for token in tokens)
     if real:

@@ -47,14 +47,14 @@ class Scorer:
     """Logits (n, K) of image inputs (n, …), the test images in that form, and how many to score together.
 
     `prepare`: from preprocessed pictures (n, 3, H, W) to the inputs that `logits` takes. `text` (K, D): the classes' text
-    features, L2-normalized.
+    features, L2-normalized; None where the logits do not come from any (tip-adapter, linear-probe).
     """
 
     logits: Callable[[Any], Tensor]
     images: SampleSet
     images_per_pass: int
     prepare: Callable[[Tensor], Any]
-    text: Tensor
+    text: Tensor | None
 
 
 def read_saved(config: Config) -> tuple[Config, dict[str, Tensor], dict[str, Any]]:

@@ -100,6 +100,9 @@ def build(classifier: Classifier) -> tuple[ImageEncoder, Head]:
             f"{classifier.config.load_prompt}: blackvip runs a second encoder and a decoder on each image, which the exported "
             "graph does not hold; use python -m tools.predict, or export a prompt of another trainer"
         )
+    text = classifier.scorer.text
+    if text is None:
+        raise UserError(f"{classifier.config.load_prompt}: {trainer} has no text features, which the exported head is made of")
     how = preprocessing(classifier)
     tower, adapter = classifier.backbone.model.visual, None
     if trainer == "bpt-vlm":
@@ -109,7 +112,7 @@ def build(classifier: Classifier) -> tuple[ImageEncoder, Head]:
         prefix = "adapter."
         state = {key.removeprefix(prefix): value for key, value in classifier.tensors.items() if key.startswith(prefix)}
         adapter.load_state_dict(state)
-    weights = (classifier.backbone.logit_scale * classifier.scorer.text.double()).float()
+    weights = (classifier.backbone.logit_scale * text.double()).float()
     encoder, head = ImageEncoder(tower, how["mean"], how["std"]), Head(weights.clone(), adapter)
     return encoder.eval().cpu(), head.eval().cpu()
 

@@ -76,5 +76,9 @@ def feature_scorer(config: Config, task: FewShotTask, *, classifier: Classifier,
             "classes of its training"
         )
     return Scorer(
-        lambda features: classifier.logits(w, features), task.test_samples, IMAGES_PER_PASS, task.backbone.encode_images
+        lambda features: classifier.logits(w, features),
+        task.test_samples,
+        IMAGES_PER_PASS,
+        prepare=task.backbone.encode_images,
+        text=None,
     )
