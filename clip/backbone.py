@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from clip import MINIS
 from clip.checkpoint import is_torchscript, official_hashes, read_state_dict
+from clip.hugging_face import is_hugging_face, to_open_clip, uses_quick_gelu
 from clip.mini import build_mini, weights_of
 from clip.towers import Tokenizer
 from utils.errors import UserError
@@ -36,6 +37,10 @@ OPENAI_MODELS = {
     "ViT-B/16": "ViT-B-16-quickgelu",
     "ViT-L/14": "ViT-L-14-quickgelu",
 }
+# entries of published files that do not change which class has the largest logit
+WITHOUT_EFFECT = ("attn_mask", "text.attn_mask", "logit_bias")
+# sides' ratio beyond which a picture is cut to its middle before it is scaled
+WIDEST = 32
 
 
 @dataclass(frozen=True)
@@ -79,10 +84,10 @@ class Backbone:
 def load_backbone(name: str, device: torch.device, checkpoint: str | None = None, trust: bool = False) -> Backbone:
     """Builds `name` with its pretrained weights, or with those of the local file `checkpoint`, and freezes it.
 
-    Raises UserError for an unknown name or tag, an activation that does not match the weights, weights that cannot be had,
-    or a tower that has no prompt to tune.
+    Raises UserError for an unknown name or tag, an activation that does not match the weights, weights that cannot be loaded
+    or are not finite, or a tower that has no prompt to tune.
     """
-    # building a model fills it with random weights first, which must not move the caller's global generator
+    # building a model first fills it with random weights, which must not advance the caller's global generator
     with torch.random.fork_rng(devices=[]):
         if name in MINIS:
             architecture, (model, known) = None, _mini(name, checkpoint)
@@ -90,8 +95,19 @@ def load_backbone(name: str, device: torch.device, checkpoint: str | None = None
             known = None
             architecture, tag = resolve_name(name, has_checkpoint=checkpoint is not None)
             model = _from_file(architecture, tag, Path(checkpoint), trust) if checkpoint else _pretrained(architecture, tag)
+    _refuse_nonfinite(model, f"--checkpoint: {checkpoint}" if checkpoint else f"--backbone: {name}")
     model = model.to(device).eval().requires_grad_(False)
     return Backbone(name, model, _tokenizer(name, architecture, model), _preprocess(model), device, known)
+
+
+def _refuse_nonfinite(model: nn.Module, where: str) -> None:
+    """Found here, damage is not mistaken for a step size that is too large."""
+    for key, tensor in model.state_dict().items():
+        broken = int((~torch.isfinite(tensor)).sum()) if tensor.is_floating_point() and not key.endswith("attn_mask") else 0
+        if broken:
+            raise UserError(f"{where}: {key} has {broken} of {tensor.numel()} values that are NaN or infinite; use other weights")
+    if not torch.isfinite(model.logit_scale.exp()).all():
+        raise UserError(f"{where}: logit_scale is {float(model.logit_scale):g}, too large for its exponential; use other weights")
 
 
 def _mini(name: str, checkpoint: str | None) -> tuple[nn.Module, frozenset[int]]:
@@ -125,9 +141,9 @@ def resolve_name(name: str, has_checkpoint: bool = False) -> tuple[str, str]:
     elif not tag and "openai" in tags and architecture.endswith("-quickgelu"):
         tag = "openai"
     if tag not in tags:
-        there = f"there are {', '.join(tags)}" if tags else "it has none: give --checkpoint FILE"
-        asked = f"no pretrained tag {tag!r}" if tag else "name a pretrained tag"
-        raise UserError(f"--backbone: {architecture}: {asked} ({architecture}@TAG); {there}")
+        choices = f"available tags: {', '.join(tags)}" if tags else "it has none: give --checkpoint FILE"
+        problem = f"no pretrained tag {tag!r}" if tag else "name a pretrained tag"
+        raise UserError(f"--backbone: {architecture}: {problem} ({architecture}@TAG); {choices}")
     _check_activation(architecture, open_clip.get_pretrained_cfg(architecture, tag).get("quick_gelu", False), f"tag {tag!r}")
     return architecture, tag
 
@@ -144,8 +160,8 @@ def _check_activation(architecture: str, weights_quick: bool, weights: str) -> N
 
 
 def quiet_hub() -> None:
-    """The hub's own complaints would stand between the user and the one line that says what to do."""
-    # its logger's level is set when it is imported
+    """Silences the hub's own warnings, which would hide the one line that says what to do."""
+    # importing the hub sets its logger's level
     importlib.import_module("huggingface_hub")
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
 
@@ -166,30 +182,68 @@ def _from_file(architecture: str, tag: str, path: Path, trust: bool) -> nn.Modul
     state = read_state_dict(path, trust)
     if is_torchscript(path) and sha256(path) in official_hashes():
         _check_activation(architecture, True, str(path))
-    # weights that are said to be a tag's see images as that tag was trained
+    # weights that the name assigns to a tag see images as that tag was trained
     known = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
+    layout = ""
+    if is_hugging_face(state):
+        layout, quick = " (read from Hugging Face's layout)", uses_quick_gelu(path)
+        if quick is not None:
+            _check_activation(architecture, quick, str(path))
+        state = to_open_clip(state)
     preprocess = {key: known[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in known}
     model = open_clip.create_model(architecture, pretrained=None, pretrained_text=False, force_preprocess_cfg=preprocess)
     state = convert_state_dict(model, state)
     if "logit_scale" in state:
         state["logit_scale"] = state["logit_scale"].reshape(model.logit_scale.shape)
     wanted = model.state_dict()
+    if "text.token_embedding.weight" in wanted and "token_embedding.weight" in state:
+        state = {name if name.startswith(("visual.", "logit_")) else f"text.{name}": t for name, t in state.items()}
+    state = {name: tensor for name, tensor in state.items() if name in wanted or name not in WITHOUT_EFFECT}
     missing = sorted(wanted.keys() - state.keys())
     foreign = sorted(state.keys() - wanted.keys())
     shapes = sorted(name for name in wanted.keys() & state.keys() if wanted[name].shape != state[name].shape)
     for names, what in ((missing, "lacks"), (foreign, "has a foreign"), (shapes, "has another shape for")):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise UserError(f"--checkpoint: {path}: not the weights of {architecture}: it {what} {names[0]}{more}")
+            raise UserError(f"--checkpoint: {path}: not the weights of {architecture}{layout}: it {what} {names[0]}{more}")
     model.load_state_dict(state)
     return model
 
 
-def _preprocess(model: CLIP | CustomTextCLIP) -> Callable[[Image.Image], Tensor]:
-    """The deterministic test transform: shorter side to size, bicubic, center crop, the model's mean and std."""
+@dataclass(frozen=True)
+class Preprocess:
+    """The deterministic test transform: shorter side to size, bicubic, center crop, the model's mean and std.
+
+    Of a very thin picture the transform keeps the middle alone. Cutting to the middle first spares the memory of scaling the
+    whole of it, which would grow with the square of its length.
+    """
+
+    transform: Callable[[Image.Image], Tensor]
+    cuts: bool
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        return self.transform(_middle(image) if self.cuts else image)
+
+    def __repr__(self) -> str:
+        return repr(self.transform)
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    """`image`, or its middle where one side is more than `WIDEST` times the other."""
+    width, height = image.size
+    longest = WIDEST * min(width, height)
+    if max(width, height) <= longest:
+        return image
+    # an even number of pixels is cut off, half of it on either side, so that the center stays
+    left, top = (max(0, side - longest) // 2 for side in (width, height))
+    return image.crop((left, top, width - left, height - top))
+
+
+def _preprocess(model: CLIP | CustomTextCLIP) -> Preprocess:
     settings = dict(getattr(model.visual, "preprocess_cfg", {}))
     settings.setdefault("size", model.visual.image_size)
-    return image_transform_v2(PreprocessCfg(**settings), is_train=False)
+    config = PreprocessCfg(**settings)
+    return Preprocess(image_transform_v2(config, is_train=False), config.resize_mode == "shortest")
 
 
 def _tokenizer(name: str, architecture: str | None, model: CLIP | CustomTextCLIP) -> Tokenizer:

@@ -29,10 +29,13 @@ def kept_labels(classes: int, subsample: str) -> range:
 
 
 def cut_classes(dataset: Dataset, subsample: str) -> Dataset:
-    """The dataset with only the classes that `subsample` keeps, renumbered from 0. Raises UserError where none is left."""
+    """The dataset with only the classes that `subsample` keeps, renumbered from 0. Raises UserError where none remains."""
     labels = kept_labels(len(dataset.classnames), subsample)
     if not labels:
         raise UserError(f"--subsample_classes: {dataset.name} has one class, so there is no {subsample!r} half")
+    if len(labels) == 1:
+        note = f"one class, {dataset.classnames[labels.start]!r}, is left to choose from, so every prompt scores 100%"
+        dataset = dataclasses.replace(dataset, notes=(*dataset.notes, note))
     if subsample == "all":
         return dataset
     names = dataset.classnames[labels.start : labels.stop]

@@ -121,11 +121,22 @@ class FeatureReader:
 
         def decode(item: Item) -> Tensor:
             picture = self.dataset.open_image(item)
-            return self.backbone.preprocess(view(picture, item) if view else picture)
+            try:
+                return self.backbone.preprocess(view(picture, item) if view else picture)
+            except ValueError as error:
+                raise UserError(f"{item.path}: cannot be scaled for {self.backbone.name}: {error}") from error
 
         features = []
         for batch in _decoded(items, decode, self.batch_size):
-            features.append(self.backbone.encode_images(batch))
+            encoded = self.backbone.encode_images(batch)
+            finite = torch.isfinite(encoded).all(1).tolist()
+            if not all(finite):
+                item = items[sum(map(len, features)) + finite.index(False)]
+                raise UserError(
+                    f"--backbone: {self.backbone.name}: the image features of {item.path} are NaN or infinite, though the "
+                    "weights are finite: the image tower overflows; use other weights"
+                )
+            features.append(encoded)
             update(len(batch))
         return torch.cat(features).clone()
 

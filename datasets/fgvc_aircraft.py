@@ -15,11 +15,11 @@ from utils.errors import UserError
 
 
 def read_fgvc_aircraft(name: str, folder: Path, needed: Sequence[str] = PARTS) -> Dataset:
-    """Labels are the lines of variants.txt. Raises UserError naming the list and line of the first wrong entry."""
+    """Labels are the lines of variants.txt. Raises UserError naming the list and line of the first invalid entry."""
     labels: dict[str, int] = {}
     for where, variant in list_lines(folder / "variants.txt"):
         if labels.setdefault(variant, len(labels)) != len(labels) - 1:
-            raise UserError(f"{where}: the variant {variant!r} stands twice")
+            raise UserError(f"{where}: the variant {variant!r} is listed twice")
     parts = [_read_list(folder / f"images_variant_{part}.txt", labels) if part in needed else [] for part in PARTS]
     return of_files(name, list(labels), parts, folder / DATASETS[name].images)
 
@@ -31,6 +31,6 @@ def _read_list(path: Path, labels: dict[str, int]) -> list[Item]:
         if not number.isdigit():
             raise UserError(f"{where}: {line[:80]!r}: expected an image number, a space and a variant")
         if variant not in labels:
-            raise UserError(f"{where}: {variant!r} is no line of variants.txt")
+            raise UserError(f"{where}: {variant!r} is not a line of variants.txt")
         items.append(Item(f"{number}.jpg", labels[variant], variant))
     return items

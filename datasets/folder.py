@@ -1,4 +1,4 @@
-"""Any folder of images as a dataset: one sub-folder a class, either below train/, val/ (optional) and test/, or directly.
+"""Any folder of images as a dataset: one sub-folder per class, either below train/, val/ (optional) and test/, or directly.
 
 Without those, each class is split 50/20/30 by a fixed rule: its files are ordered by the SHA-256 of "CLASS/FILE", and the first
 half trains. The split depends on nothing but the names, so every seed shares one test set.
@@ -7,104 +7,168 @@ half trains. The split depends on nothing but the names, so every seed shares on
 from __future__ import annotations
 
 import hashlib
+import html
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from datasets import PARTS
-from datasets.images import class_folders, image_names
+from datasets.listing import Listing, class_folders, composed, describe, list_images
 from datasets.lists import list_lines
 from datasets.split import Dataset, Item, of_files
 from utils.errors import UserError
 
 NAMES_FILE = "classnames.txt"
+SHOWN = 3
 
 
 def read_folder(name: str, folder: Path, needed: Sequence[str] = PARTS) -> Dataset:
-    """Labels are the sorted class folders; names are theirs, or those that classnames.txt gives (lines "FOLDER NAME").
+    """Labels are the sorted class folders; names are the folders' or those of classnames.txt (lines "FOLDER NAME").
 
-    Raises UserError for classes that differ between the parts, and for classes with too few images to be split.
+    Pictures are read as a viewer displays them. `notes` of the dataset count what was passed over. Raises UserError for fewer
+    than two classes, classes that differ between the parts, two classes with one prompt, and classes too small to be split.
     """
     present = class_folders(folder)
     if not present:
-        raise UserError(f"{folder}: no class folders; put each class's images in a sub-folder of its own")
+        raise UserError(f"{folder}: no class folders; put the images of each class into a sub-folder named after the class")
     divided = [part for part in PARTS if part in present and class_folders(folder / part)]
     if not divided:
         names = _names(folder, present)
-        parts = _split(folder, names)
+        listings = {key: list_images(folder / key) for key in names}
+        _refuse_one_class(folder, names)
+        parts = _split(folder, listings, names)
     else:
         names = _names(folder, class_folders(folder / "train") if "train" in divided else [])
-        parts = _read_parts(folder, present, divided, names)
-    return of_files(name, list(names.values()), parts, folder)
+        _refuse_strays(folder, present, divided)
+        _refuse_one_class(folder / "train", names)
+        listings = _list_parts(folder, divided, names)
+        parts = [_items({key: _paths(f"{part}/{key}", listings) for key in names}, names) for part in PARTS]
+    _refuse_equal_prompts(folder, names)
+    outside = {".": list_images(folder), **{part: list_images(folder / part) for part in divided}}
+    notes = _notes(folder, listings, outside)
+    return of_files(name, list(names.values()), parts, folder, as_displayed=True, notes=notes)
 
 
 def _names(folder: Path, classes: Sequence[str]) -> dict[str, str]:
     """Displayed names by class folder. A folder's name may hold spaces, so the longest one that begins a line is meant."""
     path = folder / NAMES_FILE
     if not path.exists():
-        return {key: key for key in classes}
+        return {key: composed(key) for key in classes}
     names: dict[str, str] = {}
     for where, line in list_lines(path):
-        key = max((key for key in classes if line.startswith(f"{key} ")), key=len, default=None)
+        text = composed(line)
+        key = max((key for key in classes if text.startswith((f"{composed(key)} ", f"{composed(key)}\t"))), key=len, default=None)
         if key is None:
             raise UserError(f"{where}: {line[:80]!r}: expected a class folder, a space and the name to display")
         if key in names:
-            raise UserError(f"{where}: the class folder {key!r} stands twice")
-        names[key] = line.removeprefix(key).strip()
+            raise UserError(f"{where}: the class folder {key!r} is listed twice")
+        names[key] = text.removeprefix(composed(key)).strip()
     unnamed = [key for key in classes if key not in names]
     if unnamed:
-        raise UserError(f"{path}: names no class folder {unnamed[0]!r}")
-    twins = [key for key in classes if list(names.values()).count(names[key]) > 1]
-    if twins:
-        raise UserError(f"{path}: the class folders {twins[0]!r} and {twins[1]!r} share the name {names[twins[0]]!r}")
+        raise UserError(f"{path}: the class folder {unnamed[0]!r} has no line")
     return {key: names[key] for key in classes}
 
 
-def _read_parts(folder: Path, present: Sequence[str], divided: Sequence[str], names: Mapping[str, str]) -> list[list[Item]]:
+def _refuse_one_class(folder: Path, names: Mapping[str, str]) -> None:
+    if len(names) == 1:
+        raise UserError(
+            f"{folder}: holds one class folder, {next(iter(names))!r}; with one class every prompt scores 100%, so at least two "
+            "are required"
+        )
+
+
+def _refuse_equal_prompts(folder: Path, names: Mapping[str, str]) -> None:
+    """Of two classes with the same prompt, one could never be predicted. CLIP's tokenizer ignores case and repeated blanks."""
+    seen: dict[str, str] = {}
+    for key, name in names.items():
+        text = " ".join(html.unescape(html.unescape(composed(name))).replace("_", " ").lower().split())
+        other = seen.setdefault(text, key)
+        if other == key:
+            continue
+        pair = f"{folder}: the class folders {other!r} and {key!r}"
+        if composed(other) == composed(key):
+            raise UserError(f"{pair} have one name in two Unicode forms; merge them or rename one")
+        advice = f"give them different names in {NAMES_FILE} (lines FOLDER NAME), or merge them"
+        raise UserError(f"{pair} have the same prompt, {text!r}; {advice}")
+
+
+def _refuse_strays(folder: Path, present: Sequence[str], divided: Sequence[str]) -> None:
     for part in ("train", "test"):
         if part not in divided:
             raise UserError(f"{folder}: has {divided[0]}/ with class folders, but no {part}/ with class folders beside it")
     stray = [key for key in present if key not in PARTS]
     if stray:
-        raise UserError(f"{folder / stray[0]}: a folder beside train/ and test/, which hold the classes; only val/ may be there")
-    parts = []
-    for part in PARTS:
-        classes = class_folders(folder / part) if part in divided else list(names)
-        for key in sorted(set(classes) ^ names.keys()):
-            what = "has no folder here, though train/ has it" if key in names else "is no class of train/"
+        raise UserError(f"{folder / stray[0]}: a folder beside train/ and test/, which hold the classes; only val/ may be added")
+
+
+def _list_parts(folder: Path, divided: Sequence[str], names: Mapping[str, str]) -> dict[str, Listing]:
+    """Listings by "PART/CLASS". Raises UserError where a part has other classes than train/, or a class without images."""
+    listings = {}
+    for part in divided:
+        classes = {composed(key): key for key in class_folders(folder / part)}
+        for key in sorted(set(classes) ^ set(map(composed, names))):
+            what = "is not a class of train/" if key in classes else "has no folder here, though train/ has it"
             raise UserError(f"{folder / part}: {key!r} {what}")
-        files = {key: image_names(folder / part / key) if part in divided else [] for key in names}
-        empty = [key for key in files if not files[key]]
-        if empty and part in divided:
-            raise UserError(f"{folder / part / empty[0]}: the class has no images")
-        parts.append(_items({key: [f"{part}/{key}/{file}" for file in files[key]] for key in names}, names))
-    return parts
+        for key in names:
+            place = f"{part}/{classes[composed(key)]}"
+            listing = list_images(folder / place)
+            if not listing.images:
+                raise UserError(f"{folder / place}: the class has no images{_instead(listing)}")
+            listings[f"{part}/{key}"] = Listing([f"{place}/{file}" for file in listing.images], listing.others)
+    return listings
 
 
-def _split(folder: Path, names: Mapping[str, str]) -> list[list[Item]]:
+def _paths(place: str, listings: Mapping[str, Listing]) -> list[str]:
+    return listings[place].images if place in listings else []
+
+
+def _split(folder: Path, listings: Mapping[str, Listing], names: Mapping[str, str]) -> list[list[Item]]:
     by_part: list[dict[str, list[str]]] = [{}, {}, {}]
-    for key in names:
-        files = [f"{key}/{file}" for file in image_names(folder / key)]
-        divided = split_names(files)
+    for key, listing in listings.items():
+        divided = split_names([f"{key}/{file}" for file in listing.images])
         if not all(divided):
             raise UserError(
-                f"{folder / key}: the class has {len(files)} images, too few to be split 50/20/30; add some, or lay them out "
-                "in train/ and test/"
+                f"{folder / key}: the class has {len(listing.images)} images{_instead(listing)}, too few to be split 50/20/30; "
+                "add some, or lay them out in train/ and test/"
             )
         for part, chosen in zip(by_part, divided, strict=True):
             part[key] = chosen
     return [_items(part, names) for part in by_part]
 
 
+def _instead(listing: Listing) -> str:
+    return f" (besides {describe(listing.others)}; convert pictures of other formats to JPEG or PNG)" if listing.others else ""
+
+
+def _notes(folder: Path, classes: Mapping[str, Listing], outside: Mapping[str, Listing]) -> tuple[str, ...]:
+    """One line on what the class folders hold besides images, and one on images that lie in no class folder."""
+    notes = []
+    others = sum((listing.others for listing in classes.values()), Counter[str]())
+    if others:
+        holders = [key for key, listing in classes.items() if listing.others]
+        more = f" and {len(holders) - SHOWN} more" if len(holders) > SHOWN else ""
+        used = sum(len(listing.images) for listing in classes.values())
+        notes.append(
+            f"{folder}: {used} images; passed over {describe(others)} in class folder{'s' * (len(holders) > 1)} "
+            f"{', '.join(holders[:SHOWN])}{more}"
+        )
+    for place, listing in outside.items():
+        if listing.images:
+            notes.append(f"{folder / place}: passed over {len(listing.images)} images that lie in no class folder")
+    return tuple(notes)
+
+
 def in_hash_order(paths: Iterable[str]) -> list[str]:
-    """Paths "CLASS/FILE" by their SHA-256: an order that depends on each name alone."""
-    return sorted(paths, key=lambda path: hashlib.sha256(path.encode("utf-8", "surrogateescape")).digest())
+    """Paths "CLASS/FILE" by the SHA-256 of their composed form: an order that depends on each name alone."""
+    return sorted(paths, key=lambda path: hashlib.sha256(composed(path).encode("utf-8", "surrogateescape")).digest())
 
 
 def split_names(paths: Iterable[str]) -> tuple[list[str], list[str], list[str]]:
     """One class's paths "CLASS/FILE" cut 50/20/30 in hash order, into sorted train, val and test; of very few, empty ones."""
     ordered = in_hash_order(paths)
     first, second = round(0.5 * len(ordered)), round(0.7 * len(ordered))
-    return sorted(ordered[:first]), sorted(ordered[first:second]), sorted(ordered[second:])
+    train, val, test = ordered[:first], ordered[first:second], ordered[second:]
+    return sorted(train, key=composed), sorted(val, key=composed), sorted(test, key=composed)
 
 
 def _items(files: Mapping[str, Sequence[str]], names: Mapping[str, str]) -> list[Item]:

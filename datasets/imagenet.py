@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from datasets import DATASETS, PARTS
-from datasets.images import class_folders, image_names
+from datasets.listing import class_folders, image_names
 from datasets.lists import list_lines
 from datasets.split import Dataset, Item, of_files
 from utils.errors import UserError
@@ -62,7 +62,7 @@ def read_names(folder: Path) -> tuple[dict[str, str], Path]:
         if not WNID.fullmatch(wnid) or not name.strip():
             raise UserError(f"{where}: {line[:80]!r}: expected a wnid (n and 8 digits), a space and a name")
         if wnid in names:
-            raise UserError(f"{where}: {wnid} stands twice")
+            raise UserError(f"{where}: {wnid} is listed twice")
         names[wnid] = name.strip()
     return dict(sorted(names.items())), path
 
@@ -80,7 +80,7 @@ def _own_classes(name: str, images: Path, names: Mapping[str, str], source: Path
             raise UserError(f"{readme}: {wnid} {what}")
     foreign = next((wnid for wnid in folders if wnid not in names), None)
     if foreign:
-        raise UserError(f"{images / foreign}: {foreign} is no class of {source}")
+        raise UserError(f"{images / foreign}: {foreign} is not a class of {source}")
     if len(folders) != known:
         raise UserError(f"{images}: {len(folders)} class folders; {name} has {known} classes and is scored among exactly those")
     return folders
@@ -100,7 +100,7 @@ def _class_items(images: Path, part: str, labels: Mapping[str, int], names: Mapp
         raise UserError(f"{folder}: no folder for class {missing[0]}{more} of the {len(labels)} in {source}")
     foreign = sorted(present - labels.keys())
     if foreign:
-        raise UserError(f"{folder / foreign[0]}: {foreign[0]} is no class of {source}")
+        raise UserError(f"{folder / foreign[0]}: {foreign[0]} is not a class of {source}")
     prefix = f"{part}/" if part else ""
     items = []
     for key, label in labels.items():

@@ -1,33 +1,36 @@
-"""Image files: how they are opened, and how a run makes sure beforehand that they are there."""
+"""Image files: how they are opened, and how a run makes sure beforehand that they exist."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+import unicodedata
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError, features
 
-from utils.errors import UserError, is_unicode, shortened
+from datasets.pixels import to_rgb
+from utils.errors import UserError, shortened
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
-
-
-# Pillow's other formats include some that it hands to other programs, as PostScript to Ghostscript
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
+# Pillow's other formats include some that it passes to other programs, as PostScript to Ghostscript
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP", *(["AVIF"] if features.check("avif") else []))
+TIFF_BEGINNINGS = (b"II*\0", b"MM\0*")
+SAMPLES_PER_PIXEL, BITS_PER_SAMPLE = 277, 258
 
 
 class MissingImageError(UserError):
-    """There is no file where an image should be."""
+    """The image file does not exist."""
 
 
-def open_image(path: Path) -> Image.Image:
-    """The picture at `path` in RGB, by its content (a PNG called .jpg is fine). Raises UserError naming the file."""
+def open_image(path: Path, as_displayed: bool = True) -> Image.Image:
+    """The picture at `path` in RGB, by its content (a PNG called .jpg is fine). Raises UserError naming the file.
+
+    `as_displayed`: upright and on white, as a viewer shows it; otherwise the stored pixels, as CoOp reads its datasets.
+    """
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            return image.convert("RGB")
-    # Pillow's format plugins raise whatever their parsing of a damaged file met: a dozen types, one meaning
+        with Image.open(existing(path), formats=FORMATS) as image:
+            return to_rgb(image, as_displayed)
+    # Pillow's format plugins raise a dozen types for damaged files, and all of them mean the same to the user
     except Exception as error:
         raise UserError(f"{path}: {unreadable(path, error)}") from error
 
@@ -39,8 +42,7 @@ def unreadable(path: Path, error: Exception) -> str:
     if isinstance(error, IsADirectoryError):
         return "not a readable image: it is a folder"
     if isinstance(error, UnidentifiedImageError):
-        empty = path.is_file() and path.stat().st_size == 0
-        return "not a readable image: " + ("the file is empty" if empty else f"its content is none of {', '.join(FORMATS)}")
+        return f"not a readable image: {_unidentified(path)}"
     if isinstance(error, MemoryError):
         return "not a readable image: it does not fit into memory"
     if isinstance(error, OSError) and error.strerror:
@@ -48,53 +50,73 @@ def unreadable(path: Path, error: Exception) -> str:
     return f"not a readable image: {error or type(error).__name__}"
 
 
-def stamp(path: Path) -> str:
-    """Size and time of an image file: another content has another stamp. Raises UserError where there is no such file."""
+def _unidentified(path: Path) -> str:
+    path = existing(path)
+    if path.is_file() and path.stat().st_size == 0:
+        return "the file is empty"
     try:
-        status = os.stat(path)  # noqa: PTH116  (Path.stat takes twice as long, and this is called for every image)
+        with path.open("rb") as file:
+            head = file.read(8)
+            if head.startswith(TIFF_BEGINNINGS):
+                tags = TiffImagePlugin.ImageFileDirectory_v2(head)
+                file.seek(tags.next)
+                tags.load(file)
+                bits = tags.get(BITS_PER_SAMPLE, (1,))
+                return (
+                    f"a TIFF of {tags.get(SAMPLES_PER_PIXEL, 1)} bands with {'/'.join(map(str, sorted(set(bits))))} bits per "
+                    "sample, which Pillow does not read; save three of its bands as 8-bit RGB"
+                )
+    except (OSError, SyntaxError, ValueError, TypeError, LookupError):
+        pass
+    return f"its content is none of {', '.join(FORMATS)}"
+
+
+def existing(path: Path) -> Path:
+    """`path`, or where no such file exists the one whose name is the same text in another Unicode form.
+
+    macOS and the archives made there decompose accents; lists made elsewhere compose them.
+    """
+    if str(path).isascii() or path.exists():
+        return path
+    found = Path(path.anchor)
+    for name in path.relative_to(path.anchor).parts:
+        forms = (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
+        found = next((found / form for form in forms if (found / form).exists()), found / name)
+    return found
+
+
+def stamp(path: Path) -> str:
+    """Size, times and identity of an image file: a file whose content changed has another stamp.
+
+    The change time is included because no program can set it back, unlike the modification time. Raises UserError where there is
+    no such file.
+    """
+    status = file_status(path)
+    times = f"{status.st_mtime_ns}|{status.st_ctime_ns}"
+    return f"{status.st_size}|{times}|{status.st_dev}:{status.st_ino}"
+
+
+def file_status(path: Path) -> os.stat_result:
+    """The status of a file that is not empty. Raises UserError where `path` is not such a file."""
+    try:
+        # os.stat takes half the time of Path.stat, and this is called for every image
+        status = os.stat(path)  # noqa: PTH116
     except FileNotFoundError:
+        other = existing(path)
+        if other != path:
+            return file_status(other)
         raise MissingImageError(f"{path}: the image is missing{_missing_folder(path)}") from None
     except OSError as error:
         raise UserError(f"{shortened(str(path), 300)}: not a readable image: {error.strerror or error}") from error
     if stat.S_ISDIR(status.st_mode):
         raise UserError(f"{path}: not a readable image: it is a folder")
     if not stat.S_ISREG(status.st_mode):
-        raise UserError(f"{path}: not a readable image: it is no plain file")
+        raise UserError(f"{path}: not a readable image: it is not a regular file")
     if not status.st_size:
         raise UserError(f"{path}: not a readable image: the file is empty")
-    return f"{status.st_size}|{status.st_mtime_ns}"
+    return status
 
 
 def _missing_folder(path: Path) -> str:
     absent = [folder for folder in path.parents if not folder.exists()]
     return f" (there is no folder {absent[-1]})" if absent else ""
-
-
-def class_folders(folder: Path) -> list[str]:
-    """Names of the sub-folders of `folder`, sorted; hidden ones and macOS's archive litter are none. UserError if unreadable."""
-    try:
-        with os.scandir(folder) as entries:
-            return _sorted(e.name for e in entries if e.is_dir() and not e.name.startswith(".") and e.name != "__MACOSX")
-    except OSError as error:
-        raise UserError(f"{folder}: the folder cannot be read: {error.strerror or error}") from error
-
-
-def image_names(folder: Path) -> list[str]:
-    """Names of the image files in `folder`, by suffix, sorted; hidden and other files are left out. UserError if unreadable."""
-    try:
-        with os.scandir(folder) as entries:
-            return _sorted(e.name for e in entries if is_image_name(e.name) and not e.is_dir())
-    except OSError as error:
-        raise UserError(f"{folder}: the folder cannot be read: {error.strerror or error}") from error
-
-
-def _sorted(names: Iterable[str]) -> list[str]:
-    names = sorted(names)
-    strange = next((name for name in names if not is_unicode(name)), None)
-    if strange is not None:
-        raise UserError(f"{strange!r}: a name that is no UTF-8; rename it")
-    return names
-
-
-def is_image_name(name: str) -> bool:
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122

@@ -6,13 +6,15 @@ import importlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
 from PIL import Image
 
 from datasets import DATASETS, PARTS
-from datasets.images import open_image, stamp
+from datasets.images import existing, open_image, stamp
+from datasets.listing import composed
+from datasets.lists import read_text
 from datasets.roots import dataset_folder
 from utils.errors import UserError, is_unicode
 
@@ -29,8 +31,8 @@ class Item(NamedTuple):
 class Dataset:
     """All items of a dataset. `open_image` reads an item as an RGB picture; `classnames[label]` names a label.
 
-    `stamp` gives a text that changes with an item's content and raises UserError where its file is not there; None where
-    there is no way to tell.
+    `stamp` gives a text that changes with an item's content and raises UserError where its file is missing; None where the
+    dataset cannot tell. `file` gives the path of an item that is a plain file. `notes` are lines that the user should see.
     """
 
     name: str
@@ -40,13 +42,15 @@ class Dataset:
     test: tuple[Item, ...]
     open_image: Callable[[Item], Image.Image]
     stamp: Callable[[Item], str] | None = None
+    file: Callable[[Item], Path] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def load_dataset(name: str, root: str | None, needed: Sequence[str] = PARTS) -> Dataset:
     """The dataset `name`, from `root` where it is not a bundled one, with at least the parts `needed`.
 
-    Parts that are not needed may be left empty where reading them takes time. Raises UserError saying what is missing or
-    wrong. That the images are there is not looked at.
+    Parts that are not needed may be left empty where reading them takes time. Whether the images exist is not checked. Raises
+    UserError saying what is missing or wrong.
     """
     info = DATASETS[name]
     folder = dataset_folder(name, root) if info.folder else Path()
@@ -65,18 +69,26 @@ def read_split_dataset(name: str, folder: Path, needed: Sequence[str] = PARTS) -
     return of_files(name, class_names(parts, path), parts, folder / DATASETS[name].images)
 
 
-def of_files(name: str, classnames: Sequence[str], parts: Sequence[Sequence[Item]], images: Path) -> Dataset:
-    """A dataset whose items are files below `images`."""
+def of_files(
+    name: str,
+    classnames: Sequence[str],
+    parts: Sequence[Sequence[Item]],
+    images: Path,
+    as_displayed: bool = False,
+    notes: tuple[str, ...] = (),
+) -> Dataset:
+    """A dataset whose items are files below `images`. `as_displayed`: see `datasets.images.open_image`."""
     train, val, test = map(tuple, parts)
-    place = images.absolute()
     return Dataset(
         name,
         tuple(classnames),
         train,
         val,
         test,
-        lambda item: open_image(images / item.path),
-        lambda item: f"{place}/{item.path}|{stamp(images / item.path)}",
+        lambda item: open_image(images / item.path, as_displayed),
+        lambda item: f"{stamp(images / item.path)}|{as_displayed}",
+        lambda item: existing(images / item.path),
+        notes,
     )
 
 
@@ -86,7 +98,7 @@ def _missing_split(name: str, path: Path) -> str:
     source = SOURCES[name]
     expected = [piece.path for piece in source.pieces if piece.path != path.name] + list(source.annotations)
     present = [entry for entry in expected if (path.parent / entry).exists()]
-    there = f" (there: {', '.join(present)}; they do not replace it)" if present else ""
+    there = f" (present: {', '.join(present)}; they do not replace it)" if present else ""
     return (
         f"{path}: the split file is missing{there}: CoOp drew its split at random once, so it must be fetched, not made; "
         f"`python -m tools.data download {name} --root_path {path.parent.parent}` does, and DATASET.md says where it comes from"
@@ -106,7 +118,7 @@ def read_split(path: Path) -> tuple[tuple[Item, ...], tuple[Item, ...], tuple[It
 
 def read_json(path: Path) -> object:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except FileNotFoundError:
         raise UserError(f"{path}: the split file is missing; DATASET.md says where it comes from") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -114,7 +126,10 @@ def read_json(path: Path) -> object:
 
 
 def read_part(entries: object, where: str) -> tuple[Item, ...]:
-    """The items of one list of a split file. Raises UserError naming the position of the first malformed one."""
+    """The items of one list of a split file; backslashes of lists made on Windows become slashes.
+
+    Raises UserError naming the position of the first malformed entry.
+    """
     if not isinstance(entries, list):
         raise UserError(f"{where}: must be a list of [path, label, class name]")
     items = []
@@ -126,20 +141,21 @@ def read_part(entries: object, where: str) -> tuple[Item, ...]:
         if not isinstance(path, str) or type(label) is not int or label < 0 or not isinstance(name, str) or not name.strip():
             raise UserError(f"{here}: {str(entry)[:80]}: expected [text, whole number from 0, text]")
         if not is_unicode(path + name):
-            raise UserError(f"{here}: {str(entry)[:80]!r}: half a surrogate pair is no text")
-        pure = PurePosixPath(path)
-        if pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path or not pure.parts:
+            raise UserError(f"{here}: {str(entry)[:80]!r}: invalid Unicode (unpaired surrogate)")
+        pure = PurePosixPath(path.replace("\\", "/"))
+        absolute = pure.is_absolute() or PureWindowsPath(path).is_absolute()
+        if absolute or ".." in pure.parts or "\0" in path or not pure.parts:
             raise UserError(f"{here}: {path!r} must be a path below the image folder")
-        items.append(Item(path, label, name))
+        items.append(Item(path.replace("\\", "/"), label, name))
     return tuple(items)
 
 
 def class_names(parts: Sequence[Sequence[Item]], where: object) -> tuple[str, ...]:
-    """Names by label over all parts. Raises UserError for a label with two names or with none."""
+    """Names by label over all parts. Raises UserError for a label with two names or without one."""
     names: dict[int, str] = {}
     for items in parts:
         for item in items:
-            if names.setdefault(item.label, item.classname) != item.classname:
+            if composed(names.setdefault(item.label, item.classname)) != composed(item.classname):
                 raise UserError(f"{where}: label {item.label} has two names, {names[item.label]!r} and {item.classname!r}")
     missing = next(label for label in range(len(names) + 1) if label not in names)
     if missing < len(names) or not names:

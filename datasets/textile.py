@@ -11,7 +11,7 @@ from pathlib import Path
 
 from datasets import PARTS
 from datasets.folder import split_names
-from datasets.images import image_names
+from datasets.listing import image_names
 from datasets.packaged import package_folder
 from datasets.split import Dataset, Item, of_files
 

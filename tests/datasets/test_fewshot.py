@@ -63,7 +63,7 @@ def test_global_generator_has_no_say_in_the_draw(digits: Dataset) -> None:
 
 
 def test_class_with_too_few_images_is_refused_by_part_and_name() -> None:
-    hint = "; --short_classes take-all takes what is there"
+    hint = "; use fewer --shots, or --short_classes take-all to train small classes on all they have"
     assert refusal(draw_few_shot, made_up(3, 4), 4, random.Random(1)) == (
         f"made-up: train: class 'cow' has 3 images, fewer than 4 shots{hint}"
     )
@@ -237,3 +237,27 @@ def test_file_that_is_no_list_is_refused(document: Any, list_file: ListFile) -> 
     assert refusal(list_file.read, of_classes(2), 1).startswith(
         f"{list_file.path}: must be an object with the lists train and val"
     )
+
+
+@pytest.mark.parametrize(("images", "shots", "expected"), [(4, 4, (3, 1)), (10, 16, (8, 2)), (2, 2, (1, 1)), (30, 16, (16, 4))])
+def test_take_all_keeps_some_training_images_back_where_there_is_no_validation_part(
+    images: int, shots: int, expected: tuple[int, int]
+) -> None:
+    train, val = draw_few_shot(made_up(images, 0), shots, random.Random(1), "take-all")
+    assert (set(per_class(train).values()), set(per_class(val).values())) == ({expected[0]}, {expected[1]})
+    assert not set(train) & set(val)
+
+
+def test_shots_that_leave_nothing_to_validate_on_are_refused_with_a_number_that_works() -> None:
+    message = refusal(draw_few_shot, made_up(4, 0), 4, random.Random(1))
+    assert message.startswith("--shots: class 'ant' has 4 images to train on and --shots 4 uses all of them")
+    assert "use --shots 3" in message
+
+
+def test_a_line_says_that_fewer_shots_were_drawn() -> None:
+    chosen, train, _ = choose_images(made_up(3, 4), 16, random.Random(1), "take-all")
+    assert len(train) == 9
+    assert chosen.notes == (
+        "3 of 3 classes have fewer than 16 training images and use what they have; the smallest, 'cow', has 3",
+    )
+    assert choose_images(made_up(3, 4), 3, random.Random(1))[0].notes == ()

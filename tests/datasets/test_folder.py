@@ -46,9 +46,9 @@ def test_fgvc_labels_are_lines_of_variants_and_names_keep_spaces_and_slashes(fgv
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("0000002 F/A-19", "'F/A-19' is no line of variants.txt"),
+        ("0000002 F/A-19", "'F/A-19' is not a line of variants.txt"),
         ("", "the line is blank"),
-        ("0000002", "'' is no line of variants.txt"),
+        ("0000002", "'' is not a line of variants.txt"),
         ("../../etc/passwd F/A-18", "expected an image number, a space and a variant"),
     ],
 )
@@ -65,7 +65,9 @@ def test_missing_fgvc_list_and_repeated_variant_are_refused_by_name(fgvc: Path) 
     assert refusal(load_dataset, "fgvc_aircraft", str(fgvc.parent)) == f"{fgvc / 'images_variant_test.txt'}: the list is missing"
     assert len(load_dataset("fgvc_aircraft", str(fgvc.parent), ("train", "val")).train) == 8
     (fgvc / "variants.txt").write_text("707-320\nDC-3\n707-320\n")
-    assert refusal(load_dataset, "fgvc_aircraft", str(fgvc.parent)).endswith("variants.txt:3: the variant '707-320' stands twice")
+    assert refusal(load_dataset, "fgvc_aircraft", str(fgvc.parent)).endswith(
+        "variants.txt:3: the variant '707-320' is listed twice"
+    )
 
 
 def test_fgvc_train_list_of_others_is_read_in_its_order(test_data: Path, tmp_path: Path) -> None:
@@ -156,7 +158,7 @@ def test_validation_part_may_be_left_out(divided: Path) -> None:
 
 def test_class_that_differs_between_parts_is_refused_by_name(divided: Path) -> None:
     draw_images(divided / "test" / "cow", "1.jpg")
-    assert refusal(load, divided) == f"{divided / 'test'}: 'cow' is no class of train/"
+    assert refusal(load, divided) == f"{divided / 'test'}: 'cow' is not a class of train/"
     draw_images(divided / "train" / "cow", "1.jpg")
     assert refusal(load, divided) == f"{divided / 'val'}: 'cow' has no folder here, though train/ has it"
 
@@ -191,11 +193,10 @@ def test_names_come_from_classnames_where_it_is_there(flat: Path) -> None:
     ("text", "reason"),
     [
         ("Ant ant\nwasp a wasp\n", ":2: 'wasp a wasp': expected a class folder, a space and the name to display"),
-        ("Ant ant\nAnt insect\n", ":2: the class folder 'Ant' stands twice"),
+        ("Ant ant\nAnt insect\n", ":2: the class folder 'Ant' is listed twice"),
         ("Ant ant\n\nwood_frog frog\n", ":2: the line is blank"),
         ("Ant\n", ":1: 'Ant': expected a class folder, a space and the name to display"),
-        ("Ant ant\nwood_frog frog\n", ": names no class folder 'bee hive'"),
-        ("Ant insect\nwood_frog frog\nbee hive insect\n", ": the class folders 'Ant' and 'bee hive' share the name 'insect'"),
+        ("Ant ant\nwood_frog frog\n", ": the class folder 'bee hive' has no line"),
         ("", ": the list is empty"),
     ],
 )
@@ -214,3 +215,62 @@ def test_folder_without_classes_or_none_at_all_is_refused(tmp_path: Path) -> Non
 def test_folder_that_may_not_be_read_is_refused(flat: Path) -> None:
     (flat / "Ant").chmod(0)
     assert refusal(load, flat).startswith(f"{flat / 'Ant'}: the folder cannot be read")
+
+
+def test_what_a_class_folder_holds_besides_images_is_counted(flat: Path) -> None:
+    for name in ("a.heic", "b.heic", "notes.txt", ".DS_Store"):
+        (flat / "Ant" / name).touch()
+    (flat / "Ant" / "more").mkdir()
+    draw_images(flat, "stray.png")
+    assert load(flat).notes == (
+        f"{flat}: 27 images; passed over 2 .heic, 1 .txt, 1 folder, 1 hidden file in class folder Ant",
+        f"{flat}: passed over 1 images that lie in no class folder",
+    )
+
+
+def test_class_of_other_formats_alone_is_refused_saying_which(flat: Path) -> None:
+    (flat / "cow").mkdir()
+    for n in range(8):
+        (flat / "cow" / f"{n}.heic").touch()
+    assert "the class has 0 images (besides 8 .heic; convert" in refusal(load, flat)
+
+
+@pytest.mark.parametrize("name", ["@eaDir", "$RECYCLE.BIN", "System Volume Information", "__MACOSX", ".git", "lost+found"])
+def test_system_folders_are_not_classes(name: str, flat: Path) -> None:
+    draw_images(flat / name, "1.png")
+    assert len(load(flat).classnames) == 3
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".JPE", ".avif", ".pnm"])
+def test_less_usual_suffixes_are_images(suffix: str, flat: Path) -> None:
+    draw_images(flat / "Ant", f"new{suffix}")
+    dataset = load(flat)
+    assert f"Ant/new{suffix}" in {item.path for item in (*dataset.train, *dataset.val, *dataset.test)}
+
+
+@pytest.mark.parametrize("twin", ["wood frog", "Wood_Frog", "wood__frog", "wood&#32;frog"])
+def test_two_classes_with_one_prompt_are_refused(twin: str, flat: Path) -> None:
+    draw_images(flat / twin, *(f"{n}.png" for n in range(8)))
+    message = refusal(load, flat)
+    assert repr(twin) in message
+    assert "'wood_frog'" in message
+    assert "have the same prompt, 'wood frog'" in message
+
+
+def test_one_name_in_two_unicode_forms_is_one_class(flat: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    draw_images(flat / decomposed, *(f"{n}.png" for n in range(8)))
+    (flat / "classnames.txt").write_text(f"Ant ant\nbee hive bees\n{composed} coffee house\nwood_frog frog\n", encoding="utf-16")
+    assert load(flat).classnames == ("ant", "bees", "coffee house", "frog")
+    (flat / "classnames.txt").unlink()
+    assert load(flat).classnames[2] == composed
+    split = [item.path.split("/")[1] for item in load(flat).test if item.label == 2]
+    (flat / decomposed).rename(flat / composed)
+    assert [item.path.split("/")[1] for item in load(flat).test if item.label == 2] == split
+    draw_images(flat / decomposed, *(f"{n}.png" for n in range(8)))
+    assert "have one name in two Unicode forms" in refusal(load, flat)
+
+
+def test_single_class_is_refused(tmp_path: Path) -> None:
+    draw_images(tmp_path / "unlabeled", *(f"{n}.png" for n in range(8)))
+    assert "with one class every prompt scores 100%" in refusal(load, tmp_path)

@@ -106,7 +106,7 @@ def test_flat_validation_folder_is_refused_as_such(imagenet: Path) -> None:
 def test_foreign_and_empty_class_folders_are_refused_by_name(imagenet: Path) -> None:
     train = imagenet / "images" / "train"
     (train / "n99999999").mkdir()
-    assert refusal(load, imagenet).startswith(f"{train / 'n99999999'}: n99999999 is no class of ")
+    assert refusal(load, imagenet).startswith(f"{train / 'n99999999'}: n99999999 is not a class of ")
     (train / "n99999999").rmdir()
     for path in (train / WNIDS[2]).iterdir():
         path.unlink()
@@ -119,7 +119,7 @@ def test_foreign_and_empty_class_folders_are_refused_by_name(imagenet: Path) -> 
         ("n0144 tench", "'n0144 tench': expected a wnid (n and 8 digits), a space and a name"),
         ("n01440764", "'n01440764': expected a wnid"),
         ("", "the line is blank"),
-        ("n01443537 gold fish", "n01443537 stands twice"),
+        ("n01443537 gold fish", "n01443537 is listed twice"),
     ],
 )
 def test_wrong_line_of_the_name_list_is_refused_with_its_number(line: str, reason: str, imagenet: Path) -> None:
@@ -223,7 +223,7 @@ def test_a_folder_that_the_name_list_does_not_know_is_refused(adversarial: Adver
     names = bundled()
     gone = list(names)[10]
     write_names(folder, {wnid: name for wnid, name in names.items() if wnid != gone})
-    assert refusal(load, folder, "imagenet_a").startswith(f"{folder / 'imagenet-a' / gone}: {gone} is no class of ")
+    assert refusal(load, folder, "imagenet_a").startswith(f"{folder / 'imagenet-a' / gone}: {gone} is not a class of ")
 
 
 def test_real_classes_of_a_and_r_are_200_each_in_the_bundled_names(test_data: Path) -> None:

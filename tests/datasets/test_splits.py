@@ -64,7 +64,7 @@ def test_split_file_is_read_in_its_order(split_file: Callable[[Any], Path]) -> N
         ["../1.jpg", 0, "ant"],
         ["a/../../1.jpg", 0, "ant"],
         ["a/..", 0, "ant"],
-        ["a\\1.jpg", 0, "ant"],
+        ["C:\\a\\1.jpg", 0, "ant"],
         ["..\\1.jpg", 0, "ant"],
         ["a\0.jpg", 0, "ant"],
         ["", 0, "ant"],
@@ -207,7 +207,7 @@ def test_no_split_is_made_up_from_annotations(name: str, there: tuple[str, ...],
             (folder / entry).mkdir(parents=True)
     before = sorted(tmp_path.rglob("*"))
     message = refusal(load_dataset, name, str(tmp_path))
-    assert message.startswith(f"{folder / DATASETS[name].split}: the split file is missing (there: ")
+    assert message.startswith(f"{folder / DATASETS[name].split}: the split file is missing (present: ")
     assert all(entry in message for entry in there)
     assert f"python -m tools.data download {name}" in message
     assert sorted(tmp_path.rglob("*")) == before
@@ -217,3 +217,16 @@ def test_split_without_test_images_is_refused_only_where_they_are_needed(tmp_pat
     write_eurosat(tmp_path / "eurosat", GOOD | {"val": [["b/2.jpg", 1, "bee"]], "test": []})
     assert refusal(load_dataset, "eurosat", str(tmp_path)).endswith("test: the list is empty")
     assert load_dataset("eurosat", str(tmp_path), ("train", "val")).test == ()
+
+
+def test_backslashes_of_a_list_made_on_windows_are_slashes(tmp_path: Path) -> None:
+    path = tmp_path / "split.json"
+    path.write_text(json.dumps(GOOD).replace("/", "\\\\"))
+    assert [item.path for item in read_split(path)[0]] == ["a/1.jpg", "b/1.jpg"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_byte_order_mark_of_a_windows_editor_is_read(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "split.json"
+    path.write_text(json.dumps(GOOD), encoding=encoding)
+    assert read_split(path)[0][0] == Item("a/1.jpg", 0, "ant")
