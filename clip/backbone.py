@@ -106,8 +106,9 @@ def _refuse_nonfinite(model: nn.Module, where: str) -> None:
         broken = int((~torch.isfinite(tensor)).sum()) if tensor.is_floating_point() and not key.endswith("attn_mask") else 0
         if broken:
             raise UserError(f"{where}: {key} has {broken} of {tensor.numel()} values that are NaN or infinite; use other weights")
-    if not torch.isfinite(model.logit_scale.exp()).all():
-        raise UserError(f"{where}: logit_scale is {float(model.logit_scale):g}, too large for its exponential; use other weights")
+    scale = model.state_dict()["logit_scale"]
+    if not torch.isfinite(scale.exp()).all():
+        raise UserError(f"{where}: logit_scale is {float(scale):g}, too large for its exponential; use other weights")
 
 
 def _mini(name: str, checkpoint: str | None) -> tuple[nn.Module, frozenset[int]]:

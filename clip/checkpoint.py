@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -105,11 +106,14 @@ class _StandIn:
 
 
 def _load_weights_only(path: Path) -> object:
-    stand_ins = [(_StandIn, name) for name in _unknown_objects(path) if name.startswith(BESIDE_WEIGHTS)]
-    with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
+    stand_ins: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+        (_StandIn, name) for name in _unknown_objects(path) if name.startswith(BESIDE_WEIGHTS)
+    ]
+    # given a path, newer versions of torch judge the format by its suffix
+    with path.open("rb") as file, warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
         # torch warns of a pickle that it did not write; read_state_dict reports what is wrong with it
         warnings.simplefilter("ignore", UserWarning)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _unknown_objects(path: Path) -> list[str]:

@@ -117,6 +117,18 @@ def tokenize(backbone: Backbone, prompts: Sequence[str]) -> tuple[Tensor, list[s
     limit = backbone.tokenizer.context_length
     warnings = []
     encoded = [backbone.tokenizer.encode(prompt) for prompt in prompts]
+    seen: set[tuple[int, ...]] = set()
+    equal = []
+    for prompt, ids in zip(prompts, encoded, strict=True):
+        key = tuple(ids[: limit - 2])
+        if key in seen:
+            equal.append(prompt)
+        seen.add(key)
+    if equal:
+        warnings.append(
+            f"{len(equal)} prompts are the same tokens as another class's, and of such classes only one can be predicted: "
+            + ", ".join(map(repr, equal[:3]))
+        )
     long = [prompt for prompt, ids in zip(prompts, encoded, strict=True) if len(ids) + 2 > limit]
     if long:
         warnings.append(f"{len(long)} prompts are longer than {limit} tokens and are cut: {', '.join(map(repr, long[:3]))}")
@@ -145,6 +157,10 @@ def load_prompt(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, "pt") as file:
             metadata = json.loads(file.metadata()["sharpzo"])
             names = {"w", *file.keys()}
-            return {name: file.get_tensor(name) for name in sorted(names)}, metadata
+            tensors = {name: file.get_tensor(name) for name in sorted(names)}
     except (OSError, SafetensorError, TypeError, KeyError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a prompt that SharpZO saved: {error}") from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise UserError(f"{path}: {name} of the saved prompt has NaN or infinite values; train the prompt again")
+    return tensors, metadata

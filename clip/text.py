@@ -89,11 +89,13 @@ class TextFeatures:
 def move_names(tokens: Tensor, name_lengths: Sequence[int], n_ctx: int, before: int) -> tuple[Tensor, Tensor]:
     """Tokens (K, L) with each name moved from behind the context to behind its first `before` tokens; and the context's slots.
 
-    As in CoOp, the full stop and all tokens behind it keep their positions. Slots (K, n_ctx) are positions in the new rows.
+    As in CoOp, the full stop and all tokens behind it keep their positions. A name that is too long for the row was cut; the
+    [EOS] that ends its row stays last, so that the whole context precedes it. Slots (K, n_ctx) are positions in the new rows.
     """
+    longest = tokens.shape[1] - 2 - n_ctx
     reordered, slots = tokens.clone(), torch.empty(len(tokens), n_ctx, dtype=torch.long)
     for k, length in enumerate(name_lengths):
-        context, name = tokens[k, 1 : 1 + n_ctx], tokens[k, 1 + n_ctx : 1 + n_ctx + length]
+        context, name = tokens[k, 1 : 1 + n_ctx], tokens[k, 1 + n_ctx : 1 + n_ctx + min(length, longest)]
         end = 1 + n_ctx + len(name)
         reordered[k, 1:end] = torch.cat([context[:before], name, context[before:]])
         slots[k] = 1 + torch.cat([torch.arange(before), torch.arange(before, n_ctx) + len(name)])

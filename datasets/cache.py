@@ -16,9 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from datasets.digests import Digests
 from utils.errors import UserError
 
-FORM = "sharpzo features 1"
+FORM = "sharpzo features 2"
 
 
 def default_folder() -> Path:
@@ -27,12 +28,12 @@ def default_folder() -> Path:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sharpzo"
     except RuntimeError:
         raise UserError(
-            "--cache_dir: there is no home folder to keep image features in; name a folder, or add --no-cache"
+            "--cache_dir: this account has no home folder for the feature cache; give a folder, or add --no-cache"
         ) from None
 
 
 def cache_key(about: dict[str, Any], stamps: Sequence[str]) -> str:
-    """SHA-256 over what the features depend on besides the images, and over each image's stamp, in order."""
+    """SHA-256 over what the features depend on besides the images, and over each image's content stamp, in order."""
     digest = hashlib.sha256(json.dumps([FORM, about], sort_keys=True).encode())
     for stamp in stamps:
         digest.update(b"\0" + stamp.encode("utf-8", "surrogateescape"))
@@ -40,16 +41,17 @@ def cache_key(about: dict[str, Any], stamps: Sequence[str]) -> str:
 
 
 class FeatureCache:
-    """Entries in `folder`. What is wrong with them or with the folder goes to `warn`, one line each; no run fails by it."""
+    """Entries in `folder`. Damaged entries and an unwritable folder go to `warn`, one line each; they never fail a run."""
 
     def __init__(self, folder: Path, warn: Callable[[str], None]):
         self.folder = folder
         self.warn = warn
+        self.digests = Digests(folder, warn)
 
     def read(self, key: str, images: int) -> Tensor | None:
-        """Features (images, D) float32 on the CPU, or None where there is no entry or a damaged one."""
+        """Features (images, D) float32 on the CPU, or None where the entry is missing or damaged."""
         path = self._path(key)
-        # what is there and no file, as a pipe, would be waited for
+        # opening something else than a file, as a pipe, could block
         if not path.is_file():
             return None
         try:
@@ -62,11 +64,11 @@ class FeatureCache:
             if whole and about.get("key") == key and about.get("sha256") == _checksum(features):
                 return features
             reason = "its checksum is wrong"
-        self.warn(f"{path}: a damaged entry of the feature cache ({reason}); its features are computed again")
+        self.warn(f"{path}: damaged entry of the feature cache ({reason}); computing its features again")
         return None
 
     def write(self, key: str, features: Tensor) -> None:
-        """Puts an entry in place in one move, so that runs at the same time never see, or make, half a file."""
+        """Puts an entry in place in one move, so that concurrent runs never see or leave half a file."""
         path = self._path(key)
         temporary = path.with_name(f"{key}.{uuid.uuid4().hex}.tmp")
         features = features.cpu().contiguous()
@@ -75,7 +77,7 @@ class FeatureCache:
             save_file({"features": features}, temporary, {"key": key, "sha256": _checksum(features)})
             temporary.replace(path)
         except (SafetensorError, OSError) as error:
-            self.warn(f"--cache_dir: {self.folder}: features cannot be kept there: {error}")
+            self.warn(f"--cache_dir: {self.folder}: the feature cache cannot be written: {error}")
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)

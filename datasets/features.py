@@ -1,4 +1,4 @@
-"""Image features: each image through the frozen image tower once, and kept on disk for the next run."""
+"""Image features: each image passes the frozen image tower once, and the features are cached on disk for the next run."""
 
 from __future__ import annotations
 
@@ -20,20 +20,25 @@ from utils.errors import UserError
 from utils.files import is_terminal
 from utils.parallel import parallel_map
 
-# what decodes, resizes or encodes an image: another version may give other bits
+# the packages that decode, resize and encode an image: another version may give other bits
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "pillow")
-# so that a long pass that is interrupted, or meets an unreadable image late, goes on from there
+# entries are written as a long pass proceeds, so that one that is interrupted resumes near where it stopped
 BATCHES_PER_ENTRY = 16
 
 View = Callable[[Image.Image, Item], Image.Image]
 
 
 class ImageTower(Protocol):
-    """What is used here of a backbone."""
+    """The part of a backbone that feature extraction uses."""
 
-    name: str
-    preprocess: Callable[[Image.Image], Tensor]
-    device: torch.device
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def preprocess(self) -> Callable[[Image.Image], Tensor]: ...
+
+    @property
+    def device(self) -> torch.device: ...
 
     def encode_images(self, images: Tensor) -> Tensor: ...
 
@@ -57,7 +62,7 @@ def check_images(dataset: Dataset, items: Sequence[Item]) -> None:
 
 @dataclass(frozen=True)
 class FeatureReader:
-    """Turns lists of items into features. `cache`: where they are kept, or None. `batch_size`: images a pass."""
+    """Turns lists of items into features. `cache`: where they are stored, or None. `batch_size`: images per pass."""
 
     dataset: Dataset
     backbone: ImageTower
@@ -68,30 +73,32 @@ class FeatureReader:
         """L2-normalized features (N, D) float32 and labels (N,) of `items`, on the backbone's device.
 
         `view` changes each picture before the deterministic transform. `what` is the progress bar's text. A cached result
-        has the bits of a computed one. Raises UserError naming the first image that cannot be read.
+        is bit-identical to a computed one. Raises UserError naming the first image that cannot be read.
         """
         size = self.batch_size * BATCHES_PER_ENTRY
         with tqdm(total=len(items), desc=what, unit="img", disable=not is_terminal()) as bar:
             starts = range(0, len(items), size)
             features = [self._entry(items[start : start + size], view, bar.update) for start in starts]
+        if self.cache:
+            self.cache.digests.save()
         labels = torch.tensor([item.label for item in items], device=self.backbone.device)
         return torch.cat(features), labels
 
     def of_views(self, items: Sequence[Item], what: str, views: Sequence[View]) -> tuple[Tensor, Tensor]:
-        """As above for each of `views`, one after the other: (views × N, D); without views, of the pictures as they are."""
+        """The same for each of `views`, one after the other: (views × N, D); without views, of the unchanged pictures."""
         passes = [self(items, f"{what}, view {number} of {len(views)}", view) for number, view in enumerate(views, start=1)]
         features, labels = zip(*passes or [self(items, what)], strict=True)
         return torch.cat(features), torch.cat(labels)
 
     def _entry(self, items: Sequence[Item], view: View | None, update: Callable[[int], Any]) -> Tensor:
         key = self._key(items, view)
-        features = self.cache.read(key, len(items)) if key else None
+        features = self.cache.read(key, len(items)) if self.cache and key else None
         if features is not None:
             update(len(items))
             return features.to(self.backbone.device)
         features = self._compute(items, view, update)
-        # an image that changed meanwhile must not be kept under its old stamp
-        if key and self._key(items, view) == key:
+        # an image that changed in the meantime must not be cached under its former content
+        if self.cache and key and self._key(items, view) == key:
             self.cache.write(key, features)
         return features
 
@@ -99,11 +106,17 @@ class FeatureReader:
         if self.cache is None or self.dataset.stamp is None:
             return None
         about = self._environment | {"view": repr(view), "paths": [item.path for item in items] if view else None}
-        return cache_key(about, [self.dataset.stamp(item) for item in items])
+        return cache_key(about, [self._content(item, self.cache) for item in items])
+
+    def _content(self, item: Item, cache: FeatureCache) -> str:
+        """A text that changes with the picture: for files a digest of the bytes and how they are read, wherever they lie."""
+        if self.dataset.file is None:
+            return self.dataset.stamp(item) if self.dataset.stamp else item.path
+        return f"{cache.digests(self.dataset.file(item))}|{self.dataset.reading}"
 
     @cached_property
     def _environment(self) -> dict[str, Any]:
-        """What else decides the bits: weights, transform, the passes' shape, and the arithmetic that computes them."""
+        """What else the bits depend on: weights, transform, the batch size, and the arithmetic."""
         device = self.backbone.device
         cuda = device.type == "cuda"
         return {
@@ -117,7 +130,7 @@ class FeatureReader:
         }
 
     def _compute(self, items: Sequence[Item], view: View | None, update: Callable[[int], Any]) -> Tensor:
-        """Batches are cut from the list in its order, so that neither workers nor other lists decide an image's company."""
+        """Batches follow the list order, so their composition depends on nothing else."""
 
         def decode(item: Item) -> Tensor:
             picture = self.dataset.open_image(item)
@@ -126,10 +139,10 @@ class FeatureReader:
             except ValueError as error:
                 raise UserError(f"{item.path}: cannot be scaled for {self.backbone.name}: {error}") from error
 
-        features = []
+        features: list[Tensor] = []
         for batch in _decoded(items, decode, self.batch_size):
             encoded = self.backbone.encode_images(batch)
-            finite = torch.isfinite(encoded).all(1).tolist()
+            finite = [bool(row) for row in torch.isfinite(encoded).all(1)]
             if not all(finite):
                 item = items[sum(map(len, features)) + finite.index(False)]
                 raise UserError(
@@ -144,7 +157,7 @@ class FeatureReader:
 def _decoded(items: Sequence[Item], decode: Callable[[Item], Tensor], batch_size: int) -> Iterator[Tensor]:
     """Batches of decoded images (n, 3, H, W), in order. While one is used the next is decoded; no more than two are held.
 
-    Threads serve: Pillow releases the interpreter while it decodes and resizes.
+    Threads suffice: Pillow releases the interpreter while it decodes and resizes.
     """
     images = parallel_map(decode, items, batch_size)
     for start in range(0, len(items), batch_size):

@@ -121,7 +121,7 @@ def sample_classes(
     return drawn
 
 
-def few_shot_document(train: Sequence[Item], val: Sequence[Item]) -> dict[str, list[list]]:
+def few_shot_document(train: Sequence[Item], val: Sequence[Item]) -> dict[str, list[list[str | int]]]:
     """The drawn lists in CoOp's split form."""
     return {"train": [list(item) for item in train], "val": [list(item) for item in val]}
 

@@ -70,7 +70,8 @@ def read_names(folder: Path) -> tuple[dict[str, str], Path]:
 def _own_classes(name: str, images: Path, names: Mapping[str, str], source: Path) -> list[str]:
     """The wnids that ImageNet-A or -R has: its folders, which must be as many as are known and agree with its README.txt."""
     folders = class_folders(images)
-    known = DATASETS[name].sizes.classes
+    sizes = DATASETS[name].sizes
+    known = sizes.classes if sizes else 0
     readme = images / "README.txt"
     if readme.is_file():
         text = readme.read_text(encoding="utf-8", errors="replace")

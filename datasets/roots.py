@@ -9,7 +9,7 @@ from utils.errors import UserError
 
 
 def dataset_folder(name: str, root: str | None) -> Path:
-    """ROOT/FOLDER, or ROOT/datasets/FOLDER. Raises UserError where neither is there."""
+    """ROOT/FOLDER, or ROOT/datasets/FOLDER. Raises UserError where neither exists."""
     info = DATASETS[name]
     if root is None:
         what = "the image folder" if name == "folder" else f"the folder that holds {info.folder}/"
@@ -23,15 +23,15 @@ def dataset_folder(name: str, root: str | None) -> Path:
     if coop.exists():
         raise UserError(f"--root_path: {coop}: a file where the folder of {name} is expected")
     raise UserError(
-        f"--root_path: {coop}: no such folder, nor is it below {Path(root) / 'datasets'}; "
-        f"`python -m tools.data check {name} --root_path {root}` says where it comes from"
+        f"--root_path: {coop}: no such folder, and it is not below {Path(root) / 'datasets'}; "
+        f"`python -m tools.data check {name} --root_path {root}` shows where to get it"
     )
 
 
 def check_dataset(name: str, root: str | None, trains: bool) -> None:
-    """What can be told of a dataset before it is read. Raises UserError."""
+    """Checks a dataset before it is read. Raises UserError."""
     info = DATASETS[name]
     if info.evaluation_only and trains:
-        raise UserError(f"--dataset: {name} is for evaluation only, it has no training images; use --prompt_trainer zero-shot")
+        raise UserError(f"--dataset: {name} is for evaluation only: it has no training images; use --prompt_trainer zero-shot")
     if info.folder:
         dataset_folder(name, root)

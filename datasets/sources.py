@@ -1,6 +1,6 @@
-"""Where each dataset comes from, on whose terms, and what of it a program can fetch; tools.data and DATASET.md tell it.
+"""Where each dataset comes from, on whose terms, and what of it a program can fetch: the source of tools.data and DATASET.md.
 
-Addresses and checksums of archives are those that torchvision 0.29 carries; others say so in a note.
+Addresses and checksums of archives are those of torchvision 0.29 unless `origin` names another source.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ NO_CHECKSUM = "no checksum is published: the counts are checked"
 class Download:
     """One address. `checksum`: "md5:…" or "sha256:…", or "". `member`: what of the archive is wanted ("" for a plain file).
 
-    `inner`: an archive inside the archive that holds the member.
+    `inner`: an archive inside the archive that holds the member. `origin`: where the address was found.
     """
 
     url: str
     checksum: str = ""
     member: str = ""
     inner: str = ""
+    origin: str = "torchvision"
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,14 @@ class Source:
 
 def _split(name: str, sha256: str = "") -> Piece:
     checksum = f"sha256:{sha256}" if sha256 else ""
-    return Piece(name, COOP_GUIDE, Download(SPLITS + name, checksum), SPLIT_NOTE if sha256 else f"{SPLIT_NOTE}; {NO_CHECKSUM}")
+    download = Download(SPLITS + name, checksum, origin="GitHub")
+    return Piece(name, COOP_GUIDE, download, SPLIT_NOTE if sha256 else f"{SPLIT_NOTE}; {NO_CHECKSUM}")
 
 
-def _archive(path: str, page: str, url: str, md5: str, member: str = "", inner: str = "", note: str = "") -> Piece:
-    return Piece(path, page, Download(url, f"md5:{md5}" if md5 else "", member or path, inner), note)
+def _archive(
+    path: str, page: str, url: str, md5: str, member: str = "", inner: str = "", note: str = "", origin: str = "torchvision"
+) -> Piece:
+    return Piece(path, page, Download(url, f"md5:{md5}" if md5 else "", member or path, inner, origin), note)
 
 
 IMAGENET_TERMS = "by registration; non-commercial research and teaching"
@@ -241,7 +245,8 @@ SOURCES = {
                 "https://github.com/modestyachts/ImageNetV2",
                 "https://huggingface.co/datasets/vaishaal/ImageNetV2/resolve/main/imagenetv2-matched-frequency.tar.gz",
                 "",
-                note=f"{NO_CHECKSUM}; the address is from memory",
+                note=NO_CHECKSUM,
+                origin="the dataset's own page",
             ),
         ),
         ("classnames.txt",),
@@ -272,7 +277,8 @@ SOURCES = {
                 "https://github.com/hendrycks/natural-adv-examples",
                 "https://people.eecs.berkeley.edu/~hendrycks/imagenet-a.tar",
                 "",
-                note=f"{NO_CHECKSUM}; the address is from memory",
+                note=NO_CHECKSUM,
+                origin="the dataset's own page",
             ),
         ),
         ("classnames.txt", "imagenet-a/README.txt"),
@@ -288,7 +294,8 @@ SOURCES = {
                 "https://github.com/hendrycks/imagenet-r",
                 "https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar",
                 "",
-                note=f"{NO_CHECKSUM}; the address is from memory",
+                note=NO_CHECKSUM,
+                origin="the dataset's own page",
             ),
         ),
         ("classnames.txt", "imagenet-r/README.txt"),

@@ -32,7 +32,8 @@ class Dataset:
     """All items of a dataset. `open_image` reads an item as an RGB picture; `classnames[label]` names a label.
 
     `stamp` gives a text that changes with an item's content and raises UserError where its file is missing; None where the
-    dataset cannot tell. `file` gives the path of an item that is a plain file. `notes` are lines that the user should see.
+    dataset cannot tell. `file` gives the path of an item that is a plain file, and `reading` says how its bytes become a picture.
+    `notes` are lines that the user should see.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Dataset:
     open_image: Callable[[Item], Image.Image]
     stamp: Callable[[Item], str] | None = None
     file: Callable[[Item], Path] | None = None
+    reading: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -86,8 +88,9 @@ def of_files(
         val,
         test,
         lambda item: open_image(images / item.path, as_displayed),
-        lambda item: f"{stamp(images / item.path)}|{as_displayed}",
+        lambda item: stamp(images / item.path),
         lambda item: existing(images / item.path),
+        "as displayed" if as_displayed else "as stored",
         notes,
     )
 
@@ -113,7 +116,8 @@ def read_split(path: Path) -> tuple[tuple[Item, ...], tuple[Item, ...], tuple[It
     document = read_json(path)
     if not isinstance(document, dict) or set(document) != set(PARTS):
         raise UserError(f"{path}: must be an object with exactly train, val and test")
-    return tuple(read_part(document[part], f"{path}: {part}") for part in PARTS)
+    train, val, test = (read_part(document[part], f"{path}: {part}") for part in PARTS)
+    return train, val, test
 
 
 def read_json(path: Path) -> object:

@@ -209,7 +209,7 @@ def load_task(config: Config, device: torch.device) -> FewShotTask:
     check_images(dataset, [*dataset.test, *train, *val])
     backbone = clip.backbone.load_backbone(config.backbone, device, config.checkpoint, config.trust_checkpoint)
 
-    warnings: list[str] = []
+    warnings = list(dataset.notes)
     cache = FeatureCache(Path(config.cache_dir or default_folder()), warnings.append) if config.cache else None
     features = FeatureReader(dataset, backbone, config.batch_size, cache)
     test_samples = Samples(*features(dataset.test, "test images"))

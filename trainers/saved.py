@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,9 +85,25 @@ def read_saved(config: Config) -> tuple[Config, dict[str, Tensor], dict[str, Any
 def saved_accuracy(config: Config, task: FewShotTask, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> float:
     """Top-1 test accuracy, in [0, 1], of the saved prompt on this run's classes and images."""
     settings = about["settings"] | {key: getattr(config, key) for key in OF_THIS_RUN}
+    task.warnings.extend(_other_names(about.get("classnames"), task.dataset.classnames))
     scorer = restore(Config(**settings), task, tensors, about)
     with torch.inference_mode():
         return top1(scorer.logits, scorer.images, scorer.images_per_pass)
+
+
+def _other_names(trained: object, here: Sequence[str]) -> list[str]:
+    """A line where the prompt was trained for other class names than it is scored on."""
+    names = list(trained) if isinstance(trained, list | tuple) else []
+    if not names or names == list(here):
+        return []
+    return [
+        f"the prompt was trained for {len(names)} classes ({_some(names)}) and is scored on {len(here)} others ({_some(here)}): "
+        "its context is put before these names, which it was not tuned for"
+    ]
+
+
+def _some(names: Sequence[object]) -> str:
+    return ", ".join(map(str, names[:3])) + (", …" if len(names) > 3 else "")
 
 
 def restore(config: Config, task: FewShotTask, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Scorer:

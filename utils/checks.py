@@ -45,8 +45,19 @@ def _check_single(config: Config, datasets: Mapping[str, DatasetInfo], refuse: R
         refuse("template", f"{config.template!r} must hold {{}} once, where the class name goes")
     if config.ctx_init and not config.ctx_init.strip():
         refuse("ctx_init", "must not be blank (use '' for n_ctx random vectors)")
-    if config.run_name and (Path(config.run_name).name != config.run_name or config.run_name in (".", "..")):
-        refuse("run_name", f"{config.run_name!r} must be a plain folder name")
+    if "{" in config.ctx_init or "}" in config.ctx_init:
+        before = config.ctx_init.partition("{")[0].strip() or "a photo of a"
+        refuse(
+            "ctx_init",
+            f"{config.ctx_init!r} must be the words of the context alone, without a placeholder for the class name (try "
+            f"{before!r}); the zero-shot template is --template",
+        )
+    for key in ("run_name", "dataset_name"):
+        name = getattr(config, key)
+        if name and (Path(name).name != name or name in (".", "..")):
+            refuse(key, f"{name!r} must be a plain folder name")
+    if config.dataset_name and config.dataset != "folder":
+        refuse("dataset_name", f"names an image folder (--dataset folder), not {config.dataset}")
     if (config.prompt_trainer == "saved") != bool(config.load_prompt):
         refuse("load_prompt", "--prompt_trainer saved and --load_prompt FILE require each other")
 

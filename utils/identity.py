@@ -32,7 +32,7 @@ def run_path(config: Config) -> Path:
 def _path_under(config: Config, trainer: str, run_name: str) -> Path:
     variant = [run_name] if run_name else []
     parts = [
-        config.dataset,
+        dataset_name(config),
         trainer.replace(":", "-"),
         config.backbone.replace("/", "-"),
         *variant,
@@ -40,6 +40,13 @@ def _path_under(config: Config, trainer: str, run_name: str) -> Path:
         f"seed{config.seed}",
     ]
     return Path(config.output_dir).joinpath(*parts)
+
+
+def dataset_name(config: Config) -> str:
+    """What paths and tables call the dataset: its key, or for an image folder --dataset_name or the folder's own name."""
+    if config.dataset != "folder":
+        return config.dataset
+    return config.dataset_name or (Path(config.root_path).resolve().name if config.root_path else "") or config.dataset
 
 
 def evaluation_name(trainer: str, source: str, classes: str) -> str:

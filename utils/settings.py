@@ -26,6 +26,7 @@ class Config:
     )
     output_dir: str = option("outputs", "run", "root of the run folders")
     run_name: str = option("", "run", "adds a folder level, for variants of a setting")
+    dataset_name: str = option("", "run", "name of an image folder in paths and tables; empty: the folder's own name")
     seed: int = option(1, "run", "seed of every random draw", low=0)
     device: str = option("auto", "run", "auto, cpu, cuda, cuda:1 …")
     threads: int = option(
@@ -278,7 +279,9 @@ class Config:
 
 
 # settings of where a run is stored, not of what it computes
-NOT_IDENTITY = frozenset({"config", "output_dir", "run_name", "overwrite", "save_every", "max_seconds", "cache", "cache_dir"})
+NOT_IDENTITY = frozenset(
+    {"config", "output_dir", "run_name", "dataset_name", "overwrite", "save_every", "max_seconds", "cache", "cache_dir"}
+)
 
 # settings that name input files or folders, which are compared by content where possible
 PATHS = ("root_path", "split_file", "checkpoint", "load_prompt")

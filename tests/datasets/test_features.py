@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,9 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from clip.backbone import Backbone
+from datasets import digests as digests_module
 from datasets import features as features_module
 from datasets.augment import RandomView, crop_box
 from datasets.cache import FeatureCache, default_folder
+from datasets.digests import Digests
 from datasets.features import FeatureReader, check_images
 from datasets.split import Dataset, Item, load_dataset, of_files
 from tests.conftest import make_tiny_backbone
@@ -71,7 +73,7 @@ def counting(tiny_backbone: Backbone, tmp_path: Path) -> Counting:
 
 
 def entries(counting: Counting) -> list[Path]:
-    return sorted(counting.folder.iterdir())
+    return sorted(path for path in counting.folder.iterdir() if path.name != "digests.json")
 
 
 def test_features_are_the_bits_of_each_batch_through_the_tower(dataset: Dataset, tiny_backbone: Backbone) -> None:
@@ -101,25 +103,45 @@ def test_number_of_workers_changes_no_bit(
     assert torch.equal(Counting(tiny_backbone, None).read(dataset, view=RandomView(1, 0, (32, 32), 0.5)), expected)
 
 
-def replace_picture(dataset: Dataset, counting: Counting) -> None:
-    path = counting.folder.parent / "images" / "3.jpg"
-    size, time = path.stat().st_size, path.stat().st_mtime_ns
-    noise(path, 99)
-    os.utime(path, ns=(time, time) if path.stat().st_size != size else (time, time + 1))
-
-
-def touch(dataset: Dataset, counting: Counting) -> None:
-    os.utime(counting.folder.parent / "images" / "3.jpg", ns=(5, 5))
-
-
-@pytest.mark.parametrize("change", [replace_picture, touch])
-def test_changed_image_makes_a_new_entry(change: Callable[..., None], dataset: Dataset, counting: Counting) -> None:
+def test_a_rewritten_picture_of_the_same_size_and_time_makes_a_new_entry(
+    dataset: Dataset, counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digests_module, "SETTLED", -1.0)
     counting.read(dataset)
-    change(dataset, counting)
+    path = counting.folder.parent / "images" / "3.jpg"
+    status, content = path.stat(), bytearray(path.read_bytes())
+    content[-30] ^= 16
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
     again = counting.read(dataset)
     assert counting.encoded == 22
     assert torch.equal(again, Counting(counting.backbone, None).read(dataset))
     assert len(entries(counting)) == 2
+
+
+def test_new_times_and_another_folder_find_the_same_entry(dataset: Dataset, counting: Counting) -> None:
+    counting.read(dataset)
+    images = counting.folder.parent / "images"
+    os.utime(images / "3.jpg", ns=(5, 5))
+    counting.read(dataset)
+    shutil.copytree(images, counting.folder.parent / "copy")
+    counting.read(of_files("noise", ["noise"], (dataset.train, [], []), counting.folder.parent / "copy"))
+    assert counting.encoded == 11
+    assert len(entries(counting)) == 1
+
+
+def test_an_unchanged_file_is_read_once_and_a_fresh_one_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, hashed = tmp_path / "a.jpg", []
+    path.write_bytes(b"some bytes")
+    monkeypatch.setattr(digests_module, "sha256", lambda file: hashed.append(file) or "0" * 64)
+    for settled, expected in ((3600.0, 2), (-1.0, 3)):
+        monkeypatch.setattr(digests_module, "SETTLED", settled)
+        for _ in range(2):
+            digests = Digests(tmp_path / "cache", print)
+            digests(path)
+            digests.save()
+        assert len(hashed) == expected
 
 
 def test_other_weights_transform_name_batch_size_threads_or_order_make_new_entries(dataset: Dataset, counting: Counting) -> None:
@@ -152,7 +174,7 @@ def test_truncated_entry_is_computed_again_with_a_warning(length: int, dataset: 
     assert torch.equal(counting.read(dataset), first)
     assert counting.encoded == 22
     assert len(counting.warnings) == 1
-    assert counting.warnings[0].startswith(f"{path}: a damaged entry of the feature cache")
+    assert counting.warnings[0].startswith(f"{path}: damaged entry of the feature cache")
     assert torch.equal(counting.read(dataset), first)
     assert counting.encoded == 22
 
@@ -219,12 +241,12 @@ def test_image_that_changes_while_it_is_read_is_not_kept(dataset: Dataset, count
     encode = counting.encode_images
 
     def meddle(images: Tensor) -> Tensor:
-        os.utime(counting.folder.parent / "images" / "0.jpg", ns=(7, 7))
+        noise(counting.folder.parent / "images" / "0.jpg", 77)
         return encode(images)
 
     counting.encode_images = meddle
     counting.read(dataset)
-    assert not counting.folder.exists()
+    assert not counting.folder.exists() or not entries(counting)
 
 
 def test_bundled_digits_are_cached_by_their_pixels(counting: Counting) -> None:

@@ -21,7 +21,7 @@ python -m tools.data download eurosat --root_path DATA   # fetches what has a sc
 python -m tools.data fewshot --config configs/eurosat.yaml --root_path DATA --shots 16 --seed 1 > list.json
 ```
 
-The download URLs have not been verified. Terms of use are given to the best of our knowledge; check them before you publish.
+Addresses marked "not verified" have not been tried. Check the terms of use before you publish.
 
 ## What a run uses
 
@@ -31,14 +31,21 @@ The download URLs have not been verified. Terms of use are given to the best of 
   `--short_classes take-all`.
 - **`--subsample_classes base`** keeps the first half of the classes (rounded up), `new` the rest, renumbered from 0. The lists
   are drawn on all classes first and then cut, as CoOp does.
-- **Images** are opened by their content and converted to RGB, whatever they are called. Training features come from the
-  deterministic CLIP transform; `--augment_views n` takes n random crops and flips of each training image instead (n = 1 with
-  seed 1 is what the released code does, with other random numbers). Validation and test images are never augmented.
-- **Features** are computed once and kept in `--cache_dir` (by default `~/.cache/sharpzo`), under a hash of the weights, the
-  transform, each file's path, size and time, the batch size, the number of threads, the device and the versions of the packages
-  that compute them; a cached result has the bits of a computed one. The folder may be deleted at any time; `--no-cache` does
-  without.
-- **What is wrong is an error** of one line that names the file and the item, with exit status 2, before anything is written: a
+- **Images** are opened by their content (JPEG, PNG, GIF, BMP, PPM, TIFF, WebP, AVIF), whatever they are called, and converted to
+  RGB; gray of 16 bits, 32 bits or floating point is scaled to 8 bits. Your own folder is read as a viewer displays it: turned
+  upright by the EXIF orientation, transparent parts on white. CoOp's datasets are read as CoOp reads them: pixels as stored,
+  transparency dropped. Pictures more than 32 times as long as wide are cut to their middle before they are scaled.
+- **Training features** come from the deterministic CLIP transform; `--augment_views n` takes n random crops and flips of each
+  training image instead (n = 1 with seed 1 is what the released code does, with other random numbers). Validation and test
+  images are never augmented.
+- **Features** are computed once and cached in `--cache_dir` (default `~/.cache/sharpzo`), under a hash of the weights, the
+  transform, the content (SHA-256) of each file, the batch size, the number of threads, the device and the versions of the
+  packages that compute them; a cached result is bit-identical to a computed one, and data copied to another folder still
+  finds it. A file is read again only if its size, modification time, change time or inode differ from when it was last
+  hashed, so a rewritten file is noticed even if its size and modification time are restored (on Windows, which has no change
+  time, it is not). Hashing costs one read of each file, about 1 s per GB from memory. The folder may be deleted at any time;
+  `--no-cache` does without it.
+- **Invalid data are an error** of one line that names the file and the item, with exit status 2, before anything is written: a
   missing, empty or damaged image, a malformed split item, a path that leaves the image folder, a label with two names, a class
   without images, class folders that are missing. No split is ever made up.
 
@@ -107,8 +114,12 @@ MY_IMAGES/
 ```
 
 Labels are the sorted class folders. Names are the folders' (an underscore becomes a space in prompts), or those of
-`classnames.txt`: a line for each class, `FOLDER NAME TO DISPLAY`. Files without an image suffix and hidden ones are passed over.
-The zero-shot template is the YAML's.
+`classnames.txt`: a line for each class, `FOLDER NAME TO DISPLAY`. Two classes must not have the same prompt (CLIP ignores
+case and repeated blanks), and one name in two Unicode forms is one name. Whatever else a class folder holds (other formats
+such as .heic, text, sub-folders) is counted and reported; system folders are not classes. `configs/folder.yaml` sets
+`short_classes: take-all`: a class with fewer images than `--shots` trains on all it has, and without a validation part it
+keeps a fifth (1 to 4 images) back. Runs are stored under the folder's name, or under `--dataset_name`. The zero-shot template
+is the YAML's.
 """
 
 
@@ -133,7 +144,8 @@ def _section(name: str, source: Source) -> str:
     alias = f" Key `{info.alias}` is accepted too." if info.alias else ""
     evaluated = " For evaluation only." if info.evaluation_only else ""
     lines = ["", f"## {name}: {source.title}", "", "```", *tree, "```", ""]
-    pieces = Table(name, ["what", "source", "how"], [[piece.path, _source(piece), _how(name, piece)] for piece in source.pieces])
+    pieces = Table(name, ["what", "source", "how", "address"])
+    pieces.rows += [[piece.path, _source(piece), _how(name, piece), _address(piece)] for piece in source.pieces]
     lines += [f"Split: {source.split}.{evaluated}{alias} Terms: {source.terms}.", "", pieces.grid()]
     lines += ["", *source.notes] if source.notes else []
     return "\n".join(lines) + "\n"
@@ -145,6 +157,12 @@ def _or(piece: Piece) -> str:
 
 def _source(piece: Piece) -> str:
     return f"<{piece.page}>" if piece.download is None else f"<{piece.page}>; file <{piece.download.url}>"
+
+
+def _address(piece: Piece) -> str:
+    if piece.download is None:
+        return "–"
+    return f"{piece.download.origin}, not verified"
 
 
 def _how(name: str, piece: Piece) -> str:
