@@ -20,14 +20,14 @@ NO_CHECKSUM = "no checksum is published: the counts are checked"
 class Download:
     """One address. `checksum`: "md5:…" or "sha256:…", or "". `member`: what of the archive is wanted ("" for a plain file).
 
-    `inner`: an archive inside the archive that holds the member. `origin`: where the address was found.
+    `inner`: an archive inside the archive that holds the member. `origin`: whose list has this address, or "".
     """
 
     url: str
     checksum: str = ""
     member: str = ""
     inner: str = ""
-    origin: str = "torchvision"
+    origin: str = "torchvision 0.29"
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,12 @@ class Source:
 
 def _split(name: str, sha256: str = "") -> Piece:
     checksum = f"sha256:{sha256}" if sha256 else ""
-    download = Download(SPLITS + name, checksum, origin="GitHub")
+    download = Download(SPLITS + name, checksum, origin="the repository")
     return Piece(name, COOP_GUIDE, download, SPLIT_NOTE if sha256 else f"{SPLIT_NOTE}; {NO_CHECKSUM}")
 
 
 def _archive(
-    path: str, page: str, url: str, md5: str, member: str = "", inner: str = "", note: str = "", origin: str = "torchvision"
+    path: str, page: str, url: str, md5: str, member: str = "", inner: str = "", note: str = "", origin: str = "torchvision 0.29"
 ) -> Piece:
     return Piece(path, page, Download(url, f"md5:{md5}" if md5 else "", member or path, inner, origin), note)
 
@@ -246,7 +246,7 @@ SOURCES = {
                 "https://huggingface.co/datasets/vaishaal/ImageNetV2/resolve/main/imagenetv2-matched-frequency.tar.gz",
                 "",
                 note=NO_CHECKSUM,
-                origin="the dataset's own page",
+                origin="",
             ),
         ),
         ("classnames.txt",),
@@ -278,7 +278,7 @@ SOURCES = {
                 "https://people.eecs.berkeley.edu/~hendrycks/imagenet-a.tar",
                 "",
                 note=NO_CHECKSUM,
-                origin="the dataset's own page",
+                origin="",
             ),
         ),
         ("classnames.txt", "imagenet-a/README.txt"),
@@ -295,7 +295,7 @@ SOURCES = {
                 "https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar",
                 "",
                 note=NO_CHECKSUM,
-                origin="the dataset's own page",
+                origin="",
             ),
         ),
         ("classnames.txt", "imagenet-r/README.txt"),

@@ -162,7 +162,7 @@ def _source(piece: Piece) -> str:
 def _address(piece: Piece) -> str:
     if piece.download is None:
         return "–"
-    return f"{piece.download.origin}, not verified"
+    return f"as in {piece.download.origin}; not verified" if piece.download.origin else "not verified"
 
 
 def _how(name: str, piece: Piece) -> str:
