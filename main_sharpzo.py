@@ -79,6 +79,7 @@ def run(config: Config, deadline: Deadline) -> None:
     """One run: data → CLIP → features → prompt → optimizer → report. Heavy imports wait until the settings are checked."""
     from datasets.fewshot import write_split
     from trainers.jobs import make_job
+    from utils.identity import dataset_name
     from utils.lock import refuse_locked
     from utils.run import Run, find_earlier_run, refuse_other_inputs, remove_checkpoint
 
@@ -102,6 +103,8 @@ def run(config: Config, deadline: Deadline) -> None:
             introduce(folder, job)
             write_split(folder.path / "split.json", job.task.train, job.task.val)
             settings = {key: getattr(job.config, key) for key in ("dataset", "backbone", "shots", "seed")}
+            if job.config.dataset == "folder":
+                settings |= {"dataset_name": dataset_name(job.config)}
             settings |= {"trainer": job.config.prompt_trainer, "zero_shot_accuracy": job.task.zero_shot_accuracy}
             result = settings | job.run(folder, deadline)
             report(folder, result, len(job.task.test_samples))

@@ -32,7 +32,7 @@ from trainers.saved import read_saved, saved_accuracy
 from trainers.step_log import StepLog
 from utils.device import DEFAULT_MEMORY_LIMIT
 from utils.files import sha256
-from utils.identity import run_path
+from utils.identity import dataset_name, run_path
 from utils.interrupt import Deadline
 from utils.progress import Progress
 from utils.replay import METRICS
@@ -104,7 +104,7 @@ class ZeroShot:
         found = ", ".join(f"{len(getattr(task.dataset, part)):,} {part}" for part in ("train", "val", "test"))
         title = TRAINERS[config.prompt_trainer].title or config.prompt_trainer
         return [
-            f"Dataset: {config.dataset}, {len(task.dataset.classnames)} classes, images: {found}{self._images_used()}",
+            f"Dataset: {dataset_name(config)}, {len(task.dataset.classnames)} classes, images: {found}{self._images_used()}",
             f"Backbone: {config.backbone}; method: {title}{self._size()}; seed {config.seed}",
             f"Run folder: {self.path}",
         ]

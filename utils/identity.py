@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from datasets import DATASETS
 from utils.files import sha256
 from utils.settings import FORMER_VALUES, NOT_IDENTITY, PATHS, Config, with_current_names
 
@@ -43,10 +44,14 @@ def _path_under(config: Config, trainer: str, run_name: str) -> Path:
 
 
 def dataset_name(config: Config) -> str:
-    """What paths and tables call the dataset: its key, or for an image folder --dataset_name or the folder's own name."""
+    """What paths and tables call the dataset: its key, or for an image folder --dataset_name or the folder's own name.
+
+    A folder that has the name of a registered dataset is called "folder-NAME", so that the two stay apart.
+    """
     if config.dataset != "folder":
         return config.dataset
-    return config.dataset_name or (Path(config.root_path).resolve().name if config.root_path else "") or config.dataset
+    name = config.dataset_name or (Path(config.root_path).resolve().name if config.root_path else "") or config.dataset
+    return f"folder-{name}" if name in DATASETS and name != "folder" else name
 
 
 def evaluation_name(trainer: str, source: str, classes: str) -> str:

@@ -7,6 +7,7 @@ import shutil
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -107,11 +108,12 @@ def test_a_rewritten_picture_of_the_same_size_and_time_makes_a_new_entry(
     dataset: Dataset, counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(digests_module, "SETTLED", -1.0)
-    counting.read(dataset)
     path = counting.folder.parent / "images" / "3.jpg"
-    status, content = path.stat(), bytearray(path.read_bytes())
-    content[-30] ^= 16
-    path.write_bytes(content)
+    pictures = [np.random.default_rng(seed).integers(0, 256, (10, 12, 3), dtype=np.uint8) for seed in (5, 6)]
+    Image.fromarray(pictures[0]).save(path, "BMP")
+    counting.read(dataset)
+    status = path.stat()
+    Image.fromarray(pictures[1]).save(path, "BMP")
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert (path.stat().st_size, path.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
     again = counting.read(dataset)

@@ -43,7 +43,7 @@ class Grid(NamedTuple):
     @property
     def datasets(self) -> list[str]:
         present = {cell.dataset for cell in self.cells}
-        return [name for name in DATASETS if name in present]
+        return [*(name for name in DATASETS if name in present), *sorted(present - DATASETS.keys())]
 
     @property
     def rows(self) -> dict[tuple[str, str], dict[str, list[FinishedRun]]]:
@@ -65,7 +65,7 @@ def cell_of(run: FinishedRun) -> Cell:
         if result["dataset"] not in DATASETS:
             raise UserError(f"{run.path}: skipped: unknown dataset {result['dataset']!r}")
         shots = result["shots"] if seeded(method) else None
-        return Cell(result["backbone"], shots, method, run.variant, result["dataset"])
+        return Cell(result["backbone"], shots, method, run.variant, result.get("dataset_name") or result["dataset"])
     except KeyError as error:
         raise UserError(f"{run.path}: skipped: result.json has no {error.args[0]!r}") from error
 
@@ -98,7 +98,7 @@ def shots_text(shots: int) -> str:
 
 
 def is_shift(cell: Cell) -> bool:
-    return DATASETS[cell.dataset].evaluation_only
+    return cell.dataset in DATASETS and DATASETS[cell.dataset].evaluation_only
 
 
 def seeded(method: str) -> bool:
