@@ -1,0 +1,53 @@
+"""What the name of an icon says: what is drawn, and in which manner.
+
+An icon set spells the manner out in a suffix or prefix of its own ("camera-bold-duotone") or as a word anywhere ("outline-camera").
+Numbers tell variants of one drawing apart and mean nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+MANNER_WORDS = frozenset(
+    "outline outlined filled fill solid line linear bold thin light duotone broken regular sharp rounded round twotone baseline "
+    "two-tone remix duo flat block print pop pencil poly stroke dark branded 24px wordmark variant alt alternate mirrored negative".split()
+)
+MEANINGLESS = re.compile(r"\d+|\d+px|o")
+SKIN_TONES = frozenset("skin tone medium light dark".split())
+
+
+class IconName(NamedTuple):
+    """`subject`: what is drawn, in words; `manner`: how it is drawn, in words, or ""."""
+
+    subject: str
+    manner: str
+
+
+def affixes(document: dict, kind: str) -> list[str]:
+    """The `kind` ("suffixes" or "prefixes") that a set of Iconify's declares for its manners, longest first."""
+    return sorted((word for word in document.get(kind) or {} if word), key=lambda word: (-len(word), word))
+
+
+def parse_name(name: str, suffixes: list[str], prefixes: list[str]) -> IconName:
+    """The name of an icon in a set with these affixes. A name of manner words only is its own subject."""
+    manners = []
+    for suffix in suffixes:
+        if name.endswith(f"-{suffix}"):
+            name = name[: -len(suffix) - 1]
+            manners.append(suffix)
+            break
+    for prefix in prefixes:
+        if name.startswith(f"{prefix}-"):
+            name = name[len(prefix) + 1 :]
+            manners.append(prefix)
+            break
+    words = [word for word in re.split(r"[-_]+", name) if word]
+    subject = [word for word in words if word not in MANNER_WORDS and not MEANINGLESS.fullmatch(word)] or words
+    manners += [word for word in words if word in MANNER_WORDS and word not in subject]
+    return IconName(" ".join(subject), " ".join(manners).replace("-", " "))
+
+
+def without_skin_tone(subject: str) -> str:
+    """The subject of an emoji that is drawn once for each color of skin."""
+    return " ".join(word for word in subject.split() if word not in SKIN_TONES) or subject
