@@ -1,7 +1,7 @@
 """What the name of an icon says: what is drawn, and in which manner.
 
-An icon set spells the manner out in a suffix or prefix of its own ("camera-bold-duotone") or as a word anywhere ("outline-camera").
-Numbers tell variants of one drawing apart and mean nothing else.
+An icon set gives the manner as a suffix or prefix that it declares ("camera-bold-duotone") or as a word anywhere ("outline-camera").
+Numbers only distinguish variants of one drawing.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import re
 from typing import NamedTuple
 
 MANNER_WORDS = frozenset(
-    "outline outlined filled fill solid line linear bold thin light duotone broken regular sharp rounded round twotone baseline "
-    "two-tone remix duo flat block print pop pencil poly stroke dark branded 24px wordmark variant alt alternate mirrored negative".split()
+    {"outline", "outlined", "filled", "fill", "solid", "line", "linear", "bold", "thin", "light", "duotone", "broken", "regular"}
+    | {"sharp", "rounded", "round", "twotone", "baseline", "two-tone", "remix", "duo", "flat", "block", "print", "pop", "pencil"}
+    | {"poly", "stroke", "dark", "branded", "24px", "wordmark", "variant", "alt", "alternate", "mirrored", "negative"}
 )
 MEANINGLESS = re.compile(r"\d+|\d+px|o")
-SKIN_TONES = frozenset("skin tone medium light dark".split())
+SKIN_TONES = frozenset({"skin", "tone", "medium", "light", "dark"})
 
 
 class IconName(NamedTuple):

@@ -1,0 +1,194 @@
+"""What the Icons towers are trained on: the pictures of the icon sets that are not held out, and captions for them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from open_clip import SimpleTokenizer
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tools.maintain.icon_pictures import has_one_color, permitted_prefixes, read_pictures, read_rules
+
+SOS, EOS = 49406, 49407
+# Tokens of a subject, manner, kind or category that a caption keeps.
+PIECE = 8
+# Tokens of a caption, [SOS] and [EOS] included: long enough to train the positions that a prompt of 16 context tokens uses.
+CAPTION = 28
+ATTRIBUTES = ("subject", "manner", "kind", "category")
+
+
+def collect(package: Path, drawn: Path, output: Path) -> None:
+    """One file of all training pictures and what captions may say of them.
+
+    Pictures of one color are kept as their opacity. A picture that several sets hold under one subject is kept once.
+    """
+    rules = read_rules()
+    held_out = {prefix for prefixes in rules["held_out"].values() for prefix in prefixes}
+    collections = json.loads((package / "collections.json").read_text())
+    pieces: dict[str, int] = {"": 0}
+    seen: set[tuple[bytes, str]] = set()
+    one_color, colored = [], []
+    for prefix in permitted_prefixes(package, rules["refused_licenses"]):
+        if prefix in held_out:
+            continue
+        info = collections[prefix]
+        kind = rules["kind_of"].get(prefix) or rules["kind_of_category"].get(info.get("category"), "icon")
+        own_manner = rules["manner_of"].get(prefix) or ("color" if info.get("palette") else "")
+        with np.load(drawn / f"{prefix}.npz") as file:
+            pixels = file["x"]
+        for picture in read_pictures(package, drawn, prefix):
+            if (picture.hash, picture.subject) in seen:
+                continue
+            seen.add((picture.hash, picture.subject))
+            category = re.sub(r"[^a-z]+", " ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", picture.category).lower()).strip()
+            manner = re.sub(r"\d+(px)?", "", f"{own_manner} {picture.manner}")
+            words = (picture.subject, " ".join(manner.split()), kind, category)
+            row = [pieces.setdefault(text, len(pieces)) for text in words]
+            drawing = pixels[picture.position]
+            if has_one_color(drawing) and not info.get("palette"):
+                one_color.append((drawing[..., 3], row))
+            else:
+                colored.append((drawing, row))
+    tokenizer = SimpleTokenizer()
+    tokens = np.zeros((len(pieces), PIECE), np.int32)
+    for text, position in pieces.items():
+        ids = tokenizer.encode(text)[:PIECE]
+        tokens[position, : len(ids)] = ids
+    tensors = {
+        "one_color": torch.from_numpy(np.stack([drawing for drawing, _ in one_color])),
+        "colored": torch.from_numpy(np.stack([drawing for drawing, _ in colored])),
+        "attributes": torch.tensor([row for _, row in one_color + colored], dtype=torch.int32),
+        "pieces": torch.from_numpy(tokens),
+    }
+    templates = [[weight, *template_pieces(text, tokenizer)] for weight, text in rules["templates"]]
+    save_file(tensors, output, metadata={"templates": json.dumps(templates)})
+    print(f"{output}: {len(one_color)} pictures of one color, {len(colored)} in colors, {len(pieces)} pieces of captions")
+
+
+def template_pieces(text: str, tokenizer: SimpleTokenizer) -> list:
+    """A template as a list of token ids and names of attributes, in order."""
+    parts = re.split(r"\{(\w+)\}", text)
+    return [part if i % 2 else tokenizer.encode(part) for i, part in enumerate(parts) if part]
+
+
+class Corpus:
+    """The training pictures and captions on a device, and batches of them that a seed decides."""
+
+    def __init__(self, path: Path, device: torch.device, plain: float = 0.0):
+        """`plain`: the share of captions that say "a photo of a SUBJECT." whatever the weights of the templates."""
+        data = load_file(path)
+        with safe_open(path, "pt") as file:
+            templates = json.loads(file.metadata()["templates"])
+        self.device = device
+        self.one_color, self.colored = data["one_color"].to(device), data["colored"].to(device)
+        self.attributes = data["attributes"].long().to(device)
+        pieces = data["pieces"].long()
+        literal = [ids for _, *parts in templates for part in parts if isinstance(part, list) for ids in part]
+        # a sorted vocabulary keeps [EOS] the largest id, which is how CLIP finds it; token 0 only pads
+        self.ids = torch.unique(torch.cat([torch.tensor([0, SOS, EOS, *literal]), pieces.flatten()]))
+        self.pieces = torch.searchsorted(self.ids, pieces).to(device)
+        weights = torch.tensor([float(weight) for weight, *_ in templates])
+        weights = weights / weights.sum() * (1 - plain)
+        weights[0] += plain
+        self.template_chance = weights.cumsum(0).to(device)
+        self.templates = [self._fill(parts) for _, *parts in templates]
+        named = [[attribute in parts for attribute in ATTRIBUTES] for _, *parts in templates]
+        self.named = torch.tensor(named, device=device)
+        # a subject that many sets draw is shown less than in proportion, so that rare ones are seen
+        counts = torch.bincount(self.attributes[:, 0])
+        self.picture_chance = counts[self.attributes[:, 0]].double().rsqrt().cumsum(0)
+
+    def __len__(self) -> int:
+        return len(self.attributes)
+
+    def _fill(self, parts: list) -> list:
+        return [
+            ATTRIBUTES.index(part) if isinstance(part, str) else torch.searchsorted(self.ids, torch.tensor(part)).to(self.device)
+            for part in parts
+        ]
+
+    def batch(self, size: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Images (B, 3, S, S), captions (B, CAPTION) in the corpus' own token ids, and which fit, (B, B) bool."""
+        draw = torch.Generator(self.device).manual_seed(seed)
+        places = torch.rand(size, generator=draw, device=self.device, dtype=torch.float64) * self.picture_chance[-1]
+        chosen = torch.searchsorted(self.picture_chance, places).clamp_max(len(self) - 1)
+        attributes = self.attributes[chosen]
+        rolls = torch.rand(size, generator=draw, device=self.device)
+        template = torch.searchsorted(self.template_chance, rolls).clamp_max(len(self.templates) - 1)
+        tokens = self._captions(attributes, template)
+        named = self.named[template] & (attributes > 0)
+        # a caption whose attributes are all empty says nothing: it fits its own picture only
+        named[:, 0] |= ~named.any(1)
+        same = attributes[:, None, :] == attributes[None, :, :]
+        return self._images(chosen, draw), tokens, (same | ~named[None]).all(-1)
+
+    def _captions(self, attributes: Tensor, template: Tensor) -> Tensor:
+        rows = torch.zeros(len(attributes), CAPTION, dtype=torch.long, device=self.device)
+        sos, eos = torch.searchsorted(self.ids, torch.tensor([SOS, EOS])).tolist()
+        longest = max(sum(PIECE if isinstance(p, int) else len(p) for p in parts) for parts in self.templates) + 2
+        long_rows = torch.zeros(len(attributes), longest, dtype=torch.long, device=self.device)
+        # every template writes its own rows; which those are is a mask, so that no size depends on the draw
+        for number, parts in enumerate(self.templates):
+            mine = (template == number)[:, None]
+            columns = [torch.full((len(attributes), 1), sos, device=self.device)]
+            for part in parts:
+                if isinstance(part, int):
+                    columns.append(self.pieces[attributes[:, part]])
+                else:
+                    columns.append(part.expand(len(attributes), -1))
+            text = torch.cat(columns, 1)
+            long_rows[:, : text.shape[1]] = torch.where(mine, text, long_rows[:, : text.shape[1]])
+        # padding inside moves to the end
+        order = (long_rows == 0).to(torch.int8).argsort(dim=1, stable=True)
+        packed = long_rows.gather(1, order)[:, : CAPTION - 1]
+        lengths = (packed > 0).sum(1)
+        rows[:, : CAPTION - 1] = packed
+        return rows.scatter(1, lengths[:, None], eos)
+
+    def _images(self, chosen: Tensor, draw: torch.Generator) -> Tensor:
+        """Normalized images (B, 3, S, S) on backgrounds and in inks of many colors, moved, turned and scaled a little."""
+        n = len(chosen)
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(n, *shape, generator=draw, device=self.device)
+
+        tintable = chosen < len(self.one_color)
+        opacity = self.one_color[chosen.clamp_max(len(self.one_color) - 1)]
+        colors = self.colored[(chosen - len(self.one_color)).clamp_min(0)]
+        is_tintable = tintable[:, None, None]
+        alpha = torch.where(is_tintable, opacity, colors[..., 3]).float()[:, None] / 255
+        rgb = torch.where(is_tintable[..., None], 0, colors[..., :3]).permute(0, 3, 1, 2).float() / 255
+        flag = tintable[:, None, None, None]
+        # half of the backgrounds are white; a third of any color; the rest dark, under light ink
+        roll = uniform(1, 1, 1)
+        background = torch.where(roll < 0.5, torch.ones_like(roll), uniform(3, 1, 1))
+        night = (roll > 0.85) & flag
+        background = torch.where(night, 0.3 * uniform(3, 1, 1), background)
+        dark_behind = background.mean(1, keepdim=True) < 0.45
+        ink = torch.where(night | dark_behind, 0.75 + 0.25 * uniform(3, 1, 1), 0.6 * uniform(3, 1, 1))
+        inked = (uniform(1, 1, 1) < 0.5) | night | dark_behind
+        rgb = torch.where(flag & inked, ink, rgb)
+        image = alpha * (rgb - background)
+        angle = (uniform() - 0.5) * 0.35
+        scale = 0.9 + 0.35 * uniform()
+        shift = (uniform(2) - 0.5) * 0.2
+        cos, sin = scale * angle.cos(), scale * angle.sin()
+        matrix = torch.stack([torch.stack([cos, -sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)], 1)
+        grid = F.affine_grid(matrix, [n, 3, image.shape[-1], image.shape[-1]], align_corners=False)
+        image = F.grid_sample(image, grid, align_corners=False) + background
+        noise = torch.randn(image.shape, generator=draw, device=self.device)
+        return normalize(image + 0.03 * uniform(1, 1, 1) * noise)
+
+
+def normalize(images: Tensor) -> Tensor:
+    """Images (B, 3, H, W) in [0, 1] as CLIP takes them."""
+    mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD))
+    return (images - mean) / std
