@@ -5,8 +5,8 @@
     python -m tools.maintain.build_icons draw package drawn        # every set at 32 × 32: about 3 minutes on one core
     python -m tools.maintain.build_icons cut package drawn         # writes datasets/icons/: the sets, LICENSES.md, hashes
 
-`icon_sets.yaml` beside this file lists the held-out sets and the classes. With the versions above, the files come out byte for byte as
-in the repository. `cut --dry-run` only counts.
+`icon_sets.yaml` beside this file lists the held-out sets and the classes. With the versions above, the files come out byte for
+byte as in the repository. `cut --dry-run` only counts.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What the name of an icon says: what is drawn, and in which manner.
 
-An icon set gives the manner as a suffix or prefix that it declares ("camera-bold-duotone") or as a word anywhere ("outline-camera").
+An icon set gives the manner as a suffix or prefix that it declares ("camera-bold-duotone") or as any word ("outline-camera").
 Numbers only distinguish variants of one drawing.
 """
 
