@@ -6,7 +6,8 @@
 
 This is ordinary contrastive training with backpropagation: it makes the frozen backbone that prompts are tuned for, and is not
 part of any method. A caption matches every picture in the batch that has all attributes it names (subject, manner, kind,
-category), so the target of the softmax is spread over those. `train` runs on a CPU or a GPU and resumes from the checkpoint beside the output.
+category), so the target of the softmax is spread over those. `train` runs on a CPU or a GPU and resumes from the checkpoint
+beside the output.
 """
 
 from __future__ import annotations
