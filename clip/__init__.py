@@ -1,4 +1,6 @@
 """The frozen CLIP: its towers and prompts. Importing this package alone loads no library."""
 
-# the backbones bundled with the repository, in clip/mini/
+# The backbones whose weights are in the repository, in clip/mini/ and clip/icons/.
 MINIS = ("Mini", "Mini-RN")
+ICONS = ("Icons", "Icons-RN")
+BUNDLED = MINIS + ICONS

@@ -18,10 +18,10 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor, nn
 
-from clip import MINIS
+from clip import BUNDLED
+from clip.bundled import build_bundled, model_config, weights_of
 from clip.checkpoint import is_torchscript, official_hashes, read_state_dict
 from clip.hugging_face import is_hugging_face, to_open_clip, uses_quick_gelu
-from clip.mini import build_mini, weights_of
 from clip.towers import Tokenizer
 from utils.errors import UserError
 from utils.files import sha256
@@ -47,7 +47,7 @@ WIDEST = 32
 class Backbone:
     """A frozen CLIP in float32 on its device.
 
-    `known_tokens`: the token ids with a trained embedding, or None where all have one (only Mini is so restricted).
+    `known_tokens`: the token ids with a trained embedding, or None where all have one (the bundled ones have few).
     """
 
     name: str
@@ -89,8 +89,8 @@ def load_backbone(name: str, device: torch.device, checkpoint: str | None = None
     """
     # building a model first fills it with random weights, which must not advance the caller's global generator
     with torch.random.fork_rng(devices=[]):
-        if name in MINIS:
-            architecture, (model, known) = None, _mini(name, checkpoint)
+        if name in BUNDLED:
+            architecture, (model, known) = None, _bundled(name, checkpoint)
         else:
             known = None
             architecture, tag = resolve_name(name, has_checkpoint=checkpoint is not None)
@@ -111,10 +111,10 @@ def _refuse_nonfinite(model: nn.Module, where: str) -> None:
         raise UserError(f"{where}: logit_scale is {float(scale):g}, too large for its exponential; use other weights")
 
 
-def _mini(name: str, checkpoint: str | None) -> tuple[nn.Module, frozenset[int]]:
+def _bundled(name: str, checkpoint: str | None) -> tuple[nn.Module, frozenset[int]]:
     path = Path(checkpoint) if checkpoint else weights_of(name)
     try:
-        return build_mini(name, read_state_dict(path))
+        return build_bundled(model_config(name), read_state_dict(path))
     except (KeyError, RuntimeError, IndexError) as error:
         raise UserError(f"--checkpoint: {path}: not the weights of {name}: {error}") from error
 
@@ -129,7 +129,7 @@ def resolve_name(name: str, has_checkpoint: bool = False) -> tuple[str, str]:
     architecture, _, tag = name.partition("@")
     architecture = architecture.replace("/", "-")
     if architecture not in open_clip.list_models():
-        close = difflib.get_close_matches(architecture, [*OPENAI_MODELS, *MINIS, *open_clip.list_models()], n=3)
+        close = difflib.get_close_matches(architecture, [*OPENAI_MODELS, *BUNDLED, *open_clip.list_models()], n=3)
         raise UserError(f"--backbone: unknown model {name!r}" + (f"; near it: {', '.join(close)}" if close else ""))
     tokenizer = open_clip.get_model_config(architecture)["text_cfg"].get("hf_tokenizer_name")
     if tokenizer:

@@ -20,8 +20,8 @@ import clip.backbone
 import clip.checkpoint
 from clip import MINIS
 from clip.backbone import Backbone, load_backbone, resolve_name
+from clip.bundled import weights_of
 from clip.checkpoint import official_hashes, read_state_dict
-from clip.mini import weights_of
 from clip.text import TextFeatures
 from datasets.digits import NAMES as DIGITS
 from tests.conftest import make_tiny_backbone

@@ -15,32 +15,14 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from clip.bundled import build_bundled
 from datasets.icons import read_icon_file
 from tools.maintain.icon_corpus import normalize
-
-TOKEN_STD = 0.02
-
-
-def initial_token_table(config: dict) -> Tensor:
-    """The (49408, width) float32 token embedding before training; untouched tokens keep their row of it."""
-    text = config["text_cfg"]
-    return TOKEN_STD * torch.randn(text["vocab_size"], text["width"], generator=torch.Generator().manual_seed(0))
-
-
-def load_weights(path: Path, config: dict) -> CLIP:
-    """The model in float32 and evaluation mode."""
-    state = {name: tensor.float() for name, tensor in load_file(path).items()}
-    ids, rows = state.pop("token_ids").long(), state.pop("token_rows")
-    table = initial_token_table(config)
-    table[ids] = rows
-    model = CLIP(**config)
-    model.load_state_dict({**state, "token_embedding.weight": table})
-    return model.eval()
 
 
 def score(weights: Path, config: dict, sets: Path, device: torch.device, template: str) -> dict[str, dict[str, float]]:
     """Prints and returns what `score_set` finds on every icon set in the folder `sets`, by name."""
-    model = load_weights(weights, config).to(device)
+    model = build_bundled(config, load_file(weights))[0].to(device)
     tokenizer = SimpleTokenizer(context_length=config["text_cfg"]["context_length"])
     rows = {}
     for path in sorted(sets.glob("icons_*.safetensors")):

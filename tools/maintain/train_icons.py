@@ -24,8 +24,9 @@ from open_clip.model import CLIP
 from safetensors.torch import save_file
 from torch import Tensor
 
+from clip.bundled import initial_token_table
 from tools.maintain.icon_corpus import Corpus, collect
-from tools.maintain.score_icons import initial_token_table, score
+from tools.maintain.score_icons import score
 
 
 def text_features(model: CLIP, tokens: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from open_clip.model import CLIP
 from safetensors.torch import load_file, save_file
 
 from clip import MINIS
-from clip.mini import initial_token_table, model_config, weights_of
+from clip.bundled import initial_token_table, model_config, weights_of
 from tools.maintain.glyphs import draw_glyphs, write_captions
 
 
@@ -83,7 +83,7 @@ def train(args: argparse.Namespace) -> tuple[CLIP, torch.Tensor]:
     config["text_cfg"]["vocab_size"] = len(ids)
     model = CLIP(**config)
     init_weights(model, torch.Generator().manual_seed(args.seed))
-    model.token_embedding.weight.data.copy_(initial_token_table(args.model)[ids])
+    model.token_embedding.weight.data.copy_(initial_token_table(model_config(args.model))[ids])
     matrices = [p for n, p in model.named_parameters() if p.ndim >= 2 and "embedding" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim < 2 or "embedding" in n]
     optimizer = torch.optim.AdamW(

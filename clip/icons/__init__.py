@@ -1,0 +1,1 @@
+"""Weights of Icons and Icons-RN, which clip/bundled.py loads."""
