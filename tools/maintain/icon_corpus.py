@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ SOS, EOS = 49406, 49407
 PIECE = 8
 # Tokens of a caption, [SOS] and [EOS] included: long enough to train the positions that a prompt of 16 context tokens uses.
 CAPTION = 28
+# Pictures that a set has of one subject in one manner, such as the same drawing in six sizes, of which training sees so many.
+ALIKE = 2
 ATTRIBUTES = ("subject", "manner", "kind", "category")
 
 
@@ -31,13 +34,14 @@ def collect(package: Path, drawn: Path, output: Path) -> None:
     Pictures of one color are kept as their opacity. A picture that several sets hold under one subject is kept once.
     """
     rules = read_rules()
-    held_out = {prefix for prefixes in rules["held_out"].values() for prefix in prefixes}
+    left_out = {prefix for prefixes in rules["held_out"].values() for prefix in prefixes} | set(rules["names_only_brands"])
     collections = json.loads((package / "collections.json").read_text())
     pieces: dict[str, int] = {"": 0}
     seen: set[tuple[bytes, str]] = set()
+    drawn_alike: Counter[tuple[str, str, str]] = Counter()
     one_color, colored = [], []
     for prefix in permitted_prefixes(package, rules["refused_licenses"]):
-        if prefix in held_out:
+        if prefix in left_out:
             continue
         info = collections[prefix]
         kind = rules["kind_of"].get(prefix) or rules["kind_of_category"].get(info.get("category"), "icon")
@@ -47,10 +51,13 @@ def collect(package: Path, drawn: Path, output: Path) -> None:
         for picture in read_pictures(package, drawn, prefix):
             if (picture.hash, picture.subject) in seen:
                 continue
+            manner = " ".join(re.sub(r"\d+(px)?", "", f"{own_manner} {picture.manner}").split())
+            drawn_alike[prefix, picture.subject, manner] += 1
+            if drawn_alike[prefix, picture.subject, manner] > ALIKE:
+                continue
             seen.add((picture.hash, picture.subject))
             category = re.sub(r"[^a-z]+", " ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", picture.category).lower()).strip()
-            manner = re.sub(r"\d+(px)?", "", f"{own_manner} {picture.manner}")
-            words = (picture.subject, " ".join(manner.split()), kind, category)
+            words = (picture.subject, manner, kind, category)
             row = [pieces.setdefault(text, len(pieces)) for text in words]
             drawing = pixels[picture.position]
             if has_one_color(drawing) and not info.get("palette"):
@@ -102,9 +109,6 @@ class Corpus:
         self.templates = [self._fill(parts) for _, *parts in templates]
         named = [[attribute in parts for attribute in ATTRIBUTES] for _, *parts in templates]
         self.named = torch.tensor(named, device=device)
-        # a subject that many sets draw is shown less than in proportion, so that rare ones are seen
-        counts = torch.bincount(self.attributes[:, 0])
-        self.picture_chance = counts[self.attributes[:, 0]].double().rsqrt().cumsum(0)
 
     def __len__(self) -> int:
         return len(self.attributes)
@@ -118,8 +122,7 @@ class Corpus:
     def batch(self, size: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
         """Images (B, 3, S, S), captions (B, CAPTION) in the corpus' own token ids, and which fit, (B, B) bool."""
         draw = torch.Generator(self.device).manual_seed(seed)
-        places = torch.rand(size, generator=draw, device=self.device, dtype=torch.float64) * self.picture_chance[-1]
-        chosen = torch.searchsorted(self.picture_chance, places).clamp_max(len(self) - 1)
+        chosen = torch.randint(len(self), (size,), generator=draw, device=self.device)
         attributes = self.attributes[chosen]
         rolls = torch.rand(size, generator=draw, device=self.device)
         template = torch.searchsorted(self.template_chance, rolls).clamp_max(len(self.templates) - 1)

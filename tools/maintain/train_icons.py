@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from clip.bundled import initial_token_table
@@ -53,6 +53,7 @@ class Training:
         self.use_graph = use_graph and corpus.device.type == "cuda"
         self.device, self.corpus, self.batch, self.seed = corpus.device, corpus, batch, seed
         torch.manual_seed(seed)
+        self.config = config
         sizes = {**config, "text_cfg": {**config["text_cfg"], "vocab_size": len(corpus.ids)}}
         self.model = CLIP(**sizes)
         self.model.token_embedding.weight.data.copy_(initial_token_table(config)[corpus.ids])
@@ -129,6 +130,13 @@ class Training:
     def state(self) -> dict:
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
 
+    def load_weights(self, path: Path) -> None:
+        """Starts from the weights in `path`; a token that they lack keeps its initial row."""
+        weights = {name: value.float() for name, value in load_file(path).items()}
+        rows = initial_token_table(self.config)
+        rows[weights.pop("token_ids").long()] = weights.pop("token_rows")
+        self.model.load_state_dict({**weights, "token_embedding.weight": rows[self.corpus.ids]})
+
     def load_state(self, state: dict) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -145,6 +153,8 @@ def train(args: argparse.Namespace) -> None:
     config = json.loads(args.config.read_text())
     corpus = Corpus(args.pictures, device, args.plain)
     training = Training(config, corpus, args.batch, args.lr, args.seed, args.graph)
+    if args.start:
+        training.load_weights(args.start)
     state_file = args.output.with_suffix(".state.pt")
     step, steps, spent = 0, args.steps, 0.0
     curve: list[list[float]] = []
@@ -223,6 +233,7 @@ def main() -> None:
     teach.add_argument("pictures", type=Path)
     teach.add_argument("--config", type=Path, required=True, help="open_clip's description of the towers, as JSON")
     teach.add_argument("--output", type=Path, required=True)
+    teach.add_argument("--start", type=Path, help="begin with the weights in this file")
     teach.add_argument("--steps", type=int, default=0, help="0: as many as --seconds hold")
     teach.add_argument("--seconds", type=float, default=3600.0)
     teach.add_argument("--batch", type=int, default=1024)
