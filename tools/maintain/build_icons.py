@@ -15,7 +15,7 @@ import argparse
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,8 @@ from PIL import Image
 from tools.maintain.icon_classes import LEAST_TEST, VAL_SHOTS, Cut, cut_set, cut_shift
 from tools.maintain.icon_pictures import Picture, draw, permitted_prefixes, read_pictures, read_rules
 
+# Enough that one collision among all pairs of pictures is unlikely (about 1 %).
+HASH_BYTES = 5
 OUTPUT = Path(__file__).resolve().parents[2] / "datasets" / "icons"
 
 
@@ -48,6 +50,7 @@ def write_set(path: Path, cut: Cut, drawn: Path) -> None:
         "ends": np.cumsum([len(picture) for picture in pictures], dtype=np.int64),
         "labels": np.array([label for _, label, _ in rows], np.int16),
         "parts": np.array([part for part, _, _ in rows], np.uint8),
+        "hashes": hash_rows(p.hash for _, _, p in rows),
         "sources": np.frombuffer("\n".join(p.path for _, _, p in rows).encode(), np.uint8),
     }
     path.write_bytes(save(tensors, metadata={"classes": json.dumps(cut.classes)}))
@@ -114,11 +117,16 @@ def cut_all(package: Path, drawn: Path, output: Path, dry_run: bool) -> None:
 
 
 def write_hashes(path: Path, seen: set[bytes]) -> None:
-    """The first five bytes of the hash of every picture that the towers were trained on, sorted: (n, 5) uint8."""
+    """The shortened hash of every picture outside the held-out sets, sorted: (n, HASH_BYTES) uint8."""
     from safetensors.numpy import save
 
-    shortened = sorted({digest[:5] for digest in seen})
-    path.write_bytes(save({"hashes": np.frombuffer(b"".join(shortened), np.uint8).reshape(-1, 5).copy()}))
+    rows = hash_rows(seen)
+    path.write_bytes(save({"hashes": np.unique(rows, axis=0)}))
+
+
+def hash_rows(hashes: Iterable[bytes]) -> np.ndarray:
+    """The first HASH_BYTES of each hash, (n, HASH_BYTES) uint8."""
+    return np.frombuffer(b"".join(digest[:HASH_BYTES] for digest in hashes), np.uint8).reshape(-1, HASH_BYTES).copy()
 
 
 def describe(name: str, cut: Cut, rule: dict | None) -> str:
