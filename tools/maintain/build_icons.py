@@ -17,6 +17,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -45,7 +46,7 @@ def write_set(path: Path, cut: Cut, drawn: Path) -> None:
     rows = [(part, label, p) for part, items in enumerate((cut.train, cut.val, cut.test)) for p, label in items]
     pixels = {prefix: np.load(drawn / f"{prefix}.npz")["x"] for prefix in {p.prefix for _, _, p in rows}}
     pictures = [encode(pixels[p.prefix][p.position]) for _, _, p in rows]
-    tensors = {
+    tensors: dict[str, np.ndarray] = {
         "pictures": np.frombuffer(b"".join(pictures), np.uint8),
         "ends": np.cumsum([len(picture) for picture in pictures], dtype=np.int64),
         "labels": np.array([label for _, label, _ in rows], np.int16),
@@ -91,7 +92,7 @@ def cut_all(package: Path, drawn: Path, output: Path, dry_run: bool) -> None:
     seen = {picture.hash for prefix in training for picture in read_pictures(package, drawn, prefix)}
     held = {prefix: read_pictures(package, drawn, prefix) for prefix in sorted(held_out)}
 
-    def pictures_of(rule: dict) -> Iterator[Picture]:
+    def pictures_of(rule: dict[str, Any]) -> Iterator[Picture]:
         for group in rule.get("sets", groups):
             for prefix in groups[group]:
                 yield from held[prefix]
@@ -129,7 +130,7 @@ def hash_rows(hashes: Iterable[bytes]) -> np.ndarray:
     return np.frombuffer(b"".join(digest[:HASH_BYTES] for digest in hashes), np.uint8).reshape(-1, HASH_BYTES).copy()
 
 
-def describe(name: str, cut: Cut, rule: dict | None) -> str:
+def describe(name: str, cut: Cut, rule: dict[str, Any] | None) -> str:
     """One line of counts, and what is short of the rule's promises."""
     line = f"{name}: {len(cut.classes)} classes, train {len(cut.train)}, val {len(cut.val)}, test {len(cut.test)}"
     least = {"train": rule["shots"], "val": VAL_SHOTS, "test": LEAST_TEST} if rule else {}

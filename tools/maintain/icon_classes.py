@@ -7,6 +7,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from tools.maintain.icon_names import without_skin_tone
 from tools.maintain.icon_pictures import Picture
@@ -15,13 +16,13 @@ VAL_SHOTS = 4
 LEAST_TEST = 10
 
 
-def subject_rule(rule: dict) -> Callable[[Picture], str | None]:
+def subject_rule(rule: dict[str, Any]) -> Callable[[Picture], str | None]:
     """A class is a list of subjects, its own name among them."""
     class_of = {subject: name for name, others in reversed(rule["classes"].items()) for subject in (*(others or ()), name)}
     return lambda picture: class_of.get(without_skin_tone(picture.subject))
 
 
-def ending_rule(rule: dict) -> Callable[[Picture], str | None]:
+def ending_rule(rule: dict[str, Any]) -> Callable[[Picture], str | None]:
     """As `subject_rule`, but up to two words may stand before: some sets begin a name with the words of a category."""
     exact = subject_rule(rule)
     class_of = {subject: name for name, others in reversed(rule["classes"].items()) for subject in (*(others or ()), name)}
@@ -34,14 +35,14 @@ def ending_rule(rule: dict) -> Callable[[Picture], str | None]:
     return find
 
 
-def words_rule(rule: dict) -> Callable[[Picture], str | None]:
+def words_rule(rule: dict[str, Any]) -> Callable[[Picture], str | None]:
     """A class is a bag of words; `same_words` are read as others."""
     class_of = {tuple(sorted(name.split())): name for name in rule["classes"]}
     same = rule["same_words"]
     return lambda picture: class_of.get(tuple(sorted(same.get(word, word) for word in picture.subject.split())))
 
 
-def last_word_rule(rule: dict) -> Callable[[Picture], str | None]:
+def last_word_rule(rule: dict[str, Any]) -> Callable[[Picture], str | None]:
     """A class is the second of two words: what is added to a thing."""
     class_of = {word: name for name, words in rule["classes"].items() for word in words}
 
@@ -52,16 +53,16 @@ def last_word_rule(rule: dict) -> Callable[[Picture], str | None]:
     return find
 
 
-def manner_rule(rule: dict) -> Callable[[Picture], str | None]:
+def manner_rule(rule: dict[str, Any]) -> Callable[[Picture], str | None]:
     """A class is a manner of drawing: for some sets, a pattern that names of icons in that manner fit."""
-    patterns: dict[str, list[tuple[re.Pattern, str]]] = defaultdict(list)
+    patterns: dict[str, list[tuple[re.Pattern[str], str]]] = defaultdict(list)
     for name, sets in rule["classes"].items():
         for prefix, pattern in sets.items():
             patterns[prefix].append((re.compile(pattern), name))
     return lambda picture: next((name for pattern, name in patterns[picture.prefix] if pattern.search(picture.name)), None)
 
 
-def category_rule(rule: dict) -> Callable[[Picture], str | None]:
+def category_rule(rule: dict[str, Any]) -> Callable[[Picture], str | None]:
     """A class unites categories that the authors of sets file their icons under."""
     class_of = {category: name for name, categories in rule["classes"].items() for category in categories}
     return lambda picture: class_of.get(picture.category.lower())
@@ -96,7 +97,7 @@ def drawing_of(picture: Picture, family_of: dict[str, str]) -> str:
     return f"{family_of.get(picture.prefix, picture.prefix)}/{without_skin_tone(picture.subject)}"
 
 
-def choose_pictures(pictures: Iterable[Picture], rule: dict, seen: set[bytes]) -> dict[str, list[Picture]]:
+def choose_pictures(pictures: Iterable[Picture], rule: dict[str, Any], seen: set[bytes]) -> dict[str, list[Picture]]:
     """The pictures of each class: none that looks like one of `seen`, none twice, and at most `per_set` of one icon set."""
     class_of = RULE_KINDS[rule["rule"]](rule)
     candidates: dict[str, list[Picture]] = {name: [] for name in rule["classes"]}
@@ -126,7 +127,9 @@ def choose_pictures(pictures: Iterable[Picture], rule: dict, seen: set[bytes]) -
     return chosen
 
 
-def split_class(pictures: list[Picture], rule: dict, family_of: dict[str, str], first: set[bytes]) -> tuple[list, list, list]:
+def split_class(
+    pictures: list[Picture], rule: dict[str, Any], family_of: dict[str, str], first: set[bytes]
+) -> tuple[list[Picture], ...]:
     """Train, val and test of one class. Pictures of one drawing stay together; those in `first` go to training.
 
     Drawings come in an order that a hash decides. Training gets `shots` pictures, then the test part LEAST_TEST, validation
@@ -156,7 +159,9 @@ def split_class(pictures: list[Picture], rule: dict, family_of: dict[str, str], 
     return parts
 
 
-def cut_set(pictures: Iterable[Picture], rule: dict, family_of: dict[str, str], seen: set[bytes], first: set[bytes]) -> Cut:
+def cut_set(
+    pictures: Iterable[Picture], rule: dict[str, Any], family_of: dict[str, str], seen: set[bytes], first: set[bytes]
+) -> Cut:
     parts: tuple[list[tuple[Picture, int]], ...] = ([], [], [])
     for label, group in enumerate(choose_pictures(pictures, rule, seen).values()):
         for part, chosen in zip(parts, split_class(group, rule, family_of, first), strict=True):
@@ -164,7 +169,7 @@ def cut_set(pictures: Iterable[Picture], rule: dict, family_of: dict[str, str], 
     return Cut(tuple(rule["classes"]), *parts)
 
 
-def cut_shift(pictures: Iterable[Picture], rule: dict, source: dict, seen: set[bytes]) -> Cut:
+def cut_shift(pictures: Iterable[Picture], rule: dict[str, Any], source: dict[str, Any], seen: set[bytes]) -> Cut:
     """Test pictures only: the names of another set drawn by the sets that `rule` names, where there are `least` of a name."""
     chosen = choose_pictures(pictures, {**source, "rule": "ending", "per_set": rule["per_set"]}, seen)
     names = [name for name, group in chosen.items() if len(group) >= rule["least"]]

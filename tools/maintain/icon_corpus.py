@@ -80,7 +80,7 @@ def collect(package: Path, drawn: Path, output: Path) -> None:
     print(f"{output}: {len(one_color)} pictures of one color, {len(colored)} in colors, {len(pieces)} pieces of captions")
 
 
-def template_pieces(text: str, tokenizer: SimpleTokenizer) -> list:
+def template_pieces(text: str, tokenizer: SimpleTokenizer) -> list[str | list[int]]:
     """A template as a list of token ids and names of attributes, in order."""
     parts = re.split(r"\{(\w+)\}", text)
     return [part if i % 2 else tokenizer.encode(part) for i, part in enumerate(parts) if part]
@@ -113,7 +113,7 @@ class Corpus:
     def __len__(self) -> int:
         return len(self.attributes)
 
-    def _fill(self, parts: list) -> list:
+    def _fill(self, parts: list[str | list[int]]) -> list[int | Tensor]:
         return [
             ATTRIBUTES.index(part) if isinstance(part, str) else torch.searchsorted(self.ids, torch.tensor(part)).to(self.device)
             for part in parts

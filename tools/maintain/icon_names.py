@@ -7,7 +7,7 @@ Numbers only distinguish variants of one drawing.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 MANNER_WORDS = frozenset(
     {"outline", "outlined", "filled", "fill", "solid", "line", "linear", "bold", "thin", "light", "duotone", "broken", "regular"}
@@ -25,7 +25,7 @@ class IconName(NamedTuple):
     manner: str
 
 
-def affixes(document: dict, kind: str) -> list[str]:
+def affixes(document: dict[str, Any], kind: str) -> list[str]:
     """The `kind` ("suffixes" or "prefixes") that a set of Iconify's declares for its manners, longest first."""
     return sorted((word for word in document.get(kind) or {} if word), key=lambda word: (-len(word), word))
 

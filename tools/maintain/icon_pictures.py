@@ -57,7 +57,7 @@ def permitted_prefixes(package: Path, refused: Iterable[str]) -> list[str]:
     return sorted(p for p, spdx in licenses.items() if spdx and not any(word in spdx for word in refused))
 
 
-def draw_icon(document: dict, icon: dict) -> np.ndarray | None:
+def draw_icon(document: dict[str, Any], icon: dict[str, Any]) -> np.ndarray | None:
     """The icon centered on a transparent square, (SIDE, SIDE, 4) uint8 RGBA; None where it is blank or cannot be drawn."""
     import resvg_py
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from datasets.icons import read_icon_file
 from tools.maintain.icon_corpus import normalize
 
 
-def score(weights: Path, config: dict, sets: Path, device: torch.device, template: str) -> dict[str, dict[str, float]]:
+def score(weights: Path, config: dict[str, Any], sets: Path, device: torch.device, template: str) -> dict[str, dict[str, float]]:
     """Prints and returns what `score_set` finds on every icon set in the folder `sets`, by name."""
     model = build_bundled(config, load_file(weights))[0].to(device)
     tokenizer = SimpleTokenizer(context_length=config["text_cfg"]["context_length"])
@@ -33,7 +34,9 @@ def score(weights: Path, config: dict, sets: Path, device: torch.device, templat
 
 
 @torch.inference_mode()
-def score_set(path: Path, model: CLIP, tokenizer: Callable[[Sequence[str]], Tensor], template: str, device: torch.device) -> dict:
+def score_set(
+    path: Path, model: CLIP, tokenizer: Callable[[Sequence[str]], Tensor], template: str, device: torch.device
+) -> dict[str, Any]:
     """Percent correct on the test part: zero-shot, and by ridge regression on up to 16 training pictures per class."""
     file = read_icon_file(path)
     pixels = np.stack([np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in file.pictures])

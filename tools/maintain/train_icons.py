@@ -17,6 +17,7 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -49,7 +50,7 @@ def contrastive_loss(logits: Tensor, fits: Tensor) -> Tensor:
 class Training:
     """A model, its optimizer and one step of both, which a GPU replays as a CUDA graph."""
 
-    def __init__(self, config: dict, corpus: Corpus, batch: int, lr: float, seed: int, use_graph: bool = True):
+    def __init__(self, config: dict[str, Any], corpus: Corpus, batch: int, lr: float, seed: int, use_graph: bool = True):
         self.use_graph = use_graph and corpus.device.type == "cuda"
         self.device, self.corpus, self.batch, self.seed = corpus.device, corpus, batch, seed
         torch.manual_seed(seed)
@@ -82,14 +83,13 @@ class Training:
         batch = self.corpus.batch(self.batch, self.seed * 1_000_003 + number)
         if not self.use_graph:
             return self._update(*batch)
-        if self.graph is None:
-            self._capture(batch)
+        graph = self.graph or self._capture(batch)
         for buffer, value in zip(self.inputs, batch, strict=True):
             buffer.copy_(value)
-        self.graph.replay()
+        graph.replay()
         return self.loss
 
-    def _capture(self, batch: tuple[Tensor, ...]) -> None:
+    def _capture(self, batch: tuple[Tensor, ...]) -> torch.cuda.CUDAGraph:
         """Records one step. The weights and the optimizer are put back to where they were before the trial steps."""
         self.inputs = tuple(value.clone() for value in batch)
         saved = {name: value.clone() for name, value in self.model.state_dict().items()}
@@ -109,6 +109,7 @@ class Training:
         for i, p in enumerate(self._parameters()):
             for key, value in self.optimizer.state[p].items():
                 value.copy_(moments[i][key]) if moments else value.zero_()
+        return self.graph
 
     def _parameters(self) -> list[torch.nn.Parameter]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -127,7 +128,7 @@ class Training:
             self.model.logit_scale.clamp_(0, math.log(100))
         return loss.detach()
 
-    def state(self) -> dict:
+    def state(self) -> dict[str, Any]:
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_weights(self, path: Path) -> None:
@@ -137,7 +138,7 @@ class Training:
         rows[weights.pop("token_ids").long()] = weights.pop("token_rows")
         self.model.load_state_dict({**weights, "token_embedding.weight": rows[self.corpus.ids]})
 
-    def load_state(self, state: dict) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
 
@@ -214,7 +215,7 @@ def parameters(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def save_weights(model: CLIP, ids: Tensor, path: Path, about: dict) -> None:
+def save_weights(model: CLIP, ids: Tensor, path: Path, about: dict[str, Any]) -> None:
     """Writes the half-precision weights with only the touched rows of the token table; `about` as JSON in the metadata."""
     state = {name: tensor.detach().half().cpu().contiguous() for name, tensor in model.state_dict().items()}
     rows = state.pop("token_embedding.weight")
