@@ -40,7 +40,11 @@ class Config:
     deterministic: bool = option(False, "run", "deterministic kernels only (slower; has an effect on GPUs only)")
     save_model: bool = option(True, "run", "write prompt.safetensors")
 
-    backbone: str = option("ViT-B/16", "model", "Mini, Mini-RN, Icons, Icons-RN, RN50, RN101, ViT-B/32, ViT-B/16, an open_clip NAME or NAME@TAG")
+    backbone: str = option(
+        "ViT-B/16",
+        "model",
+        "Mini, Mini-RN, Icons, Icons-RN, RN50, RN101, ViT-B/32, ViT-B/16, an open_clip NAME or NAME@TAG",
+    )
     checkpoint: str | None = option(None, "model", "local weights: OpenAI TorchScript, open_clip .pt, safetensors", kind=str)
     trust_checkpoint: bool = option(False, "model", "allow a TorchScript file that is not OpenAI's to run its code")
     precision: str = option(

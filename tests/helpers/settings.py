@@ -34,7 +34,7 @@ TABLE_8 = {
 SHIFTS = ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
 
 
-LAPTOP = {"digits", *MINI.shifts, *MINI.datasets}
+LAPTOP = {"digits", *MINI.shifts, *MINI.datasets, *(name for name in DATASETS if name.startswith("icons_"))}
 
 
 COMMON = {

