@@ -73,11 +73,12 @@ The 531 test images of digits at 32 × 32 pixels, turned by 25 degrees: to the l
 
 ## icons_broad: bundled
 
-145 names, most of them of interface icons. This and the other icons sets below are 32 × 32 pictures cut from 83 icon sets in the
-npm package `@iconify/json` 2.2.535 that no Icons backbone was trained on. `tools/maintain/icon_sets.yaml` lists the icon sets and
-the names that make a class; `tools/maintain/build_icons.py` draws and cuts them. Pictures of one drawing (one subject by one family
-of icon sets) stay together in the training pool, the validation pool or the test part. No picture has the hash of a picture that the
-backbones were trained on, in any color. Terms: those of each icon set, in `datasets/icons/LICENSES.md` (permissive, or CC BY-SA).
+145 names, most of them of interface icons. This and the other icons sets below are 32 × 32 pictures cut from 83 icon sets in
+the npm package `@iconify/json` 2.2.535 that no Icons backbone was trained on. `tools/maintain/icon_sets.yaml` lists the icon
+sets and the names that make a class; `tools/maintain/build_icons.py` draws and cuts them. Pictures of one drawing (one
+subject by one family of icon sets) stay together in the training pool, the validation pool or the test part. No picture has
+the hash of a picture that the backbones were trained on, in any color. Terms: those of each icon set, in
+`datasets/icons/LICENSES.md` (permissive, or CC BY-SA).
 
 ## icons_objects: bundled
 
