@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from trainers.loop import build_optimizer, build_problem, optimize, planned_quer
 from trainers.saved import read_saved, saved_accuracy
 from trainers.step_log import StepLog
 from utils.device import DEFAULT_MEMORY_LIMIT
+from utils.errors import RunError
 from utils.files import sha256
 from utils.identity import dataset_name, run_path
 from utils.interrupt import Deadline
@@ -40,6 +41,7 @@ from utils.seeds import sampling_generator
 from utils.settings import Config, prompt_settings, uses_tangents
 
 if TYPE_CHECKING:
+    from datasets.split import Item
     from utils.run import Run
 
 ZERO_SHOT_IMAGES_PER_PASS = 4096
@@ -212,7 +214,7 @@ def load_task(config: Config, device: torch.device) -> FewShotTask:
     warnings = list(dataset.notes)
     cache = FeatureCache(Path(config.cache_dir or default_folder()), warnings.append) if config.cache else None
     features = FeatureReader(dataset, backbone, config.batch_size, cache)
-    test_samples = Samples(*features(dataset.test, "test images"))
+    test_samples = _finite(Samples(*features(dataset.test, "test images")), dataset.test, backbone.name)
     template = config.template or DATASETS[config.dataset].template
     templates = (*ENSEMBLE, template) if config.ensemble else (template,)
     zero_shot, text_warnings = ensemble_features(backbone, dataset.classnames, templates)
@@ -223,10 +225,21 @@ def load_task(config: Config, device: torch.device) -> FewShotTask:
         scale = DATASETS[config.dataset].crop_scale
         views = [RandomView(config.seed, view, backbone.image_size, scale) for view in range(config.augment_views)]
         started = time.perf_counter()
-        train_samples = Samples(*features.of_views(train, "train images", views))
+        train_samples = _finite(Samples(*features.of_views(train, "train images", views)), train, backbone.name)
         seconds = time.perf_counter() - started
-        val_samples = Samples(*features(val, "val images"))
+        val_samples = _finite(Samples(*features(val, "val images")), val, backbone.name)
     warnings += text_warnings
     return FewShotTask(
         dataset, train, val, backbone, train_samples, val_samples, test_samples, zero_shot_accuracy, warnings, seconds
     )
+
+
+def _finite(samples: Samples, items: Sequence[Item], backbone: str) -> Samples:
+    """The samples. Raises RunError naming the first image whose features are NaN or infinite; scoring those means nothing."""
+    damaged = (~torch.isfinite(samples.inputs)).flatten(1).any(1).nonzero()
+    if len(damaged):
+        path = items[int(damaged[0]) % len(items)].path
+        raise RunError(
+            f"{path}: {backbone} gives NaN or infinite features for this image ({len(damaged)} in all); check --checkpoint"
+        )
+    return samples

@@ -65,6 +65,9 @@ def read_saved(config: Config) -> tuple[Config, dict[str, Tensor], dict[str, Any
     """
     path = Path(config.load_prompt or "")
     tensors, about = load_prompt(path)
+    damaged = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if damaged:
+        raise UserError(f"{path}: {damaged[0]} holds NaN or infinite numbers; train the prompt again or restore the file")
     try:
         trainer, source, digest = about["prompt_trainer"], about["dataset"], about["weights_sha256"]
         given = dict(about["settings"]) | {key: about[key] for key in ("shots", "seed")}
