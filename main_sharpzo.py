@@ -4,27 +4,32 @@
     python main_sharpzo.py --config configs/eurosat.yaml --root_path DATA --backbone ViT-B/16 --shots 16 --seed 1
     python main_sharpzo.py --dataset eurosat --root_path DATA --prompt_trainer zero-shot
 
+    torchrun --nproc_per_node=4 main_sharpzo.py --threads 1                   # one run on several ranks (docs/scale.md)
+
 Exit status: 0 finished; 1 the run failed; 2 invalid arguments or data; 3 interrupted, the same command resumes it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import math
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 from datasets import DATASETS, ENSEMBLE
 from datasets.roots import check_dataset
 from trainers import TRAINERS
-from utils.checks import check_paths
+from utils.checks import check_paths, check_ranks
 from utils.config import load_config
 from utils.device import arithmetic, device_name, exit_process, pick_device
 from utils.errors import RunError, UserError
 from utils.interrupt import Deadline, Interrupted, interruptible
 from utils.log import quiet_libraries
 from utils.memory import explain_oom
+from utils.ranks import Ranks, follows, joined
 from utils.settings import Config
 
 if TYPE_CHECKING:
@@ -50,12 +55,22 @@ def run_command(argv: list[str]) -> tuple[int, str]:
             stream.reconfigure(errors="backslashreplace")
     try:
         config = load_config(argv, TRAINERS, DATASETS, epilog=__doc__)
+        if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
+            # what torchrun restarts is to be resumed
+            config = dataclasses.replace(config, overwrite=False)
+        check_ranks(config, int(os.environ.get("WORLD_SIZE", "1")), TRAINERS)
         check_paths(config)
         check_dataset(config.dataset, config.root_path, trains=TRAINERS[config.prompt_trainer].trains)
-        with interruptible(config.max_seconds or math.inf) as deadline, arithmetic(config), quiet_libraries():
-            run(config, deadline)
+        with (
+            interruptible(config.max_seconds or math.inf) as deadline,
+            arithmetic(config),
+            quiet_libraries(),
+            joined(config) as ranks,
+        ):
+            run(config, ranks.deadline(deadline), ranks)
     except (UserError, RunError) as error:
-        return 2 if isinstance(error, UserError) else 1, f"error: {error}"
+        quiet = follows() if error.quiet is None else error.quiet
+        return 2 if isinstance(error, UserError) else 1, "" if quiet else f"error: {error}"
     except OSError as error:
         again = f"; then {resume_command(config)}" if config else ""
         return 1, f"error: {error.filename or 'output'}: {error.strerror or error}{again}"
@@ -66,7 +81,7 @@ def run_command(argv: list[str]) -> tuple[int, str]:
     except KeyboardInterrupt as reason:
         step = reason.step if isinstance(reason, Interrupted) else None
         after = "" if step is None else f" after step {step:,}"
-        return 3, f"interrupted ({str(reason) or 'SIGINT'}){after}: {resume_command(config)}"
+        return 3, "" if follows() else f"interrupted ({str(reason) or 'SIGINT'}){after}: {resume_command(config)}"
     return 0, ""
 
 
@@ -75,7 +90,7 @@ def resume_command(config: Config | None) -> str:
     return f"run the same command{without} to resume"
 
 
-def run(config: Config, deadline: Deadline) -> None:
+def run(config: Config, deadline: Deadline, ranks: Ranks) -> None:
     """One run: data → CLIP → features → prompt → optimizer → report. Heavy imports wait until the settings are checked."""
     from datasets.fewshot import write_split
     from trainers.jobs import make_job
@@ -84,20 +99,26 @@ def run(config: Config, deadline: Deadline) -> None:
     from utils.run import Run, find_earlier_run, refuse_other_inputs, remove_checkpoint
 
     device = pick_device(config.device)
-    job = make_job(config, device)
-    earlier = find_earlier_run(job.path, job.config)
+    job = make_job(config, device, ranks)
+    earlier = ranks.decide(lambda: find_earlier_run(job.path, job.config))
     if earlier == "finished":
-        # left behind if a run was killed during cleanup
-        remove_checkpoint(job.path)
-        print(earlier_result(job))
+        if ranks.rank == 0:
+            # left behind if a run was killed during cleanup
+            remove_checkpoint(job.path)
+            print(earlier_result(job))
         return
-    refuse_locked(job.path)
+    ranks.decide(lambda: refuse_locked(job.path))
     with explain_oom(job.config, device) as lower:
         # nothing is written before this has succeeded, so that what is refused leaves no folder
         job.prepare(lower)
+        ranks.require_equal({"the digest of the weights": job.weights_sha256(), "that of the data": job.inputs_sha256()})
         if earlier == "finished elsewhere":
-            refuse_other_inputs(job.path, job.inputs_sha256())
-            print(earlier_result(job))
+            ranks.decide(lambda: refuse_other_inputs(job.path, job.inputs_sha256()))
+            if ranks.rank == 0:
+                print(earlier_result(job))
+            return
+        if ranks.rank > 0:
+            job.follow(deadline)
             return
         with Run(job.path, job.config, {"device": device_name(device), "inputs_sha256": job.inputs_sha256()}) as folder:
             introduce(folder, job)

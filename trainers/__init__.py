@@ -25,7 +25,8 @@ class TrainerInfo:
     that depend on the shots, {setting: {least shots: value}}. `two_stages`: whether change_point matters. `stage2`: whether
     `--stage2` accepts it, since it starts from any w. `matrix`: it moves a matrix, so w0 is one. `derivative`: it
     differentiates the loss. `update`: whether `--zo_update` replaces its update. `prompt`: whether it searches a prompt by
-    queries; otherwise it is a reference without prompts, on cached features.
+    queries; otherwise it is a reference without prompts, on cached features. `shared`: whether the ranks of one run can share
+    its work, which is so where all of it is queries in forward passes.
     """
 
     help: str
@@ -42,6 +43,7 @@ class TrainerInfo:
     derivative: bool = False
     update: bool = False
     prompt: bool = True
+    shared: bool = True
 
     @property
     def trains(self) -> bool:
@@ -112,6 +114,7 @@ TRAINERS = Registry(
             stage2=True,
             derivative=True,
             update=True,
+            shared=False,
         ),
         "bbt": TrainerInfo(
             "naive CMA-ES on the projected prompt",
@@ -142,6 +145,7 @@ TRAINERS = Registry(
             defaults={"ctx_init": "", "n_ctx": 16, "train_batch": 32, "total_steps": 10**9},
             by_shots={"epochs": {1: 50, 2: 100, 8: 200}},
             derivative=True,
+            shared=False,
         ),
         "craft": TrainerInfo(
             "projected prompt by CMA-ES, adapter by backpropagation",
@@ -151,6 +155,7 @@ TRAINERS = Registry(
             title="CraFT",
             defaults={"sigma": 1.0, "lr": 1e-3, "train_batch": 256},
             by_shots={"total_steps": {1: 50, 2: 100, 8: 200}},
+            shared=False,
         ),
         "blackvip": TrainerInfo(
             "image-dependent prompt on the pixels, by SPSA with momentum",
@@ -177,6 +182,7 @@ TRAINERS = Registry(
             title="Tip-Adapter",
             defaults={"total_steps": 36},
             prompt=False,
+            shared=False,
         ),
         "linear-probe": TrainerInfo(
             "without prompts: logistic regression on the few-shot features",
@@ -186,6 +192,7 @@ TRAINERS = Registry(
             title="Linear probe",
             defaults={"total_steps": 6},
             prompt=False,
+            shared=False,
         ),
         "mezo": _descent("mezo", "dense ZO-SGD along random directions", "MeZO"),
         "sparse-mezo": _descent("sparse_mezo", "MeZO on the coordinates of small magnitude", "Sparse MeZO"),
@@ -254,8 +261,8 @@ TRAINERS = Registry(
         ),
         "loren": _zeroth_order("loren:build", "probes that damp one learned direction", "LOREN", {"probes": 6}),
         "bszo": _zeroth_order("bszo:build", "slopes fused by a Kalman filter", "BSZO", {"probes": 2}, True),
-        "zero-shot": TrainerInfo("the template alone, nothing trained", "", title="Zero-shot"),
-        "saved": TrainerInfo("the prompt that --load_prompt names, nothing trained", "", title="Saved prompt"),
+        "zero-shot": TrainerInfo("the template alone, nothing trained", "", title="Zero-shot", shared=False),
+        "saved": TrainerInfo("the prompt that --load_prompt names, nothing trained", "", title="Saved prompt", shared=False),
     }
 )
 

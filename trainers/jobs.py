@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,7 +26,9 @@ from datasets.features import FeatureReader, check_images
 from datasets.fewshot import choose_images
 from datasets.split import load_dataset
 from trainers import TRAINERS
+from trainers.blackbox.ledger import Recorded
 from trainers.blackbox.objective import Samples, top1
+from trainers.blackbox.passes import Passes
 from trainers.blackbox.task import FewShotTask
 from trainers.loop import build_optimizer, build_problem, optimize, planned_queries
 from trainers.saved import read_saved, saved_accuracy
@@ -36,6 +39,7 @@ from utils.files import sha256
 from utils.identity import dataset_name, run_path
 from utils.interrupt import Deadline
 from utils.progress import Progress
+from utils.ranks import Alone, Ranks
 from utils.replay import METRICS
 from utils.seeds import sampling_generator
 from utils.settings import Config, prompt_settings, uses_tangents
@@ -51,7 +55,7 @@ NOTHING_SPENT = {"seconds": 0.0, "queries": 0, "forwards": 0, "tower_images": 0,
 Lower = Callable[[str], None]
 
 
-def make_job(config: Config, device: torch.device) -> ZeroShot:
+def make_job(config: Config, device: torch.device, ranks: Ranks | None = None) -> ZeroShot:
     """The run that `--prompt_trainer` names, under a configuration without anything left to the machine or the dataset."""
     config = dataclasses.replace(
         config,
@@ -62,16 +66,17 @@ def make_job(config: Config, device: torch.device) -> ZeroShot:
         memory_limit=config.memory_limit or DEFAULT_MEMORY_LIMIT[device.type],
         tangent_precision=tangent_precision(config.tangent_precision, device) if uses_tangents(config) else "auto",
     )
+    ranks = ranks or Alone()
     if config.load_prompt:
-        return ScoreSaved(config, device)
-    return (Tune if TRAINERS[config.prompt_trainer].trains else ZeroShot)(config, device)
+        return ScoreSaved(config, device, ranks)
+    return (Tune if TRAINERS[config.prompt_trainer].trains else ZeroShot)(config, device, ranks)
 
 
 class ZeroShot:
     """CLIP with the template alone. `prepare` does what can still be refused without leaving a folder behind."""
 
-    def __init__(self, config: Config, device: torch.device):
-        self.config, self.device = config, device
+    def __init__(self, config: Config, device: torch.device, ranks: Ranks):
+        self.config, self.device, self.ranks = config, device, ranks
 
     @property
     def path(self) -> Path:
@@ -93,6 +98,9 @@ class ZeroShot:
         for part in self._inputs():
             digest.update(part)
         return digest.hexdigest()
+
+    def weights_sha256(self) -> str:
+        return self.task.backbone.fingerprint()
 
     def _inputs(self) -> list[bytes]:
         task = self.task
@@ -121,13 +129,16 @@ class ZeroShot:
         """What result.json says besides the settings; accuracies in percent."""
         return {"test_accuracy": self.task.zero_shot_accuracy} | NOTHING_SPENT
 
+    def follow(self, deadline: Deadline) -> None:
+        """The part of `run` that ranks other than 0 have."""
+
 
 class ScoreSaved(ZeroShot):
     """The prompt that `--load_prompt` names, on this run's classes and images."""
 
-    def __init__(self, config: Config, device: torch.device):
+    def __init__(self, config: Config, device: torch.device, ranks: Ranks):
         config, *self._saved = read_saved(config)
-        super().__init__(config, device)
+        super().__init__(config, device, ranks)
 
     def prepare(self, lower: Lower) -> None:
         super().prepare(lower)
@@ -147,6 +158,7 @@ class Tune(ZeroShot):
         super().prepare(lower)
         lower("intrinsic_dim")
         self.problem = build_problem(self.config, self.task)
+        self.problem.objective.passes = Passes(self.config.passes_multiple, self.ranks)
         self.optimizer = build_optimizer(self.config, self.problem)
         lower("memory_limit")
 
@@ -172,6 +184,7 @@ class Tune(ZeroShot):
     def run(self, folder: Run, deadline: Deadline) -> dict[str, Any]:
         config, problem, objective = self.config, self.problem, self.problem.objective
         folder.replay.hash_input(*self._inputs())
+        self.ranks.decide(lambda: folder.replay.recorded)
         log = StepLog(
             folder.replay.record,
             evaluate=self.evaluate,
@@ -190,6 +203,17 @@ class Tune(ZeroShot):
         outcome |= {"seconds": last["seconds"]} | objective.costs()
         outcome["test_accuracy"] = 100 * objective.accuracy(w, problem.test)
         return outcome | {"evaluations": objective.evaluations}
+
+    def follow(self, deadline: Deadline) -> None:
+        recorded: np.ndarray = self.ranks.decide(self._no_losses)
+        self.problem.objective.replay_from(Recorded(recorded))
+        log = StepLog(lambda entry: None)
+        optimize(self.optimizer, self.problem, log, max_queries=self.config.max_queries, deadline=deadline)
+
+    @staticmethod
+    def _no_losses() -> np.ndarray:
+        """Rank 0 alone has any."""
+        return np.empty(0)
 
     def _about(self) -> dict[str, Any]:
         """What prompt.safetensors says of its origin."""

@@ -142,6 +142,18 @@ def _check_fidelity(config: Config, refuse: Refuse) -> None:
         refuse("fidelity", "abs-score and keep-lowest change the Z-pruning mask: they require sharpzo with --pruning zscore")
 
 
+def check_ranks(config: Config, ranks: int, trainers: Mapping[str, TrainerInfo]) -> None:
+    """Raises UserError where several ranks cannot share the run: something in it is not a query by forward passes."""
+    if ranks == 1:
+        return
+    for key in ("prompt_trainer", "stage2"):
+        part = getattr(config, key)
+        if part in trainers and not trainers[part].shared:
+            raise UserError(f"--{key}: {part} cannot run on {ranks} ranks: not all its work is queries; use one process")
+    if config.smoothness_estimator == "fo":
+        raise UserError(f"--smoothness_estimator: fo cannot run on {ranks} ranks: it backpropagates; use jvp, or one process")
+
+
 def check_paths(config: Config) -> None:
     """Raises UserError for given paths that cannot work."""
     for key in ("checkpoint", "split_file", "load_prompt"):

@@ -9,7 +9,12 @@ LONGEST_WORD = 400
 
 
 class OneLineError(Exception):
-    """Its text is one readable line, whatever it quotes: a word of over 400 letters is cut."""
+    """Its text is one readable line, whatever it quotes: a word of over 400 letters is cut.
+
+    `quiet`: whether another rank of the run prints the same line; None where the ranks have not agreed on one.
+    """
+
+    quiet: bool | None = None
 
     def __str__(self) -> str:
         return " ".join(word if len(word) <= LONGEST_WORD else shortened(word) for word in super().__str__().split())

@@ -82,5 +82,5 @@ def write_json(path: Path, value: Any, indent: int | None = 2, previous: Path | 
 
 
 def is_terminal() -> bool:
-    """Whether standard error is a terminal, so that progress bars make sense."""
-    return sys.stderr is not None and sys.stderr.isatty()
+    """Whether progress bars have someone to look at them: those of rank 0, where there are several."""
+    return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("RANK", "0") == "0"

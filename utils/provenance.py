@@ -23,7 +23,7 @@ def environment() -> dict[str, Any]:
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "python": platform.python_version(),
         "packages": package_versions(),
-        "commit": _commit(),
+        "commit": source_version(),
         "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "machine": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
     }
@@ -46,11 +46,12 @@ def changed_versions(path: Path) -> list[str]:
         begun = {**env["packages"], "commit": env["commit"]}
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return []
-    current = package_versions() | {"commit": _commit()}
+    current = package_versions() | {"commit": source_version()}
     return [f"{name} {shortened(str(begun.get(name)))}" for name, now in current.items() if begun.get(name) != now]
 
 
-def _commit() -> str | None:
+def source_version() -> str | None:
+    """The commit of the clone that runs; None without git."""
     return _git("rev-parse", "HEAD")
 
 

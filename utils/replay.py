@@ -101,6 +101,11 @@ class ReplayLog:
         return self._cursor < len(self._recorded)
 
     @property
+    def recorded(self) -> np.ndarray:
+        """All losses of the interrupted run."""
+        return self._recorded
+
+    @property
     def last_step(self) -> int | None:
         """The last complete step, or None before step 0."""
         return self._last.step if self._last else None

@@ -38,6 +38,16 @@ class Config:
         0, "run", "time limit in seconds: stop before a step that would exceed it (resumable); 0 = none", low=0
     )
     deterministic: bool = option(False, "run", "deterministic kernels only (slower; has an effect on GPUs only)")
+    passes_multiple: int = option(
+        1,
+        "run",
+        "passes per batch of queries are rounded up to a multiple of this, so that as many ranks have equal work (docs/scale.md)",
+        low=1,
+        high=100_000,
+    )
+    rank_timeout: int = option(
+        600, "run", "seconds after which a rank that does not answer the others ends a run on several ranks", low=1, high=10**6
+    )
     save_model: bool = option(True, "run", "write prompt.safetensors")
 
     backbone: str = option(
@@ -284,7 +294,18 @@ class Config:
 
 # settings of where a run is stored, not of what it computes
 NOT_IDENTITY = frozenset(
-    {"config", "output_dir", "run_name", "dataset_name", "overwrite", "save_every", "max_seconds", "cache", "cache_dir"}
+    {
+        "config",
+        "output_dir",
+        "run_name",
+        "dataset_name",
+        "overwrite",
+        "save_every",
+        "max_seconds",
+        "rank_timeout",
+        "cache",
+        "cache_dir",
+    }
 )
 
 # settings that name input files or folders, which are compared by content where possible

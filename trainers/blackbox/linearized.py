@@ -12,6 +12,7 @@ from torch.autograd import forward_ad
 
 from clip.tangents import Linearized
 from trainers.blackbox.criteria import Criterion, focal_derivatives
+from trainers.blackbox.passes import Passes
 
 if TYPE_CHECKING:
     from trainers.blackbox.objective import Batch
@@ -23,8 +24,10 @@ class LinearizedPrompt:
     def __init__(self, near: Linearized, contexts: Callable[[Tensor], Tensor], w: Tensor, logit_scale: float):
         self.near, self.contexts, self.w, self.logit_scale = near, contexts, w, logit_scale
 
-    def loss_and_slopes(self, tangents: Tensor, batches: Iterable[Batch], criterion: Criterion) -> tuple[Tensor, Tensor]:
-        """The mean L(w) of a criterion over all images, and dL (m,) along `tangents` (m, d); both float64.
+    def loss_and_slopes(
+        self, tangents: Tensor, batches: Iterable[Batch], criterion: Criterion, passes: Passes
+    ) -> tuple[Tensor, Tensor]:
+        """The mean L(w) of a criterion over all images, and dL (m,) along `tangents` (m, d), in `passes`; both float64.
 
         The criterion is one that `focal_derivatives` knows; images come as features (n, D).
         """
@@ -37,9 +40,10 @@ class LinearizedPrompt:
                 of_logits = focal_derivatives(logits, batch.labels, criterion)
                 sensitivity = sensitivity.to(features.device) + self.logit_scale * (of_logits.T @ batch.inputs.double())
                 count += len(batch)
-            parts = tangents.split(self.near.chunk)
-            slopes = torch.cat([self.near.slopes(self._directions(part), sensitivity / count) for part in parts])
-            return torch.stack(losses).sum() / count, slopes
+            sensitivity = sensitivity / count
+            parts = passes.cut(tangents, self.near.chunk)
+            slopes = passes.map(lambda part: self.near.slopes(self._directions(part), sensitivity), parts)
+            return torch.stack(losses).sum() / count, torch.cat(slopes)
 
     def _directions(self, tangents: Tensor) -> Tensor:
         """Changes of the context (m, …, n_ctx, width) along changes of w."""

@@ -15,6 +15,7 @@ from trainers.blackbox.criteria import Criterion, cross_entropies, error_rates, 
 from trainers.blackbox.forward_mode import slopes_along
 from trainers.blackbox.ledger import Computed, Ledger
 from trainers.blackbox.linearized import LinearizedPrompt
+from trainers.blackbox.passes import Passes
 from utils.errors import RunError, UserError
 
 # below this finite-difference step, float32 noise of the tower (5e-7 of the loss) drowns the difference
@@ -122,6 +123,7 @@ class Objective:
         self.criterion = criterion or cross_entropies
         self._passed: set[torch.dtype] = set()
         self._ledger: Ledger = Computed()
+        self.passes = Passes()
         self._moved: Mapping[str, Tensor] = {}
         self.queries = 0
         self.forwards = 0
@@ -147,8 +149,8 @@ class Objective:
 
         def compute() -> np.ndarray:
             with torch.inference_mode():
-                parts = [self._losses(rows, images, self.dtype(mu)) for rows in W.split(self.model.points_per_pass())]
-                losses = torch.cat(parts).cpu()
+                parts = self.passes.cut(W.detach(), self.model.points_per_pass())
+                losses = torch.cat(self.passes.map(lambda rows: self._losses(rows, images, self.dtype(mu)), parts))
             self._refuse_non_finite(losses, W)
             return losses.numpy()
 
@@ -220,15 +222,19 @@ class Objective:
             exact = torch.float64 if dtype == torch.float64 else torch.float32
             near = model.linearized(w, exact, exact if exact == torch.float64 else DTYPES[self.tangent_precision])
             if near is not None:
-                return near.loss_and_slopes(tangents, images.split(model.images_per_pass(1)), self.criterion)
+                return near.loss_and_slopes(tangents, images.split(model.images_per_pass(1)), self.criterion, self.passes)
         if dtype not in self._passed:
             # what a pass keeps for later passes must not be made inside a transform
             with torch.inference_mode():
                 self._losses(w[None], images, dtype)
             self._passed.add(dtype)
-        parts = tangents.split(model.tangents_per_pass(dtype))
-        pairs = [slopes_along(lambda point: self._losses(point[None], images, dtype)[0], w, part) for part in parts]
-        return pairs[0][0], torch.cat([slopes for _, slopes in pairs])
+
+        def loss_and_slopes(part: Tensor) -> Tensor:
+            loss, slopes = slopes_along(lambda point: self._losses(point[None], images, dtype)[0], w, part)
+            return torch.cat([loss[None], slopes])
+
+        parts = self.passes.map(loss_and_slopes, self.passes.cut(tangents, model.tangents_per_pass(dtype)), extra=1)
+        return parts[0][0], torch.cat([part[1:] for part in parts])
 
     def costs(self) -> dict[str, int]:
         """What has been spent so far: loss evaluations, mini-batch forwards, training images through the image tower."""

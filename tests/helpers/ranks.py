@@ -1,0 +1,52 @@
+"""Runs on several ranks, each a process that a server forks, with gloo between them."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from tests.helpers.runs import fork, run_command
+
+# a wedged group must fail a test rather than stop the suite
+PATIENCE = 120.0
+
+# `change(rank)` runs in each process before main
+Change = Callable[[int], None]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _rank(flags: list[str], log: Path, environment: dict[str, str], change: Change | None) -> None:
+    os.environ.update(environment)
+    if change:
+        change(int(environment["RANK"]))
+    run_command(flags, log)
+
+
+def start_ranks(size: int, flags: list[str], logs: Path, change: Change | None = None) -> list[BaseProcess]:
+    """Starts main on `size` ranks; rank r prints to `logs`/r."""
+    logs.mkdir(exist_ok=True)
+    shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    environments = [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
+    return [fork(_rank, flags, logs / environment["RANK"], environment, change) for environment in environments]
+
+
+def statuses(processes: list[BaseProcess]) -> list[int | None]:
+    """The exit status of each rank."""
+    for process in processes:
+        process.join(PATIENCE)
+        if process.is_alive():
+            process.kill()
+            process.join()
+    return [process.exitcode for process in processes]
+
+
+def run_ranks(size: int, flags: list[str], logs: Path, change: Change | None = None) -> list[int | None]:
+    return statuses(start_ranks(size, flags, logs, change))
