@@ -23,7 +23,7 @@ from typing import NamedTuple, TextIO
 
 from tqdm import tqdm
 
-from datasets.images import SUFFIXES, is_image_name
+from datasets.listing import SUFFIXES, is_image_name
 from tools.common.cli import command, make_parser
 from trainers.classifier import Classifier, Outcome
 from utils.errors import RunError, UserError

@@ -26,7 +26,8 @@ BATCH = 2
 
 def preprocessing(classifier: Classifier) -> dict[str, Any]:
     """CLIP's transform as numbers. `resample`: Pillow's constant. Raises UserError for a transform that is not a plain resize."""
-    first, *_, last = classifier.backbone.preprocess.transforms
+    transforms: list[Any] = getattr(classifier.backbone.preprocess, "transforms", [None])
+    first, last = transforms[0], transforms[-1]
     if not isinstance(first, Resize) or not isinstance(last, Normalize):
         raise UserError(f"--backbone: {classifier.backbone.name}: its transform starts with {first}; export knows Resize only")
     height, width = classifier.backbone.image_size
@@ -108,7 +109,7 @@ def build(classifier: Classifier) -> tuple[ImageEncoder, Head]:
     if trainer == "bpt-vlm":
         tower = PromptedTower(tower, classifier.tensors["visual_tokens"])
     if trainer == "craft":
-        adapter = Adapter(len(classifier.classnames), classifier.config.adapter_dim, torch.Generator())
+        adapter = Adapter(len(classifier.classnames), hidden=classifier.config.adapter_dim, generator=torch.Generator())
         prefix = "adapter."
         state = {key.removeprefix(prefix): value for key, value in classifier.tensors.items() if key.startswith(prefix)}
         adapter.load_state_dict(state)
