@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -227,6 +228,11 @@ class Preprocess:
 
     def __repr__(self) -> str:
         return repr(self.transform)
+
+    @property
+    def transforms(self) -> list[Callable[..., Any]]:
+        """The steps in their order, the last of them the normalization."""
+        return [*([_middle] if self.cuts else []), *getattr(self.transform, "transforms", [])]
 
 
 def _middle(image: Image.Image) -> Image.Image:

@@ -20,7 +20,7 @@ from datasets.classes import cut_classes
 from datasets.features import FeatureReader
 from datasets.split import load_dataset
 from tools.common.cli import command, make_parser, user_path
-from tools.export.__main__ import root_of
+from tools.common.runs import root_of_run
 from trainers.blackbox.objective import Samples, top1
 from trainers.classifier import Classifier, unfilled_task
 from trainers.saved import restore
@@ -114,7 +114,7 @@ def main(argv: list[str]) -> int:
     context, start = learned(classifier)
     ids, table = vocabulary(classifier)
     tokens = read_tokens(context, start, ids, table, classifier.backbone.tokenizer.decode)  # type: ignore[attr-defined]
-    whole, *put_back = accuracies(classifier, start, root_of(arguments.prompt, arguments.root_path))
+    whole, *put_back = accuracies(classifier, start, root_of_run(arguments.prompt, arguments.root_path))
     print(f"test accuracy {whole:.2f}%")
     print(f"{'token':5}  {'moved':>7}  {'put back':>8}  {'random':>7}  nearest words (distance)")
     for number, (token, share) in enumerate(zip(tokens, put_back, strict=True), start=1):

@@ -140,7 +140,7 @@ def test_second_process_in_a_run_folder_is_refused_until_the_first_is_gone(tmp_p
         holder.wait()
     time.sleep(0.1)
     assert main([*FLAGS, "--output_dir", str(tmp_path)]) == 0
-    lock(folder).close()
+    lock(folder)[0].close()
 
 
 def test_run_that_goes_on_with_other_versions_says_so(

@@ -19,7 +19,7 @@ from tools.common.runs import read_run
 FLAGS = ["--total_steps", "2", "--change_point", "1", "--popsize", "4", "--intrinsic_dim", "16", "--max_queries", "60"]
 
 
-@pytest.mark.parametrize(("trainer", "flags"), [("zo-pruned", []), ("craft", []), ("blackvip", []), ("bpt-vlm", ["--deep"])])
+@pytest.mark.parametrize(("trainer", "flags"), [("sharpzo", []), ("craft", []), ("blackvip", []), ("bpt-vlm", ["--deep"])])
 def test_accuracy_is_what_the_run_logged_where_its_images_were_all(
     trainer: str, flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,6 +90,14 @@ def is_running(folder: Path) -> bool:
     return False
 
 
+def root_of_run(path: Path, given: str | None) -> str | None:
+    """`--root_path`, or what the config.yaml of the run folder `path` names."""
+    settings = path / "config.yaml"
+    if given is not None or not settings.is_file():
+        return given
+    return yaml.safe_load(settings.read_text(encoding="utf-8")).get("root_path")
+
+
 def root_of(dataset: str, root_path: str | None) -> str | None:
     """`root_path` for a dataset below it, and for a YAML file, which may name any dataset; None for bundled datasets."""
     return root_path if dataset not in DATASETS or DATASETS[dataset].folder else None

@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from safetensors.torch import save_file
 from torch import nn
 
 from tools.common.cli import command, make_parser
+from tools.common.runs import root_of_run
 from tools.export import checks, int8
 from tools.export.graph import Head, ImageEncoder, build, preprocessing, write_onnx
 from trainers.classifier import Classifier
@@ -42,14 +42,6 @@ def require_packages() -> None:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"export needs {', '.join(missing)}; pip install -e '.[export]' in the clone brings them")
-
-
-def root_of(path: Path, given: str | None) -> str | None:
-    """`--root_path`, or what the run folder's config.yaml names."""
-    settings = path / "config.yaml"
-    if given is not None or not settings.is_file():
-        return given
-    return yaml.safe_load(settings.read_text(encoding="utf-8")).get("root_path")
 
 
 def write_graphs(encoder: ImageEncoder, head: Head, size: tuple[int, int], output: Path) -> None:
@@ -150,7 +142,7 @@ def main(argv: list[str]) -> int:
     require_packages()
     classifier = Classifier.load(arguments.prompt, "cpu", zero_shot=arguments.zero_shot, checkpoint=arguments.checkpoint)
     encoder, head = build(classifier)
-    root = root_of(arguments.prompt, arguments.root_path)
+    root = root_of_run(arguments.prompt, arguments.root_path)
     sets = checks.load_sets(classifier, root, arguments.check_images) if arguments.checks else None
     arguments.output.mkdir(parents=True, exist_ok=True)
     write_graphs(encoder, head, classifier.backbone.image_size, arguments.output)

@@ -26,10 +26,10 @@ BATCH = 2
 
 def preprocessing(classifier: Classifier) -> dict[str, Any]:
     """CLIP's transform as numbers. `resample`: Pillow's constant. Raises UserError for a transform that is not a plain resize."""
-    transforms: list[Any] = getattr(classifier.backbone.preprocess, "transforms", [None])
-    first, last = transforms[0], transforms[-1]
-    if not isinstance(first, Resize) or not isinstance(last, Normalize):
-        raise UserError(f"--backbone: {classifier.backbone.name}: its transform starts with {first}; export knows Resize only")
+    steps: list[Any] = getattr(classifier.backbone.preprocess, "transforms", [])
+    first, last = next((step for step in steps if isinstance(step, Resize)), None), next(reversed(steps), None)
+    if first is None or not isinstance(last, Normalize):
+        raise UserError(f"--backbone: {classifier.backbone.name}: its transform is not a resize and a normalization")
     height, width = classifier.backbone.image_size
     resize = "shortest" if isinstance(first.size, int) or len(first.size) == 1 else "squash"
     resample = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}[first.interpolation.value]
