@@ -204,7 +204,7 @@ def test_entry_of_the_feature_cache(payload: bytes, tmp_path: Path) -> None:
     warnings: list[str] = []
     (tmp_path / "key.safetensors").write_bytes(payload)
     assert FeatureCache(tmp_path, warnings.append).read("key", 1) is None
-    assert [line.startswith(f"{tmp_path / 'key.safetensors'}: a damaged entry") for line in warnings] == [True]
+    assert [line.startswith(f"{tmp_path / 'key.safetensors'}: damaged entry") for line in warnings] == [True]
 
 
 def signed(state: dict) -> str:
