@@ -226,7 +226,7 @@ def markdown(table: str) -> str:
 
 def with_tables(document: str) -> str:
     """The `document` with the tables of the CSVs between its markers."""
-    for table in ("final", "recent", "stage1"):
+    for table in ("final", "stage1"):
         before, rest = document.split(f"<!-- {table} -->\n", 1)
         _, after = rest.split("<!-- end -->", 1)
         document = f"{before}<!-- {table} -->\n{markdown(table)}\n<!-- end -->{after}"
