@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from clip.backbone import load_backbone
+from clip.bundled import weights_of
 from clip.checkpoint import read_state_dict
 from clip.hugging_face import NAMES, PARTS, QKV, TOWERS, TRANSPOSED
-from clip.mini import weights_of
 from tests.helpers.data import refusal
 
 CPU = torch.device("cpu")
