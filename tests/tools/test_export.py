@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +49,17 @@ def tuned(output: Path, trainer: str, *flags: str) -> Path:
 
 
 def export(run: Path, output: Path, *flags: str) -> dict:
-    assert main([str(run), "--output", str(output), "--check_images", "60", *flags]) == 0
+    assert main([str(run), "--output", str(output), "--check_images", "20", *flags]) == 0
     return json.loads((output / "manifest.json").read_text())
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads of PyTorch and of onnxruntime that wait for each other's cores make the timed passes 100 times slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +85,7 @@ def test_graph_agrees_with_the_classifier_at_every_batch_size(trainer: str, flag
 
 def test_program_gives_the_same_labels_without_torch(tmp_path: Path) -> None:
     run, output, digits = tuned(tmp_path / "run", "sharpzo"), tmp_path / "exported", read_digits()
-    export(run, output)
+    export(run, output, "--no-checks")
     assert len((output / "predict_onnx.py").read_text().splitlines()) <= 40
     paths = []
     for i, item in enumerate(digits.test[:12]):
