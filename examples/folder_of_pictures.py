@@ -12,7 +12,7 @@ from main_sharpzo import main
 from trainers.classifier import Classifier
 
 pictures, output, *images = sys.argv[1:]
-settings = ["--intrinsic_dim", "64", "--std", "0.1", "--zo_lr", "0.1", "--change_point", "10", "--total_steps", "200"]
+settings = ["--intrinsic_dim", "64", "--std", "0.1", "--zo_lr", "0.1", "--change_point", "10", "--total_steps", "100"]
 where = [
     "--dataset",
     "folder",

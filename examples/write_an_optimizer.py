@@ -18,7 +18,7 @@ class RandomSearch(SinglePointOptimizer):
         self.size, self.radius = size, radius
         self.generator = torch.Generator().manual_seed(seed)
 
-    def step(self, objective) -> dict[str, float]:
+    def step(self, objective: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
         noise = torch.randn(self.size, len(self.w), generator=self.generator, dtype=self.w.dtype)
         points = torch.cat([self.w[None], self.w + self.radius * noise])
         losses = objective(points)

@@ -425,6 +425,11 @@ def test_a_device_that_a_cpu_only_machine_lacks_is_refused(name: str, monkeypatc
     assert "--device" in refusal(lambda: pick_device(name))
 
 
+@pytest.mark.parametrize("name", ["bogus", "meta", "mps", "cpu:", "cuda:x", "cuda:-1", "cuda:99999999999", ""])
+def test_a_name_that_is_not_a_device_of_runs_is_refused(name: str) -> None:
+    assert "is not a device; use auto, cpu, cuda or cuda:N" in refusal(lambda: pick_device(name))
+
+
 def test_auto_is_the_cpu_on_a_cpu_only_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert pick_device("auto") == pick_device("cpu") == CPU

@@ -115,3 +115,13 @@ def test_what_cannot_work_is_one_line_and_status_2(
     places = {"RUN": str(run), "EMPTY": str(tmp_path / "empty")}
     status, text, error = predict(capsys, *(places.get(argument, argument) for argument in arguments))
     assert status == 2 and not text and said in error and error.startswith("error: ") and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["bogus", "meta"])
+def test_a_device_that_runs_do_not_know_is_refused_in_one_line(
+    name: str, run: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    expected = f"error: --device: '{name}' is not a device; use auto, cpu, cuda or cuda:N\n"
+    assert predict(capsys, run, pictures, "--device", name) == (2, "", expected)
+    assert run_main([*FLAGS, "--device", name, "--output_dir", str(tmp_path / "runs")]) == 2
+    assert capsys.readouterr().err == expected and not (tmp_path / "runs").exists()
