@@ -21,7 +21,7 @@ config = Config(seed=1, popsize=16, sigma=0.4, rho=0.01, zo_lr=1e-4, prune_ratio
 start = torch.zeros(6, dtype=torch.float64)
 optimizer = SharpZO(build_stage1(config, start), build_stage2(config, start), change=ChangeAt(120))
 for step in range(400):
-    figures = optimizer.step(black_box)
+    figures = optimizer.step(black_box)  # type: ignore[arg-type]  # this method takes no derivatives
     if step % 100 == 99:
         print(f"step {step + 1}, stage {optimizer.stage}: loss {float(black_box(optimizer.solution[None])):.5f}")
 print(f"start {float(black_box(start[None])):.5f}, end {float(black_box(optimizer.solution[None])):.5f}")

@@ -1,6 +1,7 @@
 """Writes an optimizer, evolution by random search with a shrinking step, and runs it on a quadratic black box."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
