@@ -72,7 +72,7 @@ def test_equals_the_reference_path_for_every_kind_of_block(tiny_backbone, quick:
     backbone = Backbone("made", model, tiny_backbone.tokenizer, tiny_backbone.preprocess, torch.device("cpu"))
     contexts = contexts_for(tiny_backbone, "a photo of a", 3)
     features = TextFeatures(backbone, NAMES, "a photo of a", 1 << 30, "fast")
-    assert not features.warnings
+    assert not [line for line in features.warnings if "same tokens" not in line]
     assert relative(*both(backbone, NAMES, "a photo of a", contexts, torch.float64)) < 1e-12
 
 
