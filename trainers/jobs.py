@@ -26,12 +26,13 @@ from datasets.features import FeatureReader, check_images
 from datasets.fewshot import choose_images
 from datasets.split import load_dataset
 from trainers import TRAINERS
+from trainers.blackbox.criteria import mean_cross_entropy
 from trainers.blackbox.ledger import Recorded
 from trainers.blackbox.objective import Samples, top1
 from trainers.blackbox.passes import Passes
 from trainers.blackbox.task import FewShotTask
 from trainers.loop import build_optimizer, build_problem, optimize, planned_queries
-from trainers.saved import read_saved, saved_accuracy
+from trainers.saved import read_saved, saved_scores
 from trainers.step_log import StepLog
 from utils.device import DEFAULT_MEMORY_LIMIT
 from utils.errors import RunError
@@ -127,7 +128,7 @@ class ZeroShot:
 
     def run(self, folder: Run, deadline: Deadline) -> dict[str, Any]:
         """What result.json says besides the settings; accuracies in percent."""
-        return {"test_accuracy": self.task.zero_shot_accuracy} | NOTHING_SPENT
+        return {"test_accuracy": self.task.zero_shot_accuracy, "test_loss": self.task.zero_shot_loss} | NOTHING_SPENT
 
     def follow(self, deadline: Deadline) -> None:
         """The part of `run` that ranks other than 0 have."""
@@ -143,12 +144,12 @@ class ScoreSaved(ZeroShot):
     def prepare(self, lower: Lower) -> None:
         super().prepare(lower)
         tensors, about = self._saved
-        self.accuracy = 100 * saved_accuracy(self.config, self.task, tensors, about)
+        self.scores = saved_scores(self.config, self.task, tensors, about)
 
     def run(self, folder: Run, deadline: Deadline) -> dict[str, Any]:
         # a hash, so that a retrained prompt is not mistaken for the one that was scored
         scored = {"prompt_sha256": sha256(Path(self.config.load_prompt or ""))}
-        return {"test_accuracy": self.accuracy} | NOTHING_SPENT | scored
+        return self.scores | NOTHING_SPENT | scored
 
 
 class Tune(ZeroShot):
@@ -202,6 +203,8 @@ class Tune(ZeroShot):
         outcome = {"feature_seconds": round(self.task.feature_seconds, 3), "val_accuracy": last["val_accuracy"]}
         outcome |= {"seconds": last["seconds"]} | objective.costs()
         outcome["test_accuracy"] = 100 * objective.accuracy(w, problem.test)
+        parts = {"train": problem.train, "val": problem.val, "test": problem.test}
+        outcome |= {f"{part}_loss": objective.cross_entropy(w, images) for part, images in parts.items() if len(images)}
         return outcome | {"evaluations": objective.evaluations}
 
     def follow(self, deadline: Deadline) -> None:
@@ -243,6 +246,9 @@ def load_task(config: Config, device: torch.device) -> FewShotTask:
     templates = (*ENSEMBLE, template) if config.ensemble else (template,)
     zero_shot, text_warnings = ensemble_features(backbone, dataset.classnames, templates)
     zero_shot_accuracy = 100 * top1(lambda features: features @ zero_shot.T, test_samples, ZERO_SHOT_IMAGES_PER_PASS)
+    zero_shot_loss = mean_cross_entropy(
+        lambda features: backbone.logit_scale * features @ zero_shot.T, test_samples, ZERO_SHOT_IMAGES_PER_PASS
+    )
     train_samples = val_samples = Samples(test_samples.inputs[:0], test_samples.labels[:0])
     seconds = 0.0
     if trains:
@@ -253,9 +259,8 @@ def load_task(config: Config, device: torch.device) -> FewShotTask:
         seconds = time.perf_counter() - started
         val_samples = _finite(Samples(*features(val, "val images")), val, backbone.name)
     warnings += text_warnings
-    return FewShotTask(
-        dataset, train, val, backbone, train_samples, val_samples, test_samples, zero_shot_accuracy, warnings, seconds
-    )
+    samples = train_samples, val_samples, test_samples
+    return FewShotTask(dataset, train, val, backbone, *samples, zero_shot_accuracy, warnings, seconds, zero_shot_loss)
 
 
 def _finite(samples: Samples, items: Sequence[Item], backbone: str) -> Samples:

@@ -14,6 +14,7 @@ from torch import Tensor
 from clip.prompt import load_prompt, placeholder_words
 from datasets import DATASETS
 from trainers import TRAINERS, registered
+from trainers.blackbox.criteria import mean_cross_entropy
 from trainers.blackbox.objective import SampleSet, top1
 from trainers.blackbox.problem import text_features
 from utils.config import checked_settings
@@ -85,13 +86,14 @@ def read_saved(config: Config) -> tuple[Config, dict[str, Tensor], dict[str, Any
     return evaluated, tensors, about | {"settings": settings}
 
 
-def saved_accuracy(config: Config, task: FewShotTask, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> float:
-    """Top-1 test accuracy, in [0, 1], of the saved prompt on this run's classes and images."""
+def saved_scores(config: Config, task: FewShotTask, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> dict[str, float]:
+    """Test accuracy in percent and test cross-entropy of the saved prompt on this run's classes and images."""
     settings = about["settings"] | {key: getattr(config, key) for key in OF_THIS_RUN}
     task.warnings.extend(_other_names(about.get("classnames"), task.dataset.classnames))
     scorer = restore(Config(**settings), task, tensors, about)
     with torch.inference_mode():
-        return top1(scorer.logits, scorer.images, scorer.images_per_pass)
+        scored = scorer.logits, scorer.images, scorer.images_per_pass
+        return {"test_accuracy": 100 * top1(*scored), "test_loss": mean_cross_entropy(*scored)}
 
 
 def _other_names(trained: object, here: Sequence[str]) -> list[str]:

@@ -37,6 +37,15 @@ def test_result_names_the_run_and_gives_accuracies_in_percent(finished: Outcome)
     assert result["seconds"] == finished.metrics[-1]["seconds"] > 0
 
 
+def test_result_holds_the_cross_entropies_of_the_saved_prompt(finished: Outcome, call: Call) -> None:
+    result, last = finished.result, finished.metrics[-1]
+    assert result["train_loss"] == pytest.approx(last["train_loss"], rel=1e-5)
+    assert len({result[f"{part}_loss"] for part in ("train", "val", "test")}) == 3
+    scored = call("--load_prompt", str(finished.path / "prompt.safetensors"), folder="digits/saved/Mini/sharpzo-from-digits")
+    (written,) = scored.path.rglob("result.json")
+    assert json.loads(written.read_text())["test_loss"] == pytest.approx(result["test_loss"], rel=1e-5)
+
+
 def test_metrics_record_every_step_with_its_stage_and_figures(finished: Outcome) -> None:
     metrics = finished.metrics
     assert [entry["step"] for entry in metrics] == list(range(7))

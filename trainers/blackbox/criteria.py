@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from utils.settings import Config
+
+if TYPE_CHECKING:
+    from trainers.blackbox.objective import SampleSet
 
 # logits (B, n, K) and labels (n,) → what each image costs at each point, (B, n)
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -19,6 +23,14 @@ def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
     """−log softmax(scores) at the labels: (B, n) of scores (B, n, K) and labels (n,)."""
     hit = logits.gather(2, labels.expand(len(logits), -1)[..., None])[..., 0]
     return logits.logsumexp(2) - hit
+
+
+def mean_cross_entropy(scores: Callable[[Any], Tensor], images: SampleSet, images_per_pass: int) -> float:
+    """The mean of −log softmax(`scores(inputs)`) (n, K) at the labels, in nats; scores are logits, scale included."""
+    total = torch.zeros((), dtype=torch.float64)
+    for part in images.split(images_per_pass):
+        total = total + cross_entropies(scores(part.inputs).double()[None], part.labels).sum().cpu()
+    return float(total) / len(images)
 
 
 def focal_losses(logits: Tensor, labels: Tensor, gamma: float = FOCAL_GAMMA) -> Tensor:

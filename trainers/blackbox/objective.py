@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainers.blackbox.criteria import Criterion, cross_entropies, error_rates, focusing
+from trainers.blackbox.criteria import Criterion, cross_entropies, error_rates, focusing, mean_cross_entropy
 from trainers.blackbox.forward_mode import slopes_along
 from trainers.blackbox.ledger import Computed, Ledger
 from trainers.blackbox.linearized import LinearizedPrompt
@@ -270,6 +270,13 @@ class Objective:
         with torch.inference_mode():
             logits = self.model.logits(w[None], self.dtype(None))
             return top1(lambda inputs: self.deployed(logits(inputs))[0], images, self.model.images_per_pass(1))
+
+    def cross_entropy(self, w: Tensor, images: SampleSet) -> float:
+        """Mean cross-entropy at w of the scores that classify, whatever the criterion; counted as an evaluation."""
+        self.evaluations += 1
+        with torch.inference_mode():
+            logits = self.model.logits(w[None], self.dtype(None))
+            return mean_cross_entropy(lambda inputs: self.deployed(logits(inputs))[0], images, self.model.images_per_pass(1))
 
     def deployed(self, logits: Tensor) -> Tensor:
         """The scores that images are classified by."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,8 @@ class FewShotTask:
     """The drawn images, the frozen CLIP, and the features of all images that the run will score.
 
     A run that trains nothing has empty training and validation sets. `feature_seconds`: the time that the training features
-    took, computed or read from the cache. `warnings`: lines for the user.
+    took, computed or read from the cache. `warnings`: lines for the user. `zero_shot_loss`: test cross-entropy
+    of the template.
     """
 
     dataset: Dataset
@@ -30,3 +32,4 @@ class FewShotTask:
     zero_shot_accuracy: float
     warnings: list[str]
     feature_seconds: float = 0.0
+    zero_shot_loss: float = math.nan
