@@ -63,11 +63,18 @@ class Engine:
     def chunk(self, dtype: torch.dtype, class_specific: bool = False) -> int:
         """Queries per pass, from the class names, the sizes and the memory limit alone, never from timing or free memory."""
         tree = self.prepared(dtype, class_specific).tree
-        width = self.folded.positions.shape[1]
-        spread = len(tree.rows.keys) / len(tree)
-        row_bytes = (LIVE_WIDTHS + 2 * spread) * width * dtype.itemsize
-        rows = min(ROWS_PER_PASS.get(self.device.type, ROWS_PER_PASS["cuda"]), self.memory_limit / row_bytes)
+        most = ROWS_PER_PASS.get(self.device.type, ROWS_PER_PASS["cuda"])
+        rows = min(most, self.memory_limit / self._row_bytes(tree, dtype))
         return max(1, int(rows // len(tree)))
+
+    def pass_bytes(self, dtype: torch.dtype, class_specific: bool = False) -> float:
+        """The modeled size in bytes of the activations of one pass, which `chunk` holds below the memory limit."""
+        tree = self.prepared(dtype, class_specific).tree
+        return self.chunk(dtype, class_specific) * len(tree) * self._row_bytes(tree, dtype)
+
+    def _row_bytes(self, tree: PromptTree, dtype: torch.dtype) -> float:
+        spread = len(tree.rows.keys) / len(tree)
+        return (LIVE_WIDTHS + 2 * spread) * self.folded.positions.shape[1] * dtype.itemsize
 
     def tree(self, class_specific: bool = False) -> PromptTree:
         """The tree whose rows one query computes."""

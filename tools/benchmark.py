@@ -33,6 +33,7 @@ from clip.engine import Engine
 from clip.prompt import Projection, context_embeddings, make_projection
 from clip.text import TextFeatures
 from tools.common.cli import command, make_parser, user_path
+from tools.common.pass_memory import most_allocated
 from tools.common.tables import Table
 from tools.common.tangent_costs import measure_tangents, tangent_table
 from trainers.blackbox.batches import FullBatch
@@ -220,6 +221,9 @@ def measure(
     batch = W[: min(len(W), chunk * passes)]
     multiply = square_product(backbone.device)
 
+    if fast.engine is None:
+        raise RuntimeError(fast.warnings[-1])
+    pass_bytes = most_allocated(lambda: by_engine(batch[:chunk]), backbone.device)
     reset_peak_memory(backbone.device)
     by_engine(batch)
     memory = peak_memory(backbone.device)
@@ -239,8 +243,6 @@ def measure(
             times["double"].append(timed(lambda: by_engine(batch, mu=1e-5)) / len(batch))
     median = {name: statistics.median(values) for name, values in times.items() if values}
     peak = 2 * PEAK_SIZE[backbone.device.type] ** 3 / median["peak"]
-    if fast.engine is None:
-        raise RuntimeError(fast.warnings[-1])
     work = 2 * multiply_adds(fast.engine, len(by_engine.next_batch()), D_INTRINSIC)
 
     extra = measure_generation(subject) if generation else {}
@@ -264,6 +266,8 @@ def measure(
         "stage2_peak_fraction": 2 * work / median["step"] / peak,
         "float64_over_float32": median.get("double", 0.0) / median["engine"] or None,
         "engine_peak_gib": memory,
+        "pass_mib": pass_bytes / 2**20,
+        "modeled_pass_mib": fast.engine.pass_bytes(torch.float32) / 2**20,
         "max_feature_error": feature_error(subject, backbone),
         "rounds": rounds,
         **extra,
@@ -284,7 +288,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         "step's share",
         "f64/f32",
     )
-    measured = Table("Engine against open_clip", [*heads, "GiB", "error"])
+    measured = Table("Engine against open_clip", [*heads, "GiB", "pass, MiB (model)", "error"])
     for r in rows:
         double = f"{r['float64_over_float32']:.2f}" if r["float64_over_float32"] else "–"
         cells = (
@@ -299,6 +303,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"{r['stage2_peak_fraction']:.2f}",
             double,
             f"{r['engine_peak_gib']:.2f}",
+            f"{r['pass_mib']:.0f} ({r['modeled_pass_mib']:.0f})",
             f"{r['max_feature_error']:.1e}",
         )
         measured.rows.append(cells)
