@@ -17,6 +17,7 @@ from clip.folded import FoldedTower, Layer, activate, fold_tower
 from clip.replay import Replay
 from clip.towers import TextTower
 from clip.tree import Attention, PromptTree, build_tree
+from utils.numbers import ceil_div
 
 # rows per matrix product: enough for full speed, few enough that a pass stays near the caches
 ROWS_PER_PASS = {"cpu": 2048, "cuda": 32768}
@@ -52,8 +53,8 @@ class Engine:
         run = self.prepared(dtype, class_specific=contexts.ndim == 4)
         with torch.inference_mode(not differentiable):
             # equal passes: 43 queries at 42 a pass are 22 and 21, not 42 and 1
-            passes = -(-len(contexts) // self.chunk(dtype, contexts.ndim == 4))
-            chunks = contexts.to(self.device, dtype).split(-(-len(contexts) // passes))
+            passes = ceil_div(len(contexts), self.chunk(dtype, contexts.ndim == 4))
+            chunks = contexts.to(self.device, dtype).split(ceil_div(len(contexts), passes))
             # a matter of sizes alone, so that a run that goes on repeats its bits
             small = self.device.type == "cuda" and len(chunks[0]) * len(run.tree) < REPLAYED_BELOW
             if self.replay and small and not differentiable:

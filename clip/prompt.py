@@ -162,5 +162,5 @@ def load_prompt(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UserError(f"{path}: not a prompt that SharpZO saved: {error}") from error
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise UserError(f"{path}: {name} of the saved prompt has NaN or infinite values; train the prompt again")
+            raise UserError(f"{path}: {name} has NaN or infinite values; train the prompt again or restore the file")
     return tensors, metadata

@@ -29,6 +29,7 @@ from clip.engine import LIVE_WIDTHS, ROWS_PER_PASS, Engine
 from clip.folded import Layer
 from clip.recorded import Block, Norm, Recorded, record
 from clip.tree import Attention
+from utils.numbers import ceil_div
 
 # vectors as long as the width that a layer keeps per row, besides keys, values and attention weights: two norms, queries,
 # attention output, and the slope of the hidden layer
@@ -48,8 +49,8 @@ class Linearized:
         with torch.inference_mode():
             weight, m = self._weight(sensitivity), len(directions)
             # equal passes: 43 tangents at 42 per pass are 22 and 21, not 42 and 1
-            passes = -(-m // self.chunk)
-            parts = directions.split(-(-m // passes)) if m else ()
+            passes = ceil_div(m, self.chunk)
+            parts = directions.split(ceil_div(m, passes)) if m else ()
             sums = [self._tangents(part, self._recorded.blocks).double().mul_(weight).sum((0, 2)) for part in parts]
             return torch.cat(sums) if sums else weight.new_zeros(0)
 

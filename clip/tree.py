@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from utils.numbers import ceil_div
+
 
 @dataclass(frozen=True)
 class Attention:
@@ -118,8 +120,8 @@ def group_attention(query_rows: Sequence[int], chains: Sequence[Sequence[int]], 
 
     Queries keep the order of `query_rows`, in which neighbors should attend to the same keys.
     """
-    groups = -(-len(query_rows) // group_size)
-    size = -(-len(query_rows) // groups)
+    groups = ceil_div(len(query_rows), group_size)
+    size = ceil_div(len(query_rows), groups)
     parts = [query_rows[i : i + size] for i in range(0, len(query_rows), size)]
     keys = [sorted({link for row in part for link in chains[row]}) for part in parts]
     width = 1 + max(map(len, keys))

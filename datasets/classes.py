@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from datasets.split import Dataset, Item
 from utils.errors import UserError
+from utils.numbers import ceil_div
 
 VAL_SHOTS = 4
 
@@ -24,7 +25,7 @@ def count(images: int) -> str:
 
 def kept_labels(classes: int, subsample: str) -> range:
     """Labels that CoOp's subsample_classes keeps: all, base (the first ceil(n/2)) or new (the rest)."""
-    half = -(-classes // 2)
+    half = ceil_div(classes, 2)
     return {"all": range(classes), "base": range(half), "new": range(half, classes)}[subsample]
 
 

@@ -5,8 +5,7 @@ Addresses and checksums of archives are those of torchvision 0.29 unless `origin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from datasets.pieces import Download, Piece, Source
 
 COOP_GUIDE = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"
 # a repository with CoOp's split files, at the commit that our tests' copies are from
@@ -14,49 +13,6 @@ SPLITS = "https://raw.githubusercontent.com/linzhiqiu/cross_modal_adaptation/ac9
 VGG = "https://www.robots.ox.ac.uk/~vgg/data/"
 SPLIT_NOTE = "CoOp's own copy is on Google Drive, linked from its guide"
 NO_CHECKSUM = "no checksum is published: the counts are checked"
-
-
-@dataclass(frozen=True)
-class Download:
-    """One address. `checksum`: "md5:…" or "sha256:…", or "". `member`: what of the archive is wanted ("" for a plain file).
-
-    `inner`: an archive inside the archive that holds the member. `origin`: whose list has this address, or "".
-    """
-
-    url: str
-    checksum: str = ""
-    member: str = ""
-    inner: str = ""
-    origin: str = "torchvision 0.29"
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A file or folder below the dataset's folder. `page`: its official source. `download`: None where a person must fetch it.
-
-    `other_path`: the released code's name for it.
-    """
-
-    path: str
-    page: str
-    download: Download | None = None
-    note: str = ""
-    other_path: str = ""
-
-    def present(self, folder: Path) -> bool:
-        return (folder / self.path).exists() or bool(self.other_path and (folder / self.other_path).exists())
-
-
-@dataclass(frozen=True)
-class Source:
-    """`title` as in papers; `terms` of use; `split` in words; `pieces` a run needs; `annotations` that may lie there unused."""
-
-    title: str
-    terms: str
-    split: str
-    pieces: tuple[Piece, ...]
-    annotations: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 def _split(name: str, sha256: str = "") -> Piece:

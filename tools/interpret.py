@@ -21,7 +21,7 @@ from datasets.features import FeatureReader
 from datasets.split import load_dataset
 from tools.common.cli import command, make_parser, user_path
 from tools.common.runs import root_of_run
-from trainers.blackbox.objective import Samples, top1
+from trainers.blackbox.samples import Samples, top1
 from trainers.classifier import Classifier, unfilled_task
 from trainers.saved import restore
 from utils.errors import UserError

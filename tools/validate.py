@@ -26,7 +26,7 @@ from tools.common.runs import FinishedRun, find_runs
 from tools.common.samples import sample, show
 from tools.common.tables import Table
 from trainers import TRAINERS, registered
-from trainers.blackbox.objective import Samples, top1
+from trainers.blackbox.samples import Samples, top1
 from trainers.blackbox.task import FewShotTask
 from utils.config import checked_settings
 from utils.errors import UserError

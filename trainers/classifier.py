@@ -24,7 +24,7 @@ from clip.text import ensemble_features
 from datasets import DATASETS, ENSEMBLE
 from datasets.images import open_image
 from datasets.split import Dataset
-from trainers.blackbox.objective import Samples
+from trainers.blackbox.samples import Samples
 from trainers.blackbox.task import FewShotTask
 from trainers.saved import Scorer, read_saved, restore
 from utils.device import pick_device

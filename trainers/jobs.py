@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,42 +13,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import clip.backbone
 from clip.precision import tangent_precision
 from clip.prompt import save_prompt
-from clip.text import ensemble_features
-from datasets import DATASETS, ENSEMBLE
-from datasets.augment import RandomView
-from datasets.cache import FeatureCache, default_folder
-from datasets.classes import cut_classes
-from datasets.features import FeatureReader, check_images
-from datasets.fewshot import choose_images
-from datasets.split import load_dataset
+from datasets import DATASETS
 from trainers import TRAINERS
-from trainers.blackbox.criteria import mean_cross_entropy
 from trainers.blackbox.ledger import Recorded
-from trainers.blackbox.objective import Samples, top1
 from trainers.blackbox.passes import Passes
-from trainers.blackbox.task import FewShotTask
+from trainers.loading import load_task
 from trainers.loop import build_optimizer, build_problem, optimize, planned_queries
 from trainers.saved import read_saved, saved_scores
 from trainers.step_log import StepLog
 from utils.device import DEFAULT_MEMORY_LIMIT
-from utils.errors import RunError
 from utils.files import sha256
 from utils.identity import dataset_name, run_path
 from utils.interrupt import Deadline
 from utils.progress import Progress
 from utils.ranks import Alone, Ranks
 from utils.replay import METRICS
-from utils.seeds import sampling_generator
-from utils.settings import Config, prompt_settings, uses_tangents
+from utils.setting_kinds import prompt_settings, uses_tangents
+from utils.settings import Config
 
 if TYPE_CHECKING:
-    from datasets.split import Item
     from utils.run import Run
 
-ZERO_SHOT_IMAGES_PER_PASS = 4096
 ABOUT_PROMPT = ("dataset", "backbone", "checkpoint", "prompt_trainer", "ctx_init", "shots", "seed")
 NOTHING_SPENT = {"seconds": 0.0, "queries": 0, "forwards": 0, "tower_images": 0, "evaluations": 0}
 
@@ -126,8 +112,15 @@ class ZeroShot:
     def _size(self) -> str:
         return ""
 
+    def settings(self) -> dict[str, Any]:
+        """What result.json says of the run before it starts."""
+        shown = {key: getattr(self.config, key) for key in ("dataset", "backbone", "shots", "seed")}
+        if self.config.dataset == "folder":
+            shown |= {"dataset_name": dataset_name(self.config)}
+        return shown | {"trainer": self.config.prompt_trainer, "zero_shot_accuracy": self.task.zero_shot_accuracy}
+
     def run(self, folder: Run, deadline: Deadline) -> dict[str, Any]:
-        """What result.json says besides the settings; accuracies in percent."""
+        """What result.json says besides `settings`; accuracies in percent."""
         return {"test_accuracy": self.task.zero_shot_accuracy, "test_loss": self.task.zero_shot_loss} | NOTHING_SPENT
 
     def follow(self, deadline: Deadline) -> None:
@@ -223,52 +216,3 @@ class Tune(ZeroShot):
         about = {key: getattr(self.config, key) for key in ABOUT_PROMPT}
         about |= {"classnames": self.task.dataset.classnames, "weights_sha256": self.task.backbone.fingerprint()}
         return about | {"settings": prompt_settings(self.config)}
-
-
-def load_task(config: Config, device: torch.device) -> FewShotTask:
-    """Data, CLIP and features. A trainer that trains nothing reads only the test list."""
-    trains = TRAINERS[config.prompt_trainer].trains
-    if trains:
-        dataset = load_dataset(config.dataset, config.root_path)
-        options = config.short_classes, config.split_file, config.subsample_classes
-        dataset, train, val = choose_images(dataset, config.shots, sampling_generator(config.seed), *options)
-    else:
-        dataset, train, val = load_dataset(config.dataset, config.root_path, ("test",)), [], []
-        dataset = cut_classes(dataset, config.subsample_classes)
-    check_images(dataset, [*dataset.test, *train, *val])
-    backbone = clip.backbone.load_backbone(config.backbone, device, config.checkpoint, config.trust_checkpoint)
-
-    warnings = list(dataset.notes)
-    cache = FeatureCache(Path(config.cache_dir or default_folder()), warnings.append) if config.cache else None
-    features = FeatureReader(dataset, backbone, config.batch_size, cache)
-    test_samples = _finite(Samples(*features(dataset.test, "test images")), dataset.test, backbone.name)
-    template = config.template or DATASETS[config.dataset].template
-    templates = (*ENSEMBLE, template) if config.ensemble else (template,)
-    zero_shot, text_warnings = ensemble_features(backbone, dataset.classnames, templates)
-    zero_shot_accuracy = 100 * top1(lambda features: features @ zero_shot.T, test_samples, ZERO_SHOT_IMAGES_PER_PASS)
-    zero_shot_loss = mean_cross_entropy(
-        lambda features: backbone.logit_scale * features @ zero_shot.T, test_samples, ZERO_SHOT_IMAGES_PER_PASS
-    )
-    train_samples = val_samples = Samples(test_samples.inputs[:0], test_samples.labels[:0])
-    seconds = 0.0
-    if trains:
-        scale = DATASETS[config.dataset].crop_scale
-        views = [RandomView(config.seed, view, backbone.image_size, scale) for view in range(config.augment_views)]
-        started = time.perf_counter()
-        train_samples = _finite(Samples(*features.of_views(train, "train images", views)), train, backbone.name)
-        seconds = time.perf_counter() - started
-        val_samples = _finite(Samples(*features(val, "val images")), val, backbone.name)
-    warnings += text_warnings
-    samples = train_samples, val_samples, test_samples
-    return FewShotTask(dataset, train, val, backbone, *samples, zero_shot_accuracy, warnings, seconds, zero_shot_loss)
-
-
-def _finite(samples: Samples, items: Sequence[Item], backbone: str) -> Samples:
-    """The samples. Raises RunError naming the first image whose features are NaN or infinite; scoring those means nothing."""
-    damaged = (~torch.isfinite(samples.inputs)).flatten(1).any(1).nonzero()
-    if len(damaged):
-        path = items[int(damaged[0]) % len(items)].path
-        raise RunError(
-            f"{path}: {backbone} gives NaN or infinite features for this image ({len(damaged)} in all); check --checkpoint"
-        )
-    return samples

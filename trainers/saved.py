@@ -15,8 +15,8 @@ from clip.prompt import load_prompt, placeholder_words
 from datasets import DATASETS
 from trainers import TRAINERS, registered
 from trainers.blackbox.criteria import mean_cross_entropy
-from trainers.blackbox.objective import SampleSet, top1
 from trainers.blackbox.problem import text_features
+from trainers.blackbox.samples import SampleSet, top1
 from utils.config import checked_settings
 from utils.errors import UserError
 from utils.identity import evaluation_name
@@ -66,9 +66,6 @@ def read_saved(config: Config) -> tuple[Config, dict[str, Tensor], dict[str, Any
     """
     path = Path(config.load_prompt or "")
     tensors, about = load_prompt(path)
-    damaged = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-    if damaged:
-        raise UserError(f"{path}: {damaged[0]} holds NaN or infinite numbers; train the prompt again or restore the file")
     try:
         trainer, source, digest = about["prompt_trainer"], about["dataset"], about["weights_sha256"]
         given = dict(about["settings"]) | {key: about[key] for key in ("shots", "seed")}

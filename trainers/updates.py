@@ -67,11 +67,8 @@ class Momentum(Update):
         return self.lr * self.m
 
 
-class Adam(Update):
-    """η m̂ / (√v̂ + ε) with m as in `Momentum`, v ← β₂ v + (1 − β₂) g², m̂ = m / (1 − β₁ᵗ), v̂ = v / (1 − β₂ᵗ)."""
-
-    def __init__(self, *, lr: float, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8):
-        self.lr, self.beta1, self.beta2, self.epsilon = lr, beta1, beta2, epsilon
+class Moments(Update):
+    """The state of Adam and its relatives: two running means m and v (d,), and the number of steps t."""
 
     def start(self, w: Tensor) -> None:
         self.m, self.v = torch.zeros_like(w), torch.zeros_like(w)
@@ -81,6 +78,13 @@ class Adam(Update):
     def tensors(self) -> Mapping[str, Tensor]:
         return {"m": self.m, "v": self.v}
 
+
+class Adam(Moments):
+    """η m̂ / (√v̂ + ε) with m as in `Momentum`, v ← β₂ v + (1 − β₂) g², m̂ = m / (1 − β₁ᵗ), v̂ = v / (1 − β₂ᵗ)."""
+
+    def __init__(self, *, lr: float, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8):
+        self.lr, self.beta1, self.beta2, self.epsilon = lr, beta1, beta2, epsilon
+
     def __call__(self, gradient: Tensor, w: Tensor) -> Tensor:
         self.t += 1
         self.m.copy_(self.beta1 * self.m + (1 - self.beta1) * gradient)
@@ -89,7 +93,7 @@ class Adam(Update):
         return self.lr * (m / ((self.v / (1 - self.beta2**self.t)).sqrt() + self.epsilon))
 
 
-class RefinedAdam(Update):
+class RefinedAdam(Moments):
     """η m / √(v + ε) with m as in `Momentum` and v ← β₂ v + (1 − β₂) m²: the second moment of m, not of g (R-AdaZO).
 
     As in the official code there is no bias correction, so that the first step is η / √(1 − β₂) per coordinate whatever g is:
@@ -100,14 +104,6 @@ class RefinedAdam(Update):
         self, *, lr: float, beta1: float = 0.9, beta2: float = 0.99, epsilon: float = 1e-8, bias_correction: bool = False
     ):
         self.lr, self.beta1, self.beta2, self.epsilon, self.bias_correction = lr, beta1, beta2, epsilon, bias_correction
-
-    def start(self, w: Tensor) -> None:
-        self.m, self.v = torch.zeros_like(w), torch.zeros_like(w)
-        self.t = 0
-
-    @property
-    def tensors(self) -> Mapping[str, Tensor]:
-        return {"m": self.m, "v": self.v}
 
     def __call__(self, gradient: Tensor, w: Tensor) -> Tensor:
         self.t += 1

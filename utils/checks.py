@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from utils.errors import UserError, nearest, shortened
-from utils.settings import DEPARTURES, Config, departures
+from utils.setting_kinds import DEPARTURES, departures
+from utils.settings import Config
 
 if TYPE_CHECKING:
     from datasets import DatasetInfo

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from utils.checks import check
 from utils.documents import Located, read_yaml
 from utils.errors import UserError, is_unicode, nearest, shortened
-from utils.settings import FORMER_KEYS, PATHS, Config, with_current_names
+from utils.setting_kinds import FORMER_KEYS, PATHS, with_current_names
+from utils.settings import Config
 
 if TYPE_CHECKING:
     from datasets import DatasetInfo

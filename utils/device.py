@@ -1,10 +1,9 @@
-"""The device of a run, how torch computes on it, and the end of the process."""
+"""The device of a run, and how torch computes on it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -64,14 +63,3 @@ def arithmetic(config: Config) -> Iterator[None]:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(deterministic)
         torch.backends.cudnn.allow_tf32 = tf32
-
-
-def exit_process(status: int) -> None:
-    """Ends the process with `status`, also where standard output cannot take what is still buffered."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = status or 1
-    sys.exit(status)

@@ -11,7 +11,8 @@ from typing import Any
 
 from datasets import DATASETS
 from utils.files import sha256
-from utils.settings import FORMER_VALUES, NOT_IDENTITY, PATHS, Config, with_current_names
+from utils.setting_kinds import FORMER_VALUES, NOT_IDENTITY, PATHS, with_current_names
+from utils.settings import Config
 
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(Config)}
 

@@ -7,6 +7,7 @@ MASTER_PORT. Rank 0 alone reads and writes the run folder and prints. torch is i
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import math
 import os
@@ -27,9 +28,20 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 
+def world_size() -> int:
+    """The number of ranks that the launcher started, 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def follows() -> bool:
     """Whether this process is a rank other than 0, as its launcher says."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and int(os.environ.get("RANK", "0")) > 0
+    return world_size() > 1 and int(os.environ.get("RANK", "0")) > 0
+
+
+def resumed_by_launcher(config: Config) -> Config:
+    """Without `--overwrite` where torchrun restarts the run, which is then to be resumed."""
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return dataclasses.replace(config, overwrite=False) if restarted else config
 
 
 class Ranks(Protocol):
@@ -165,7 +177,7 @@ def joined(config: Config) -> Iterator[Ranks]:
     Raises UserError where the ranks' settings, versions or processors differ. Of an error that several ranks raise, one prints
     the line; the others' errors are `quiet`.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = world_size()
     if size == 1:
         yield Alone()
         return

@@ -31,7 +31,8 @@ from utils.replay import (
     discard,
     find_checkpoint,
 )
-from utils.settings import PATHS, Config
+from utils.setting_kinds import PATHS
+from utils.settings import Config
 
 OWN_FILES = frozenset(
     {"config.yaml", "env.json", "log.txt", "split.json", "prompt.safetensors", "result.json"}

@@ -14,7 +14,8 @@ from clip.backbone import Backbone
 from clip.prompt import context_embeddings, make_projection
 from clip.text import TextFeatures
 from tests.conftest import CLASSNAMES
-from trainers.blackbox.objective import Objective, Samples
+from trainers.blackbox.objective import Objective
+from trainers.blackbox.samples import Samples
 from trainers.blackbox.text_prompt import TextPrompt
 
 INIT = "a photo of a"

@@ -9,7 +9,7 @@ from PIL import Image
 from clip.backbone import Backbone
 from datasets.split import Dataset, Item
 from tests.conftest import CLASSNAMES
-from trainers.blackbox.objective import Samples
+from trainers.blackbox.samples import Samples
 from trainers.blackbox.task import FewShotTask
 
 

@@ -18,7 +18,8 @@ from main_sharpzo import main
 from tests.helpers.runs import FLAGS, folder_of, outcome
 from utils import parallel
 from utils.config import REPOSITORY
-from utils.settings import NOT_IDENTITY, Config
+from utils.setting_kinds import NOT_IDENTITY
+from utils.settings import Config
 
 pytestmark = pytest.mark.usefixtures("one_mini")
 # craft's mini-batches are decoded afresh, by threads

@@ -16,7 +16,8 @@ from tests.helpers.runs import FLAGS, Broken, folder_of
 from trainers import TRAINERS
 from utils.config import REPOSITORY
 from utils.identity import identity
-from utils.settings import FORMER_VALUES, Config
+from utils.setting_kinds import FORMER_VALUES
+from utils.settings import Config
 
 pytestmark = pytest.mark.usefixtures("one_mini")
 

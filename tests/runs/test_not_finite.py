@@ -43,5 +43,5 @@ def test_prompt_that_is_not_finite_is_refused(tmp_path: Path, capsys: pytest.Cap
     tensors["context"].view(-1)[0] = float("inf")
     save_file(tensors, path, metadata)
     assert main(["--load_prompt", str(path), "--output_dir", str(tmp_path / "scored")]) == 2
-    assert f"{path}: context of the saved prompt has NaN or infinite values" in capsys.readouterr().err
+    assert f"{path}: context has NaN or infinite values" in capsys.readouterr().err
     assert not (tmp_path / "scored").exists()

@@ -5,8 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tools.benchmark import class_names, make_subject, measure, measure_generation, multiply_adds, projection_std, random_backbone
+from tools.benchmark import measure
 from tools.common import tangent_costs
+from tools.common.engine_costs import (
+    class_names,
+    make_subject,
+    measure_generation,
+    multiply_adds,
+    projection_std,
+    random_backbone,
+)
 
 SMALL = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 3}
 

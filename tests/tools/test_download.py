@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from datasets.sources import SOURCES, Download, Piece, Source
+from datasets.pieces import Download, Piece, Source
+from datasets.sources import SOURCES
 from tools.data.download import WORK, bring, download, fetch
 from utils.errors import RunError
 

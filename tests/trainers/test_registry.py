@@ -13,8 +13,8 @@ from clip.backbone import Backbone
 from main_sharpzo import main
 from tests.helpers.images import make_task
 from trainers import TRAINERS, registered
-from trainers.blackbox.objective import Samples
 from trainers.blackbox.problem import Problem
+from trainers.blackbox.samples import Samples
 from trainers.blackbox.task import FewShotTask
 from trainers.loop import build_problem
 from utils.settings import Config

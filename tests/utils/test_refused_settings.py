@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers.settings import refusal, resolve
 from utils.errors import UserError
-from utils.settings import DEPARTURES, RELEASED, departures
+from utils.setting_kinds import DEPARTURES, RELEASED, departures
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from clip import MINIS
 from datasets import DATASETS
 from trainers import TRAINERS, TrainerInfo
 from utils.errors import UserError
+from utils.numbers import ceil_div
 from utils.settings import Config
 
 FLOAT64_OVER_FLOAT32 = 2.2
@@ -57,7 +58,7 @@ def classes_of(config: Config) -> int | None:
     sizes = DATASETS[config.dataset].sizes
     if sizes is None:
         return None
-    base = -(-sizes.classes // 2)
+    base = ceil_div(sizes.classes, 2)
     return {"all": sizes.classes, "base": base, "new": sizes.classes - base}[config.subsample_classes]
 
 

@@ -9,8 +9,9 @@ from tqdm import tqdm
 
 from datasets import DATASETS, PARTS, Sizes
 from datasets.images import MissingImageError
+from datasets.pieces import Piece
 from datasets.roots import dataset_folder
-from datasets.sources import SOURCES, Piece
+from datasets.sources import SOURCES
 from datasets.split import Dataset, Item, load_dataset
 from tools.common.tables import aligned
 from utils.errors import UserError

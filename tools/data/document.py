@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from datasets import DATASETS, DatasetInfo
-from datasets.sources import COOP_GUIDE, SOURCES, Piece, Source
+from datasets.pieces import Piece, Source
+from datasets.sources import COOP_GUIDE, SOURCES
 from tools.common.samples import grouped
 from tools.common.tables import Table
 

@@ -17,8 +17,9 @@ from typing import Any
 from tqdm import tqdm
 
 from datasets import DATASETS
+from datasets.pieces import Download, Piece
 from datasets.roots import dataset_folder
-from datasets.sources import SOURCES, Download, Piece
+from datasets.sources import SOURCES
 from utils.errors import RunError, UserError
 from utils.files import is_terminal
 

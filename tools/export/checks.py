@@ -18,6 +18,7 @@ from datasets.split import Dataset, Item, load_dataset
 from trainers.blackbox.images import Preprocess
 from trainers.classifier import Classifier
 from utils.errors import RunError, UserError
+from utils.numbers import ceil_div
 from utils.parallel import parallel_map
 from utils.seeds import sampling_generator
 from utils.settings import Config
@@ -54,7 +55,7 @@ def load_sets(classifier: Classifier, root_path: str | None, limit: int) -> Chec
     read = Preprocess(classifier.backbone.preprocess)
 
     def pixels(items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
-        step = max(1, -(-len(items) // limit)) if limit else 1
+        step = max(1, ceil_div(len(items), limit)) if limit else 1
         chosen = list(items)[::step]
         found = list(parallel_map(lambda item: read.pixels(cut.open_image(item)), chosen, 64))
         images = torch.stack(found).permute(0, 2, 3, 1).contiguous().numpy()

@@ -100,8 +100,9 @@ def run(name: str, settings: str, seed: int, queries: int, with_test: bool) -> d
     import torch
 
     from datasets.features import FeatureReader
-    from trainers.blackbox.objective import Samples
-    from trainers.jobs import load_task, make_job
+    from trainers.blackbox.samples import Samples
+    from trainers.jobs import make_job
+    from trainers.loading import load_task
     from trainers.loop import build_optimizer, build_problem, optimize
     from trainers.step_log import StepLog
 

@@ -28,10 +28,11 @@ from trainers.blackbox.batches import FullBatch
 from trainers.blackbox.cmaes import CMAES
 from trainers.blackbox.estimators import CGE, RGE
 from trainers.blackbox.masks import Dense
-from trainers.blackbox.objective import Objective, Samples
+from trainers.blackbox.objective import Objective
+from trainers.blackbox.samples import Samples
 from trainers.blackbox.text_prompt import TextPrompt
 from trainers.sharpzo.released import ReleasedCMAES, ReleasedSparseZO
-from utils.settings import RELEASED
+from utils.setting_kinds import RELEASED
 
 CTX_INIT = "a photo of a"
 # allowances for float32 operations in another order

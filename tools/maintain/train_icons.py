@@ -198,16 +198,8 @@ def train(args: argparse.Namespace) -> None:
                 torch.save({**training.state(), "step": step, "steps": steps, "spent": seconds, "curve": curve}, state_file)
             if args.limit_seconds and seconds > args.limit_seconds:
                 break
-    about = {
-        "steps": step,
-        "planned_steps": steps,
-        "batch": args.batch,
-        "lr": args.lr,
-        "seed": args.seed,
-        "plain": args.plain,
-        "curve": curve,
-    }
-    save_weights(training.model, corpus.ids, args.output, about)
+    about = {key: getattr(args, key) for key in ("batch", "lr", "seed", "plain")}
+    save_weights(training.model, corpus.ids, args.output, {"steps": step, "planned_steps": steps} | about | {"curve": curve})
     state_file.unlink(missing_ok=True)
 
 

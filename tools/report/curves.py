@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tools.common.plotting import start
+from utils.numbers import ceil_div
 
 MOST_POINTS = 60
 
@@ -36,7 +37,7 @@ def curves_svg(name: str, curves: Sequence[Curve], xlabel: str, ylabel: str, cha
             (line,) = axes.plot(curve.x, curve.y, label=curve.label, linewidth=1.4)
             if len(curve.low):
                 axes.fill_between(curve.x, curve.low, curve.high, alpha=0.2, color=line.get_color(), linewidth=0)
-            step = max(1, -(-len(curve.x) // MOST_POINTS))
+            step = max(1, ceil_div(len(curve.x), MOST_POINTS))
             for position in sorted({*range(0, len(curve.x), step), len(curve.x) - 1}):
                 x, y = curve.x[position], curve.y[position]
                 gid = f"{name}-{number}-{position}"

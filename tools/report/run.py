@@ -12,7 +12,7 @@ from tools.report.scores import TestScores, score_test_images, thumbnail
 from trainers.classifier import PROMPT_FILE, Classifier
 from utils.config import FIELDS
 from utils.errors import UserError
-from utils.settings import NOT_IDENTITY
+from utils.setting_kinds import NOT_IDENTITY
 
 # more classes than a page's width shows
 MOST_CLASSES = 30

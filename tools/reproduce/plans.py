@@ -10,7 +10,7 @@ from tools.reproduce.suites import OURS, PAPERS_RATIOS, PAPERS_RHOS, SHOTS, Cell
 from trainers import TRAINERS
 from utils.errors import UserError
 from utils.identity import evaluation_name
-from utils.settings import DEPARTURES
+from utils.setting_kinds import DEPARTURES
 
 PAPERS_READING, DENSE = "none (the paper's reading)", "none, dense stage 2"
 NAIVE = {"variant": "naive", "smoothness_estimator": "none"}

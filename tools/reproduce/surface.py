@@ -12,7 +12,8 @@ import torch
 from clip.prompt import load_prompt
 from tools.common.runs import Job
 from tools.reproduce.suites import prompt_of
-from trainers.jobs import load_task, make_job
+from trainers.jobs import make_job
+from trainers.loading import load_task
 from trainers.loop import build_problem
 from utils.device import pick_device
 from utils.seeds import torch_generator

@@ -15,6 +15,7 @@ from trainers.blackbox.problem import Problem, text_and_context, text_problem
 from trainers.blackbox.task import FewShotTask
 from trainers.optimizer import Descent
 from trainers.updates import Update
+from utils.numbers import ceil_div
 from utils.seeds import torch_generator
 from utils.settings import Config
 
@@ -82,7 +83,7 @@ def build(config: Config, problem: Problem) -> Descent:
         lr=config.lr,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
-        epochs=config.epochs or -(-problem.steps // batches_per_epoch),
+        epochs=config.epochs or ceil_div(problem.steps, batches_per_epoch),
         steps_per_epoch=batches_per_epoch,
         warmup=config.warmup_epochs,
     )

@@ -19,8 +19,9 @@ from torch.nn.utils import skip_init
 from trainers.blackbox.batches import LazySamples, MiniBatches, mini_batches
 from trainers.blackbox.cmaes import NaiveCMAES, naive_cmaes
 from trainers.blackbox.criteria import cross_entropies
-from trainers.blackbox.objective import BatchSource, Model, Objective
+from trainers.blackbox.objective import Model, Objective
 from trainers.blackbox.problem import Problem, projected_prompt
+from trainers.blackbox.samples import BatchSource
 from trainers.blackbox.task import FewShotTask
 from trainers.saved import Scorer, text_prompt
 from utils.errors import UserError

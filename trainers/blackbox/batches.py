@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from datasets.augment import RandomView
-from trainers.blackbox.objective import Batch, Samples, SampleSet
+from trainers.blackbox.samples import Batch, Samples, SampleSet
+from utils.numbers import ceil_div
 from utils.parallel import parallel_map
 from utils.seeds import torch_generator
 from utils.settings import Config
@@ -60,7 +61,7 @@ class LazySamples:
 def batches_per_epoch(n: int, size: int, drop_last: bool) -> int:
     """Mini-batches of `size` in a pass over n images; an incomplete one counts if it is the only one, or unless `drop_last`."""
     size = min(size, n)
-    return n // size if drop_last else -(-n // size)
+    return n // size if drop_last else ceil_div(n, size)
 
 
 class MiniBatches:

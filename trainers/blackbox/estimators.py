@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from trainers.blackbox.gradients import LossFunction, cge, cge_one_sided, slopes_along_pairs
+from utils.numbers import ceil_div
 
 # normal(*shape): standard normals in float64 from a seeded generator
 Normal = Callable[..., Tensor]
@@ -163,4 +164,4 @@ class Backpropagation:
 
 def refreshes(done: int, calls: int, interval: int) -> int:
     """How many of the next `calls` calls after `done` are multiples of `interval`, counting from 0."""
-    return -(-(done + calls) // interval) - -(-done // interval)
+    return ceil_div(done + calls, interval) - ceil_div(done, interval)

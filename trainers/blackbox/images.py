@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms import Compose, Normalize
 from torchvision.transforms.functional import pil_to_tensor
 
-from trainers.blackbox.objective import Samples
+from trainers.blackbox.samples import Samples
 from utils.parallel import parallel_map
 from utils.settings import Config
 

@@ -15,7 +15,7 @@ from trainers.blackbox.criteria import Criterion, focal_derivatives
 from trainers.blackbox.passes import Passes
 
 if TYPE_CHECKING:
-    from trainers.blackbox.objective import Batch
+    from trainers.blackbox.samples import Batch
 
 
 class LinearizedPrompt:

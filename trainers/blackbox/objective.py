@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,59 +15,13 @@ from trainers.blackbox.forward_mode import slopes_along
 from trainers.blackbox.ledger import Computed, Ledger
 from trainers.blackbox.linearized import LinearizedPrompt
 from trainers.blackbox.passes import Passes
+from trainers.blackbox.samples import BatchSource, SampleSet, top1
 from utils.errors import RunError, UserError
+from utils.numbers import ceil_div
 
 # below this finite-difference step, float32 noise of the tower (5e-7 of the loss) drowns the difference
 FLOAT64_BELOW = 1e-4
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")}
-
-
-@dataclass(frozen=True)
-class Samples:
-    """What is scored: features (N, D), or images (N, 3, H, W), float32, and labels (N,) int64, on the model's device."""
-
-    inputs: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, which: Tensor) -> Samples:
-        return Samples(self.inputs[which], self.labels[which])
-
-    def split(self, size: int) -> Iterator[Samples]:
-        for inputs, labels in zip(self.inputs.split(size), self.labels.split(size), strict=True):
-            yield Samples(inputs, labels)
-
-
-class Batch(Protocol):
-    """Samples that are scored together. `inputs`: whatever the model's `logits` takes."""
-
-    @property
-    def inputs(self) -> Any: ...
-
-    @property
-    def labels(self) -> Tensor: ...
-
-    def __len__(self) -> int: ...
-
-
-class SampleSet(Protocol):
-    """Samples that need not all be in memory at once: `split` loads them batch by batch."""
-
-    def __len__(self) -> int: ...
-
-    def split(self, size: int) -> Iterator[Batch]: ...
-
-
-class BatchSource(Protocol):
-    """Gives each call of an objective its samples."""
-
-    @property
-    def encoded(self) -> int:
-        """How many training images passed the image tower, unprompted, to make the samples so far."""
-
-    def __call__(self) -> SampleSet: ...
 
 
 class Model(Protocol):
@@ -244,7 +197,7 @@ class Objective:
     def _draw_for(self, points: int) -> SampleSet:
         images = self.next_batch()
         self.queries += points
-        self.forwards += points * -(-len(images) // self.batch_size)
+        self.forwards += points * ceil_div(len(images), self.batch_size)
         self.prompted_images += self.model.tower_images(points, len(images))
         return images
 
@@ -303,9 +256,3 @@ class Objective:
                 f"loss {losses[worst].item()} at query {self.queries - len(W) + worst + 1} (‖w‖ = {W[worst].norm().item():.3g}): "
                 "the step sizes are too large (--zo_lr, --sigma) or the precision too low (--precision)"
             )
-
-
-def top1(logits: Callable[[Any], Tensor], images: SampleSet, images_per_pass: int) -> float:
-    """Share of `images` whose highest score, of `logits(inputs)` (n, K), is that of their label."""
-    hits = sum(int((logits(part.inputs).argmax(1) == part.labels).sum()) for part in images.split(images_per_pass))
-    return hits / len(images)

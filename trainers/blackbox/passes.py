@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.numbers import ceil_div
 from utils.ranks import Alone, Ranks
 
 
@@ -31,8 +32,8 @@ class Passes:
         """`points` (B, d) in passes of at most `per_pass`."""
         if self.multiple == 1:
             return points.split(per_pass)
-        passes = -(-len(points) // per_pass)
-        return points.tensor_split(min(max(1, len(points)), -(-passes // self.multiple) * self.multiple))
+        passes = ceil_div(len(points), per_pass)
+        return points.tensor_split(min(max(1, len(points)), ceil_div(passes, self.multiple) * self.multiple))
 
     def map(self, compute: Callable[[Tensor], Tensor], parts: Sequence[Tensor], extra: int = 0) -> list[Tensor]:
         """compute(part), a number per point and `extra` more, for all `parts`; float64 on the CPU.

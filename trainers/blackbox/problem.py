@@ -14,7 +14,8 @@ from clip.prompt import FullSpace, Projection, initial_context, make_projection
 from clip.text import TextFeatures
 from trainers.blackbox.batches import FullBatch, MiniBatches
 from trainers.blackbox.criteria import criterion
-from trainers.blackbox.objective import Objective, SampleSet
+from trainers.blackbox.objective import Objective
+from trainers.blackbox.samples import SampleSet
 from trainers.blackbox.task import FewShotTask
 from trainers.blackbox.text_prompt import ExtraTensors, TextPrompt
 from utils.seeds import torch_generator

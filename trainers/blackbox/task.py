@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trainers.blackbox.objective import Samples
+from trainers.blackbox.samples import Samples
 
 if TYPE_CHECKING:
     from clip.backbone import Backbone

@@ -14,8 +14,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from trainers.blackbox.objective import SampleSet
 from trainers.blackbox.problem import Problem
+from trainers.blackbox.samples import SampleSet
 from trainers.blackbox.task import FewShotTask
 from trainers.references.feature_model import feature_problem, feature_scorer
 from trainers.references.grid_search import GridSearch

@@ -18,7 +18,8 @@ from trainers.sharpzo.released import ReleasedCMAES, ReleasedSharpZO, ReleasedSp
 from trainers.sharpzo.stage1 import SharpnessAwareCMAES
 from trainers.sharpzo.stage2 import SparseZO, ZPruning
 from utils.seeds import torch_generator
-from utils.settings import Config, departures
+from utils.setting_kinds import departures
+from utils.settings import Config
 
 if TYPE_CHECKING:
     from trainers.blackbox.problem import Problem

@@ -15,7 +15,7 @@ from trainers.baselines.craft import Adapter, Craft, CraftObjective, divergence
 from trainers.blackbox.batches import FullBatch, MiniBatches
 from trainers.blackbox.cmaes import naive_cmaes
 from trainers.blackbox.criteria import cross_entropies
-from trainers.blackbox.objective import Samples
+from trainers.blackbox.samples import Samples
 from utils.settings import Config
 
 K, D = 5, 7

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trainers.blackbox.batches import FullBatch, MiniBatches
-from trainers.blackbox.objective import Samples
+from trainers.blackbox.samples import Samples
 
 IMAGES = Samples(torch.arange(10.0)[:, None], torch.arange(10))
 

@@ -14,7 +14,8 @@ from clip.prompt import context_embeddings, make_projection
 from clip.text import TextFeatures
 from tests.conftest import CLASSNAMES, Quadratic
 from trainers.blackbox.gradients import cge, rge
-from trainers.blackbox.objective import Objective, Samples
+from trainers.blackbox.objective import Objective
+from trainers.blackbox.samples import Samples
 from trainers.blackbox.text_prompt import TextPrompt
 
 D = 6

@@ -16,7 +16,8 @@ from tests.conftest import make_tiny_backbone
 from tests.helpers.black_box import INIT, PROMPTS, D, engines, make_images, make_objective, no_autograd_graph, points
 from trainers.blackbox.cmaes import CMAES
 from trainers.blackbox.estimators import CGE
-from trainers.blackbox.objective import FLOAT64_BELOW, Objective, Samples, top1
+from trainers.blackbox.objective import FLOAT64_BELOW, Objective
+from trainers.blackbox.samples import Samples, top1
 from trainers.blackbox.text_prompt import TextPrompt
 from trainers.sharpzo.stage1 import SharpnessAwareCMAES
 from utils.errors import RunError

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 from clip.backbone import Backbone
 from tests.helpers.images import make_task
-from trainers.blackbox.objective import Samples
+from trainers.blackbox.samples import Samples
 from trainers.references import linear_probe
 from trainers.references.linear_probe import STRENGTHS, LinearClassifier, fit
 from utils.settings import Config

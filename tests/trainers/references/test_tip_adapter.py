@@ -12,7 +12,7 @@ from torch import Tensor
 
 from clip.backbone import Backbone
 from tests.helpers.images import make_task
-from trainers.blackbox.objective import Samples
+from trainers.blackbox.samples import Samples
 from trainers.blackbox.task import FewShotTask
 from trainers.references import tip_adapter
 from trainers.references.tip_adapter import GRID, Cache

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from clip.backbone import Backbone
-from tools.benchmark import TEXT, class_names, measure, projection_std, random_backbone, table
+from tools.benchmark import measure, table
+from tools.common.engine_costs import TEXT, class_names, projection_std, random_backbone
 from tools.common.tangent_costs import tangent_table
 from tools.maintain.gpu_check.report import Report, Row, make_objective, set_replay
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clip.backbone import Backbone, load_backbone
 from clip.text import TextFeatures
-from tools.benchmark import random_backbone
+from tools.common.engine_costs import random_backbone
 from tools.maintain.gpu_check.report import CTX_INIT, Report, make_objective, on, set_replay
 from trainers.blackbox.gradients import cge
 

@@ -22,8 +22,9 @@ from trainers.baselines.blackvip.encoder import Encoder, load_encoder
 from trainers.blackbox.batches import CROP_SCALE, MiniBatches
 from trainers.blackbox.criteria import criterion
 from trainers.blackbox.images import ImageSet, Preprocess, image_sets
-from trainers.blackbox.objective import Objective, Samples
+from trainers.blackbox.objective import Objective
 from trainers.blackbox.problem import Problem, num_steps
+from trainers.blackbox.samples import Samples
 from trainers.blackbox.task import FewShotTask
 from trainers.saved import Scorer
 from utils.parallel import parallel_map
