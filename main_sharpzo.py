@@ -23,6 +23,7 @@ from utils.device import arithmetic, device_name, pick_device
 from utils.exits import exit_process, exit_status
 from utils.interrupt import Deadline, interruptible
 from utils.log import quiet_libraries
+from utils.loggers import opened, require_packages
 from utils.memory import explain_oom
 from utils.ranks import Ranks, joined, resumed_by_launcher, world_size
 from utils.settings import Config
@@ -37,6 +38,7 @@ def start(config: Config) -> None:
     """Checks what can be checked before anything heavy is imported, then runs under the clock, the signals and the ranks."""
     check_ranks(config, world_size(), TRAINERS)
     check_paths(config)
+    require_packages(config)
     check_dataset(config.dataset, config.root_path, trains=TRAINERS[config.prompt_trainer].trains)
     with (
         interruptible(config.max_seconds or math.inf) as deadline,
@@ -50,11 +52,14 @@ def start(config: Config) -> None:
 def run(config: Config, deadline: Deadline, ranks: Ranks) -> None:
     """One run: data → CLIP → features → prompt → optimizer → report."""
     from datasets.fewshot import write_split
+    from trainers.confusion import require_matplotlib, write_again, write_confusion
     from trainers.jobs import make_job
     from trainers.report import earlier_result, introduce, report
     from utils.lock import refuse_locked
     from utils.run import Run, find_earlier_run, refuse_other_inputs, remove_checkpoint
 
+    if config.confusion:
+        require_matplotlib()
     device = pick_device(config.device)
     job = make_job(config, device, ranks)
     earlier = ranks.decide(lambda: find_earlier_run(job.path, job.config))
@@ -62,6 +67,8 @@ def run(config: Config, deadline: Deadline, ranks: Ranks) -> None:
         if ranks.rank == 0:
             # left behind if a run was killed during cleanup
             remove_checkpoint(job.path)
+            if config.confusion:
+                write_again(job)
             print(earlier_result(job))
         return
     ranks.decide(lambda: refuse_locked(job.path))
@@ -73,6 +80,8 @@ def run(config: Config, deadline: Deadline, ranks: Ranks) -> None:
         if earlier == "finished elsewhere":
             ranks.decide(lambda: refuse_other_inputs(job.path, inputs))
             if ranks.rank == 0:
+                if config.confusion:
+                    write_again(job)
                 print(earlier_result(job))
             return
         if ranks.rank > 0:
@@ -81,7 +90,11 @@ def run(config: Config, deadline: Deadline, ranks: Ranks) -> None:
         with Run(job.path, job.config, {"device": device_name(device), "inputs_sha256": inputs}) as folder:
             introduce(folder, job)
             write_split(folder.path / "split.json", job.task.train, job.task.val)
-            result = job.settings() | job.run(folder, deadline)
+            with opened(job.config, folder.path, folder.log) as loggers:
+                result = job.settings() | job.run(folder, deadline, loggers) | {"classes": job.predictions.rows()}
+                loggers.finish({key: result[key] for key in ("zero_shot_accuracy", "test_accuracy")})
+            if config.confusion:
+                write_confusion(folder.path, job.predictions.confusion().numpy(), job.predictions.classnames)
             report(folder, result, len(job.task.test_samples))
             folder.finish(result)
 

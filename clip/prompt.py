@@ -18,6 +18,7 @@ from clip.towers import TextTower
 from utils.errors import UserError
 from utils.files import write_bytes
 
+PROMPT_FILE = "prompt.safetensors"
 RANDOM_CONTEXT_STD = 0.02
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from clip.backbone import Backbone, load_backbone
+from clip.prompt import PROMPT_FILE
 from clip.text import ensemble_features
 from datasets import DATASETS, ENSEMBLE
 from datasets.images import open_image
@@ -31,8 +32,6 @@ from utils.device import pick_device
 from utils.errors import UserError
 from utils.parallel import parallel_map
 from utils.settings import Config
-
-PROMPT_FILE = "prompt.safetensors"
 
 Picture = str | Path | Image.Image
 

@@ -14,19 +14,23 @@ import torch
 from torch import Tensor
 
 from clip.precision import tangent_precision
-from clip.prompt import save_prompt
+from clip.prompt import PROMPT_FILE, save_prompt
 from datasets import DATASETS
 from trainers import TRAINERS
 from trainers.blackbox.ledger import Recorded
 from trainers.blackbox.passes import Passes
+from trainers.blackbox.samples import Classified
 from trainers.loading import load_task
 from trainers.loop import build_optimizer, build_problem, optimize, planned_queries
+from trainers.per_class import TestPredictions
 from trainers.saved import read_saved, saved_scores
 from trainers.step_log import StepLog
 from utils.device import DEFAULT_MEMORY_LIMIT
+from utils.errors import UserError
 from utils.files import sha256
 from utils.identity import dataset_name, run_path
 from utils.interrupt import Deadline
+from utils.loggers import Loggers
 from utils.progress import Progress
 from utils.ranks import Alone, Ranks
 from utils.replay import METRICS
@@ -119,9 +123,24 @@ class ZeroShot:
             shown |= {"dataset_name": dataset_name(self.config)}
         return shown | {"trainer": self.config.prompt_trainer, "zero_shot_accuracy": self.task.zero_shot_accuracy}
 
-    def run(self, folder: Run, deadline: Deadline) -> dict[str, Any]:
-        """What result.json says besides `settings`; accuracies in percent."""
-        return {"test_accuracy": self.task.zero_shot_accuracy, "test_loss": self.task.zero_shot_loss} | NOTHING_SPENT
+    def run(self, folder: Run, deadline: Deadline, loggers: Loggers) -> dict[str, Any]:
+        """What result.json says besides `settings`; accuracies in percent. `predictions` are there afterward."""
+        assert self.task.zero_shot is not None
+        return self._tested(self.task.zero_shot) | {"test_loss": self.task.zero_shot_loss} | NOTHING_SPENT
+
+    def predict_again(self, lower: Lower) -> TestPredictions:
+        """The predictions of this run, which is finished. Raises UserError where they need a prompt that was not saved."""
+        ZeroShot.prepare(self, lower)
+        assert self.task.zero_shot is not None
+        self._tested(self.task.zero_shot)
+        return self.predictions
+
+    def _tested(self, found: Classified) -> dict[str, Any]:
+        """Remembers what the run's prompt predicts; the test accuracy in percent."""
+        before = self.task.zero_shot
+        assert before is not None
+        self.predictions = TestPredictions(self.task.dataset.classnames, found.labels, before.predicted, found.predicted)
+        return {"test_accuracy": 100 * found.share_right}
 
     def follow(self, deadline: Deadline) -> None:
         """The part of `run` that ranks other than 0 have."""
@@ -137,12 +156,17 @@ class ScoreSaved(ZeroShot):
     def prepare(self, lower: Lower) -> None:
         super().prepare(lower)
         tensors, about = self._saved
-        self.scores = saved_scores(self.config, self.task, tensors, about)
+        self.found, self.loss = saved_scores(self.config, self.task, tensors, about)
 
-    def run(self, folder: Run, deadline: Deadline) -> dict[str, Any]:
+    def run(self, folder: Run, deadline: Deadline, loggers: Loggers) -> dict[str, Any]:
         # a hash, so that a retrained prompt is not mistaken for the one that was scored
         scored = {"prompt_sha256": sha256(Path(self.config.load_prompt or ""))}
-        return self.scores | NOTHING_SPENT | scored
+        return self._tested(self.found) | {"test_loss": self.loss} | NOTHING_SPENT | scored
+
+    def predict_again(self, lower: Lower) -> TestPredictions:
+        self.prepare(lower)
+        self._tested(self.found)
+        return self.predictions
 
 
 class Tune(ZeroShot):
@@ -175,12 +199,17 @@ class Tune(ZeroShot):
         figures = {"train_loss": objective.loss_at(w, problem.train), "val_accuracy": 100 * objective.accuracy(w, problem.val)}
         return figures | ({"test_accuracy": 100 * objective.accuracy(w, problem.test)} if self.config.eval_test else {})
 
-    def run(self, folder: Run, deadline: Deadline) -> dict[str, Any]:
+    def run(self, folder: Run, deadline: Deadline, loggers: Loggers) -> dict[str, Any]:
         config, problem, objective = self.config, self.problem, self.problem.objective
         folder.replay.hash_input(*self._inputs())
         self.ranks.decide(lambda: folder.replay.recorded)
+
+        def record(entry: dict[str, Any]) -> None:
+            folder.replay.record(entry)
+            loggers.add(entry)
+
         log = StepLog(
-            folder.replay.record,
+            record,
             evaluate=self.evaluate,
             eval_every=config.eval_every,
             save_every=config.save_every,
@@ -189,16 +218,25 @@ class Tune(ZeroShot):
         )
         w = optimize(self.optimizer, problem, log, max_queries=config.max_queries, deadline=deadline)
         if config.save_model:
-            save_prompt(folder.path / "prompt.safetensors", objective.model.tensors(w), self._about())
+            save_prompt(folder.path / PROMPT_FILE, objective.model.tensors(w), self._about())
         last = json.loads((folder.path / METRICS).read_text().splitlines()[-1])
         if TRAINERS[config.prompt_trainer].two_stages and last["stage"] == 1 and last["step"] < problem.steps:
             folder.log(f"note: --max_queries {config.max_queries} ended the run at step {last['step']}, before stage 2")
         outcome = {"feature_seconds": round(self.task.feature_seconds, 3), "val_accuracy": last["val_accuracy"]}
         outcome |= {"seconds": last["seconds"]} | objective.costs()
-        outcome["test_accuracy"] = 100 * objective.accuracy(w, problem.test)
+        outcome |= self._tested(objective.classify(w, problem.test))
         parts = {"train": problem.train, "val": problem.val, "test": problem.test}
         outcome |= {f"{part}_loss": objective.cross_entropy(w, images) for part, images in parts.items() if len(images)}
         return outcome | {"evaluations": objective.evaluations}
+
+    def predict_again(self, lower: Lower) -> TestPredictions:
+        prompt = self.path / PROMPT_FILE
+        if not prompt.is_file():
+            raise UserError(f"{self.path}: holds no {PROMPT_FILE} to predict with (--no-save_model); --overwrite runs it again")
+        super().prepare(lower)
+        saved, tensors, about = read_saved(dataclasses.replace(self.config, load_prompt=str(prompt)))
+        self._tested(saved_scores(saved, self.task, tensors, about)[0])
+        return self.predictions
 
     def follow(self, deadline: Deadline) -> None:
         recorded: np.ndarray = self.ranks.decide(self._no_losses)

@@ -20,7 +20,7 @@ from datasets.fewshot import choose_images
 from datasets.split import load_dataset
 from trainers import TRAINERS
 from trainers.blackbox.criteria import mean_cross_entropy
-from trainers.blackbox.samples import Samples, top1
+from trainers.blackbox.samples import Samples, classify
 from trainers.blackbox.task import FewShotTask
 from utils.errors import RunError
 from utils.seeds import sampling_generator
@@ -52,7 +52,7 @@ def load_task(config: Config, device: torch.device) -> FewShotTask:
     template = config.template or DATASETS[config.dataset].template
     templates = (*ENSEMBLE, template) if config.ensemble else (template,)
     zero_shot, text_warnings = ensemble_features(backbone, dataset.classnames, templates)
-    zero_shot_accuracy = 100 * top1(lambda features: features @ zero_shot.T, test_samples, ZERO_SHOT_IMAGES_PER_PASS)
+    by_template = classify(lambda features: features @ zero_shot.T, test_samples, ZERO_SHOT_IMAGES_PER_PASS)
     zero_shot_loss = mean_cross_entropy(
         lambda features: backbone.logit_scale * features @ zero_shot.T, test_samples, ZERO_SHOT_IMAGES_PER_PASS
     )
@@ -66,8 +66,8 @@ def load_task(config: Config, device: torch.device) -> FewShotTask:
         seconds = time.perf_counter() - started
         val_samples = _finite(Samples(*features(val, "val images")), val, backbone.name)
     warnings += text_warnings
-    samples = train_samples, val_samples, test_samples
-    return FewShotTask(dataset, train, val, backbone, *samples, zero_shot_accuracy, warnings, seconds, zero_shot_loss)
+    samples, accuracy = (train_samples, val_samples, test_samples), 100 * by_template.share_right
+    return FewShotTask(dataset, train, val, backbone, *samples, accuracy, warnings, seconds, zero_shot_loss, by_template)
 
 
 def _finite(samples: Samples, items: Sequence[Item], backbone: str) -> Samples:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from datasets import ENSEMBLE
+from trainers.per_class import closing_lines
 from utils.run import Run, read_result
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ def report(folder: Run, result: dict[str, Any], total: int) -> None:
     """The closing lines, the last five in the form that CoOp's result parser reads. `total`: number of test images."""
     correct = round(result["test_accuracy"] / 100 * total)
     folder.log(f"{result['queries']:,} queries in {result['seconds']:.1f} s; {summary(result)}; results in {folder.path}")
+    folder.log("Per class:" if result["trainer"] == "zero-shot" else "Per class, zero-shot → result:")
+    for line in closing_lines(result["classes"], tuned=result["trainer"] != "zero-shot"):
+        folder.log(line)
     if result["test_accuracy"] < result["zero_shot_accuracy"]:
         folder.log("warning: the result is below zero-shot; try more shots, more queries or smaller steps (--zo_lr, --sigma)")
     folder.log("Finish training")

@@ -16,7 +16,7 @@ from datasets import DATASETS
 from trainers import TRAINERS, registered
 from trainers.blackbox.criteria import mean_cross_entropy
 from trainers.blackbox.problem import text_features
-from trainers.blackbox.samples import SampleSet, top1
+from trainers.blackbox.samples import Classified, SampleSet, classify
 from utils.config import checked_settings
 from utils.errors import UserError
 from utils.identity import evaluation_name
@@ -83,14 +83,16 @@ def read_saved(config: Config) -> tuple[Config, dict[str, Tensor], dict[str, Any
     return evaluated, tensors, about | {"settings": settings}
 
 
-def saved_scores(config: Config, task: FewShotTask, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> dict[str, float]:
-    """Test accuracy in percent and test cross-entropy of the saved prompt on this run's classes and images."""
+def saved_scores(
+    config: Config, task: FewShotTask, tensors: Mapping[str, Tensor], about: Mapping[str, Any]
+) -> tuple[Classified, float]:
+    """The test images' classes and the test cross-entropy under the saved prompt, on this run's classes and images."""
     settings = about["settings"] | {key: getattr(config, key) for key in OF_THIS_RUN}
     task.warnings.extend(_other_names(about.get("classnames"), task.dataset.classnames))
     scorer = restore(Config(**settings), task, tensors, about)
     with torch.inference_mode():
         scored = scorer.logits, scorer.images, scorer.images_per_pass
-        return {"test_accuracy": 100 * top1(*scored), "test_loss": mean_cross_entropy(*scored)}
+        return classify(*scored), mean_cross_entropy(*scored)
 
 
 def _other_names(trained: object, here: Sequence[str]) -> list[str]:

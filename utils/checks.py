@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from utils.errors import UserError, nearest, shortened
-from utils.setting_kinds import DEPARTURES, departures
+from utils.setting_kinds import DEPARTURES, LOGGERS, departures, loggers_of
 from utils.settings import Config
 
 if TYPE_CHECKING:
@@ -59,6 +59,13 @@ def _check_single(config: Config, datasets: Mapping[str, DatasetInfo], refuse: R
             refuse(key, f"{name!r} must be a plain folder name")
     if config.dataset_name and config.dataset != "folder":
         refuse("dataset_name", f"names an image folder (--dataset folder), not {config.dataset}")
+    chosen = loggers_of(config)
+    for name in chosen:
+        if name not in LOGGERS:
+            close = nearest(name, LOGGERS)
+            refuse("logger", f"{name!r} is not a logger{close}; use none, {', '.join(LOGGERS)}, or several, comma-separated")
+    if len(set(chosen)) < len(chosen):
+        refuse("logger", f"{config.logger!r} names a logger twice")
     if (config.prompt_trainer == "saved") != bool(config.load_prompt):
         refuse("load_prompt", "--prompt_trainer saved and --load_prompt FILE require each other")
 

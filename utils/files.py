@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from io import RawIOBase
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,17 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any, indent: int | None = 2, previous: Path | None = None) -> None:
     write_bytes(path, (json.dumps(value, indent=indent, ensure_ascii=False) + "\n").encode(), previous)
+
+
+def json_by_line(value: Mapping[str, Any]) -> str:
+    """JSON with a line per key, and per item where the value is a list of objects."""
+    lines = []
+    for key, entry in value.items():
+        text = json.dumps(entry, ensure_ascii=False)
+        if isinstance(entry, list) and entry and isinstance(entry[0], dict):
+            text = "[\n    " + ",\n    ".join(json.dumps(item, ensure_ascii=False) for item in entry) + "\n  ]"
+        lines.append(f"  {json.dumps(key, ensure_ascii=False)}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def is_terminal() -> bool:

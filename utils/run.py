@@ -14,10 +14,11 @@ import yaml
 
 from utils.documents import read_yaml
 from utils.errors import RunError, UserError, shortened
-from utils.files import write_json, write_text
+from utils.files import json_by_line, write_json, write_text
 from utils.identity import fingerprint, identity, scored_another
 from utils.lock import LOCK, lock
 from utils.log import logging_to
+from utils.loggers import EVENTS, WANDB_FOLDER, WANDB_ID
 from utils.provenance import changed_versions, environment
 from utils.replay import (
     CHECKPOINT,
@@ -36,7 +37,7 @@ from utils.settings import Config
 
 OWN_FILES = frozenset(
     {"config.yaml", "env.json", "log.txt", "split.json", "prompt.safetensors", "result.json"}
-    | {LOCK, METRICS, LOSSES, CHECKPOINT, PREVIOUS_CHECKPOINT, *EXTRAS, *FORMER_FILES}
+    | {LOCK, METRICS, LOSSES, CHECKPOINT, PREVIOUS_CHECKPOINT, *EXTRAS, *FORMER_FILES, "confusion.csv", "confusion.png", WANDB_ID}
 )
 
 
@@ -71,13 +72,19 @@ def find_earlier_run(path: Path, config: Config) -> str:
 
 def is_own(entry: Path) -> bool:
     """Whether a run writes a file of this name."""
-    return entry.name.removesuffix(".tmp") in OWN_FILES
+    name = entry.name.removesuffix(".tmp")
+    return name in OWN_FILES or name.startswith(EVENTS) or _is_wandbs(entry)
+
+
+def _is_wandbs(entry: Path) -> bool:
+    """Weights & Biases has a folder of its own in the run's."""
+    return entry.name == WANDB_FOLDER and entry.is_dir() and not entry.is_symlink()
 
 
 def _is_irregular(entry: Path) -> bool:
     """A run would write through a link to somewhere else, and wait for a pipe."""
     try:
-        return not stat.S_ISREG(entry.lstat().st_mode)
+        return not (stat.S_ISREG(entry.lstat().st_mode) or _is_wandbs(entry))
     except FileNotFoundError:
         # another process at work here has just removed or renamed it
         return False
@@ -231,7 +238,7 @@ class Run:
 
     def finish(self, result: dict[str, Any]) -> None:
         """Writes result.json, which marks the run as finished, and removes what only an unfinished one needs."""
-        write_json(self.path / "result.json", result)
+        write_text(self.path / "result.json", json_by_line(result))
         remove_checkpoint(self.path)
 
 

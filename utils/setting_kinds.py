@@ -19,6 +19,8 @@ NOT_IDENTITY = frozenset(
         "save_every",
         "max_seconds",
         "rank_timeout",
+        "confusion",
+        "logger",
         "cache",
         "cache_dir",
     }
@@ -31,6 +33,8 @@ PATHS = ("root_path", "split_file", "checkpoint", "load_prompt")
 RELEASED = ("fresh-mean-gradient", "fresh-mean-start", "gradient-buffer", "matrix-radius", "zero-start", "matrix-w")
 DEPARTURES = (*RELEASED, "abs-score", "keep-lowest")
 
+
+LOGGERS = ("tensorboard", "wandb")
 
 # names under which earlier versions wrote settings, and values, into config.yaml and prompt.safetensors
 FORMER_KEYS = {"normalise_adapter": "normalize_adapter"}
@@ -56,6 +60,11 @@ def prompt_settings(config: Config) -> dict[str, Any]:
 def uses_tangents(config: Config) -> bool:
     """Whether a run differentiates in forward mode, so that the precision of tangents matters to it."""
     return "jvp" in config.as_dict().values() or "forward-gradient" in (config.prompt_trainer, config.stage2)
+
+
+def loggers_of(config: Config) -> list[str]:
+    """The loggers that `--logger` names."""
+    return [] if config.logger == "none" else [name.strip() for name in config.logger.split(",")]
 
 
 def departures(config: Config) -> frozenset[str]:

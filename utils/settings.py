@@ -48,6 +48,12 @@ class Config:
         600, "run", "seconds after which a rank that does not answer the others ends a run on several ranks", low=1, high=10**6
     )
     save_model: bool = option(True, "run", "write prompt.safetensors")
+    confusion: bool = option(
+        False, "run", "write the confusion matrix of the test images, confusion.csv and confusion.png; also of a finished run"
+    )
+    logger: str = option(
+        "none", "run", "also send metrics.jsonl to none, tensorboard, wandb, or several, comma-separated (docs/runs.md)"
+    )
 
     backbone: str = option(
         "ViT-B/16",

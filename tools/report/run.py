@@ -6,10 +6,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from clip.prompt import PROMPT_FILE
 from tools.common.runs import FinishedRun
 from tools.report.curves import Curve, curves_svg
 from tools.report.scores import TestScores, score_test_images, thumbnail
-from trainers.classifier import PROMPT_FILE, Classifier
+from trainers.classifier import Classifier
 from utils.config import FIELDS
 from utils.errors import UserError
 from utils.setting_kinds import NOT_IDENTITY
@@ -49,7 +50,9 @@ def run_page(run: FinishedRun, root_path: str | None) -> dict[str, Any]:
         plain = Classifier.load(run.path, backbone=classifier.backbone, zero_shot=True)
         scores = score_test_images(classifier, plain, root)
     except UserError as error:
-        page["notes"] = [f"Confusion, classes and images are left out: {error}"]
+        page["notes"] = [f"Confusion and images are left out: {error}"]
+        columns = ("class", "images", "zero_shot_accuracy", "test_accuracy")
+        page["classes"] = [[row[key] or 0 for key in columns] for row in result.get("classes", [])]
         return page
     return page | classes_of(scores, root)
 

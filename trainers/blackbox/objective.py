@@ -15,7 +15,7 @@ from trainers.blackbox.forward_mode import slopes_along
 from trainers.blackbox.ledger import Computed, Ledger
 from trainers.blackbox.linearized import LinearizedPrompt
 from trainers.blackbox.passes import Passes
-from trainers.blackbox.samples import BatchSource, SampleSet, top1
+from trainers.blackbox.samples import BatchSource, Classified, SampleSet, classify
 from utils.errors import RunError, UserError
 from utils.numbers import ceil_div
 
@@ -219,10 +219,14 @@ class Objective:
 
     def accuracy(self, w: Tensor, images: SampleSet) -> float:
         """Top-1 accuracy at w on any images, in [0, 1]; counted as an evaluation, not as a query."""
+        return self.classify(w, images).share_right
+
+    def classify(self, w: Tensor, images: SampleSet) -> Classified:
+        """The classes at w of any images; counted as an evaluation, not as a query."""
         self.evaluations += 1
         with torch.inference_mode():
             logits = self.model.logits(w[None], self.dtype(None))
-            return top1(lambda inputs: self.deployed(logits(inputs))[0], images, self.model.images_per_pass(1))
+            return classify(lambda inputs: self.deployed(logits(inputs))[0], images, self.model.images_per_pass(1))
 
     def cross_entropy(self, w: Tensor, images: SampleSet) -> float:
         """Mean cross-entropy at w of the scores that classify, whatever the criterion; counted as an evaluation."""

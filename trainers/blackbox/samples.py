@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -57,7 +58,24 @@ class BatchSource(Protocol):
     def __call__(self) -> SampleSet: ...
 
 
+class Classified(NamedTuple):
+    """The predicted class and the label of each image, (n,) int64 on the CPU."""
+
+    predicted: Tensor
+    labels: Tensor
+
+    @property
+    def share_right(self) -> float:
+        """Accuracy in [0, 1]."""
+        return int((self.predicted == self.labels).sum()) / len(self.labels)
+
+
+def classify(logits: Callable[[Any], Tensor], images: SampleSet, images_per_pass: int) -> Classified:
+    """The classes of `images` with the highest score of `logits(inputs)` (n, K), and their labels."""
+    parts = [(logits(part.inputs).argmax(1), part.labels) for part in images.split(images_per_pass)]
+    return Classified(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
+
+
 def top1(logits: Callable[[Any], Tensor], images: SampleSet, images_per_pass: int) -> float:
     """Share of `images` whose highest score, of `logits(inputs)` (n, K), is that of their label."""
-    hits = sum(int((logits(part.inputs).argmax(1) == part.labels).sum()) for part in images.split(images_per_pass))
-    return hits / len(images)
+    return classify(logits, images, images_per_pass).share_right

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trainers.blackbox.samples import Samples
+from trainers.blackbox.samples import Classified, Samples
 
 if TYPE_CHECKING:
     from clip.backbone import Backbone
@@ -19,7 +19,7 @@ class FewShotTask:
 
     A run that trains nothing has empty training and validation sets. `feature_seconds`: the time that the training features
     took, computed or read from the cache. `warnings`: lines for the user. `zero_shot_loss`: test cross-entropy
-    of the template.
+    of the template. `zero_shot`: the test images' classes by the template.
     """
 
     dataset: Dataset
@@ -33,3 +33,4 @@ class FewShotTask:
     warnings: list[str]
     feature_seconds: float = 0.0
     zero_shot_loss: float = math.nan
+    zero_shot: Classified | None = None
