@@ -26,7 +26,7 @@ def test_prompt_of_base_classes_is_evaluated_on_new_ones_and_both_give_a_harmoni
         assert main_sharpzo.main(list(entry.job.flags)) == 0
         assert entry.job.state == "finished"
     found = Results.read([trained, tested])
-    base, new = (found.accuracies(OURS, f"digits, {half}")[1] for half in ("base", "new"))
+    base, new = (found.values(OURS, f"digits, {half}")[1] for half in ("base", "new"))
     table = harmonic(found, ["digits"])
     assert table.rows == [["SharpZO", f"{base:.2f} (n = 1); {new:.2f} (n = 1); {2 * base * new / (base + new):.2f} (n = 1)"]]
 

@@ -38,11 +38,11 @@ from tools.reproduce.suites import SUITES, JobFactory, Suite
 from utils.config import FIELDS
 from utils.errors import RunError, UserError
 
-PLAN_OF = {"queries": "fig1", "time": "fig1"}
+PLAN_OF = {"queries": "fig1", "time": "fig1", "curves": "equal"}
 # artifacts that can be made from a part of the suite
 PARTS = {
-    "methods": ("table1", "table3", "table5", "fig1", "queries", "time", "shots", "base2new", "cross"),
-    "datasets": ("table1", "table3", "table4", "shots", "base2new"),
+    "methods": ("table1", "table3", "table5", "fig1", "queries", "time", "shots", "base2new", "cross", "equal", "curves"),
+    "datasets": ("table1", "table3", "table4", "shots", "base2new", "equal", "parts", "curves"),
 }
 DRAWN = (*PICTURES, "baselines")
 ARTIFACTS = (*PLANS, *PLAN_OF)

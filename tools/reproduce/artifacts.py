@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,9 +15,11 @@ from tools.common.runs import Job
 from tools.common.tables import Table
 from tools.reproduce import results
 from tools.reproduce.claims import claims_table
+from tools.reproduce.equal import equal_tables
 from tools.reproduce.plans import OWN_BUDGET
 from tools.reproduce.results import Results
 from tools.reproduce.suites import OURS, SHOTS, SUITES, Cell, JobFactory
+from tools.reproduce.times import times_table
 from utils.files import write_text
 
 if TYPE_CHECKING:
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 
 # The methods whose memory table 4 compares.
 MEASURED = ("craft", OURS)
-PICTURES = ("fig1", "fig2", "fig3", "fig4", "shots", "queries", "time")
+PICTURES = ("fig1", "fig2", "fig3", "fig4", "shots", "queries", "time", "curves")
 
 
 def write(
@@ -63,42 +66,42 @@ def make_table(name: str, found: Results, maker: JobFactory, arguments: argparse
     output = arguments.output
     papers = maker.suite.name == "paper"
     backbone = maker.suite.backbone
+    accuracy_table = functools.partial(results.accuracy_table, losses=maker.suite.equal)
     where = f"{maker.suite.ablation}, {backbone}, 16 shots"
     by_backbone = results.papers_by_backbone(name) if papers and name in ("table1", "table2") else None
     by_method = results.papers_by_method(name) if papers and name in ("table3", "table4", "table6", "table7") else None
     if name == "baselines":
         # A CSV holds no step logs to draw.
         return make_baselines(found, maker, output, curves=arguments.recorded is None)
+    if name in ("equal", "parts"):
+        return equal_tables(found, f"{'Every method' if name == 'equal' else 'SharpZO without a part'} at equal budgets")
     if name == "table1":
         averaged = maker.suite.datasets
         # The paper averages over all of its datasets.
         whole = averaged == SUITES[maker.suite.name].datasets
-        return [
-            results.accuracy_table(
-                found, "Table 1: test accuracy (%), 16 shots", by_backbone, averaged=averaged, whole=whole, by_backbone=True
-            )
-        ]
+        title = "Table 1: test accuracy (%), 16 shots"
+        return [accuracy_table(found, title, by_backbone, averaged=averaged, whole=whole, by_backbone=True)]
     if name == "table2":
         title = f"Table 2: trained on {maker.suite.source}, tested under shift (%)"
-        return [results.accuracy_table(found, title, by_backbone, averaged=maker.suite.shifts, by_backbone=True)]
+        return [accuracy_table(found, title, by_backbone, averaged=maker.suite.shifts, by_backbone=True)]
     if name == "table3":
-        return [results.times_table(found, by_method)]
+        return [times_table(found, by_method)]
     if name == "table4":
         return [
-            results.accuracy_table(found, f"Table 4: test accuracy (%), {backbone}", by_method),
+            accuracy_table(found, f"Table 4: test accuracy (%), {backbone}", by_method),
             memory_table(maker, arguments),
         ]
     if name == "table5":
         table5 = (lambda row, column: paper.value("table5", row, "imagenet", column)) if papers else None
-        return [results.accuracy_table(found, "Table 5: test accuracy (%) by backbone", table5)]
+        return [accuracy_table(found, "Table 5: test accuracy (%) by backbone", table5)]
     if name == "table6":
-        return [results.accuracy_table(found, f"Table 6: pruning metric × ratio, {where} (%)", by_method, "metric")]
+        return [accuracy_table(found, f"Table 6: pruning metric × ratio, {where} (%)", by_method, "metric")]
     if name == "table7":
-        return [results.accuracy_table(found, f"Table 7: ρ, {where} (%)", by_method, "ρ")]
+        return [accuracy_table(found, f"Table 7: ρ, {where} (%)", by_method, "ρ")]
     if name == "base2new":
         return [results.harmonic(found, maker.suite.datasets)]
     if name == "cross":
-        return [results.accuracy_table(found, f"Trained on {maker.suite.datasets[0]}, tested on all (%)")]
+        return [accuracy_table(found, f"Trained on {maker.suite.datasets[0]}, tested on all (%)")]
     if name == "fidelity":
         return [results.departures_table(found, f"Deviations of the released code, {where} (%)", maker.suite.ablation)]
     return [claims_table(found, maker)]
@@ -137,6 +140,8 @@ def draw(name: str, found: Results, maker: JobFactory, entries: Sequence[Cell], 
 
     column, path = maker.suite.ablation, arguments.output / f"{name}.png"
     where = f"{column}, {maker.suite.backbone}, 16 shots"
+    if name == "curves":
+        return [figures.draw_panels(found, [one for one in maker.suite.curves if one in found.columns], path)]
     if name == "shots":
         return [figures.draw_shots(found, maker.suite.datasets, SHOTS, "zero-shot", path)]
     if name == "fig2":

@@ -83,6 +83,41 @@ def draw_curves(results: Results, column: str, path: Path, heading: str, x: str 
     return finish(figure, path)
 
 
+def draw_panels(results: Results, datasets: Sequence[str], path: Path) -> Path:
+    """A column per dataset: test accuracy above, training cross-entropy below, against queries on a logarithmic axis."""
+    shown = [dataset for dataset in datasets if any(column == dataset for _, column in results.cells)]
+    if not shown:
+        raise UserError(f"{path.name}: none of its runs is finished")
+    figure, panels = start(nrows=2, ncols=len(shown), figsize=(3.3 * len(shown), 5.2), squeeze=False, sharex=True)
+    rows = [row for row in results.rows if any((row, dataset) in results.cells for dataset in shown)]
+    for j, dataset in enumerate(shown):
+        for i, y in enumerate(("test_accuracy", "train_loss")):
+            for row, (line, marker, gray) in zip(rows, itertools.cycle(STYLES)):
+                runs = [run for run in results.cells.get((row, dataset), ()) if run.result["queries"]]
+                if runs:
+                    draw_band(panels[i][j], runs, y, row, {"linestyle": line, "color": gray, "marker": marker})
+        known = [run.result["zero_shot_accuracy"] for row in rows for run in results.cells.get((row, dataset), ())]
+        panels[0][j].axhline(known[0], color="black", linewidth=0.8, label=title("zero-shot"))
+        panels[0][j].set_title(dataset, fontsize="medium")
+        panels[1][j].set_xlabel("queries")
+    panels[0][0].set_ylabel("test accuracy (%)")
+    panels[1][0].set_ylabel("training cross-entropy")
+    panels[0][-1].legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return finish(figure, path)
+
+
+def draw_band(axes: Any, runs: Sequence[FinishedRun], y: str, row: str, style: Mapping[str, Any]) -> None:
+    """The mean of `y` over runs against queries from the first evaluation on, with a band of one standard deviation."""
+    at, mean, std = band(runs, "queries", y)
+    every = np.geomspace(max(run.curve("queries", y)[0][1] for run in runs), at[-1], POINTS)
+    mean, std = (np.interp(every, at, values) for values in (mean, std))
+    name = f"{label(row)} (n = {len(runs)})"
+    axes.plot(every, mean, label=name, linewidth=1.2, markevery=POINTS // MARKERS, markersize=4, **style)
+    axes.fill_between(every, mean - std, mean + std, color=style["color"], alpha=0.15, linewidth=0)
+    axes.set_xscale("log")
+    axes.grid(alpha=0.3)
+
+
 def stage2_start(run: FinishedRun, x: str) -> float | None:
     """Where stage 2 begins; None for a run with one stage."""
     stages = {entry["stage"] for entry in run.metrics}

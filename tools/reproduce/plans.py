@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tools.common.costs import cost
-from tools.reproduce.suites import OURS, PAPERS_RATIOS, PAPERS_RHOS, SHOTS, Cell, JobFactory, prompt_of
+from tools.reproduce.suites import OURS, PAPERS_RATIOS, PAPERS_RHOS, SHOTS, Cell, JobFactory, Suite, prompt_of
 from trainers import TRAINERS
 from utils.errors import UserError
 from utils.identity import evaluation_name
@@ -14,6 +14,8 @@ from utils.setting_kinds import DEPARTURES
 
 PAPERS_READING, DENSE = "none (the paper's reading)", "none, dense stage 2"
 NAIVE = {"variant": "naive", "smoothness_estimator": "none"}
+WHOLE, NAIVE_STAGE, BY_MAGNITUDE = OURS, "naive CMA-ES in stage 1", "pruned by magnitude"
+UNMASKED, STAGE_1 = "dense stage 2", "stage 1 alone"
 OWN_BUDGET, SMALL_BUDGET, OUR_BUDGET = "its own budget", "a small budget", "SharpZO's budget"
 # Image prompts encode images again at every query; with SharpZO's budget a run would take an hour.
 TEXT_SIDE = ("bbt", "zip", "coop", "craft", "mezo", OURS)
@@ -43,6 +45,38 @@ def baselines(maker: JobFactory) -> Iterator[Cell]:
         yield from or_own(own, maker.repeats(method, SMALL_BUDGET, dataset, method, config=maker.suite.small_budget))
         if method in TEXT_SIDE:
             yield from or_own(own, maker.with_our_queries(method, OUR_BUDGET, dataset, method))
+
+
+def equal(maker: JobFactory) -> Iterator[Cell]:
+    """Every method on every dataset with the same small number of queries; CoOp at its own budget beside them."""
+    for dataset in of_equal_budgets(maker, "equal").datasets:
+        for method in maker.methods():
+            yield from maker.at_small_budget(method, dataset, dataset, method)
+        yield from maker.repeats("coop", dataset, dataset, "coop")
+
+
+def parts(maker: JobFactory) -> Iterator[Cell]:
+    """SharpZO without one of its parts at a time, at the queries of `equal`; stage 1 of all has the same number of them."""
+    for dataset in of_equal_budgets(maker, "parts").datasets:
+        ours = maker.job(dataset, OURS, config=maker.suite.small_budget).config
+        spent = cost(ours)
+        generations = spent.stage1 // ours.popsize if spent else 0
+        without: dict[str, dict[str, Any]] = {
+            WHOLE: {},
+            NAIVE_STAGE: {"variant": "5000-naive", "smoothness_estimator": "none", "change_point": generations},
+            BY_MAGNITUDE: {"variant": "5000-magnitude", "pruning": "magnitude"},
+            UNMASKED: {"variant": "5000-dense", "pruning": "none"},
+            STAGE_1: {"variant": "5000-stage1", "change_point": ours.total_steps},
+        }
+        for row, settings in without.items():
+            yield from maker.at_small_budget(row, dataset, dataset, OURS, **settings)
+
+
+def of_equal_budgets(maker: JobFactory, name: str) -> Suite:
+    """The suite, if it has a small budget for every dataset. UserError otherwise."""
+    if not maker.suite.equal:
+        raise UserError(f"{name}: the {maker.suite.name} suite has no settings for equal budgets on all sets; use --suite icons")
+    return maker.suite
 
 
 def or_own(own: Sequence[Cell], others: Iterator[Cell]) -> Iterator[Cell]:
@@ -157,7 +191,9 @@ def shots(maker: JobFactory) -> Iterator[Cell]:
     """Accuracy by the number of training images per class."""
     for dataset in maker.suite.datasets:
         for method in maker.methods():
-            for count in SHOTS if TRAINERS[method].build else (16,):
+            # a set with fewer pictures has fewer shots
+            most = int(maker.setting("shots", dataset))
+            for count in [count for count in SHOTS if count <= most] if TRAINERS[method].build else (16,):
                 yield from maker.repeats(method, f"{dataset}, {count}", dataset, method, shots=count)
 
 
@@ -210,14 +246,15 @@ def fidelity(maker: JobFactory) -> Iterator[Cell]:
 
 def claims(maker: JobFactory) -> Iterator[Cell]:
     """All runs that the paper's claims are judged by."""
-    for name in ("table1", "table2", "table6", "table7", "fig3", "fig4"):
+    names = ("table1", "table2", "table6", "table7", "fig3", "fig4", *(("equal", "parts") if maker.suite.equal else ()))
+    for name in names:
         yield from (entry._replace(row=f"{name}, {entry.row}") for entry in PLANS[name](maker))
 
 
 PLANS: dict[str, Callable[[JobFactory], Iterator[Cell]]] = {
     plan.__name__: plan
     for plan in (
-        *(baselines, table1, table2, table3, table4, table5, table6, table7, fig1, fig2, fig3, fig4),
+        *(baselines, equal, parts, table1, table2, table3, table4, table5, table6, table7, fig1, fig2, fig3, fig4),
         *(shots, base2new, cross, fidelity, claims),
     )
 }

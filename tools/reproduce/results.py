@@ -15,8 +15,8 @@ from tools.common.samples import Sample, best, difference, grouped, sample, show
 from tools.common.tables import Table
 from tools.reproduce.plans import DENSE, PAPERS_READING
 from tools.reproduce.suites import Cell
-from utils.errors import UserError
 
+ACCURACY, LOSSES = "test_accuracy", ("train_loss", "test_loss")
 INTERVAL = "Mean ± 95% t-interval over n seeds. –: not run."
 PAPERS = f"{INTERVAL} After the semicolon: the paper's number."
 
@@ -43,22 +43,28 @@ class Results:
         order = [list(dict.fromkeys(getattr(entry, axis) for entry in entries)) for axis in ("row", "column")]
         return cls(cells, *order)
 
-    def accuracies(self, row: str, *columns: str) -> dict[int, float]:
-        """Test accuracy in percent by seed; for several columns their mean, over the seeds that all of them have."""
-        found = [{run.result["seed"]: run.result["test_accuracy"] for run in self.cells.get((row, c), ())} for c in columns]
-        seeds = sorted(set.intersection(*map(set, found)))
-        return {seed: sum(accuracies[seed] for accuracies in found) / len(found) for seed in seeds}
+    def values(self, row: str, *columns: str, key: str = ACCURACY) -> dict[int, float]:
+        """A number of result.json by seed; for several columns their mean, over the seeds that all of them have.
 
-    def sample(self, row: str, column: str) -> Sample | None:
-        values = self.accuracies(row, column)
+        Runs that lack it, such as those of earlier versions, are left out.
+        """
+        found = [
+            {run.result["seed"]: run.result[key] for run in self.cells.get((row, column), ()) if key in run.result}
+            for column in columns
+        ]
+        seeds = sorted(set.intersection(*map(set, found)))
+        return {seed: sum(numbers[seed] for numbers in found) / len(found) for seed in seeds}
+
+    def sample(self, row: str, column: str, key: str = ACCURACY) -> Sample | None:
+        values = self.values(row, column, key=key)
         return sample(list(values.values())) if values else None
 
-    def paired(self, columns: Sequence[str], a: str, b: str, b_columns: Sequence[str] = ()) -> Sample | None:
+    def paired(self, columns: Sequence[str], a: str, b: str, b_columns: Sequence[str] = (), key: str = ACCURACY) -> Sample | None:
         """a − b over the seeds that both have; against zero-shot, which has no seeds, over those of a. None below two seeds.
 
         With several columns, their means are compared.
         """
-        first, second = self.accuracies(a, *columns), self.accuracies(b, *(b_columns or columns))
+        first, second = self.values(a, *columns, key=key), self.values(b, *(b_columns or columns), key=key)
         rivals = [run for column in b_columns or columns for run in self.cells.get((b, column), ())]
         if second and all(run.result["trainer"] == "zero-shot" for run in rivals):
             second = dict.fromkeys(first, next(iter(second.values())))
@@ -111,19 +117,26 @@ def accuracy_table(
     averaged: Sequence[str] = (),
     whole: bool = True,
     by_backbone: bool = False,
+    losses: bool = False,
 ) -> Table:
     """Rows × columns of test accuracy. `averaged`: the columns whose mean by seed is a last column, over seeds that all have.
 
     `whole`: they are those of the paper's average. `by_backbone`: rows start with the backbone, which has its own best.
+    `losses`: with the mean training and test cross-entropy in each cell.
     """
     table = Table(title, [head, *results.columns, *(["average"] if averaged else [])], notes=[PAPERS if papers else INTERVAL])
+    if losses:
+        table.notes.append("In parentheses: mean cross-entropy on the training and the test images.")
     means: dict[str, list[tuple[int, list[float | None]]]] = defaultdict(list)
     for row in results.rows:
         samples = {column: results.sample(row, column) for column in results.columns}
-        texts = [cell(figures, papers(row, column) if papers else None) for column, figures in samples.items()]
+        texts = [
+            cell(figures, papers(row, column) if papers else None) + (entropies(results, row, column) if losses else "")
+            for column, figures in samples.items()
+        ]
         shown = list(samples.values())
         if averaged:
-            values = list(results.accuracies(row, *averaged).values())
+            values = list(results.values(row, *averaged).values())
             shown.append(sample(values) if values else None)
             texts.append(cell(shown[-1], papers(row, "average") if papers and whole else None))
         if any(samples.values()) or (papers and any(papers(row, column) is not None for column in results.columns)):
@@ -133,6 +146,12 @@ def accuracy_table(
     for members in means.values():
         table.bold |= {(members[i][0], column) for i, column in best([row for _, row in members])}
     return table
+
+
+def entropies(results: Results, row: str, column: str) -> str:
+    """ " (1.31, 1.58)": the mean cross-entropies on training and test images; "" where no run has any."""
+    found = [results.sample(row, column, key) for key in LOSSES]
+    return f" ({', '.join(f'{one.mean:.2f}' if one else '–' for one in found)})" if any(found) else ""
 
 
 def cell(figures: Sample | None, theirs: float | None) -> str:
@@ -174,77 +193,12 @@ def mean_of(runs: Sequence[FinishedRun], key: str) -> float:
     return sum(float(run.result[key]) for run in runs) / len(runs)
 
 
-def times_table(results: Results, papers: Paper | None = None) -> Table:
-    """Table 3: seconds and queries to the highest test accuracy that every run of every method reaches, by dataset.
-
-    `papers`: minutes.
-    """
-    table = Table("Time to a common test accuracy", ["method", *results.columns])
-    levels = {column: common_level(results, column) for column in results.columns}
-    for row in results.rows:
-        texts = []
-        for column in results.columns:
-            runs = results.cells.get((row, column))
-            if not runs:
-                texts.append("–")
-                continue
-            level = levels[column]
-            if level is None:
-                raise UserError(f"{column}: no run logged test accuracy; run it with --eval_test")
-            reached = [first_reaching(run, level) for run in runs]
-            seconds, queries = (sample([figures[i] for figures in reached]) for i in (0, 1))
-            stages = stage_seconds(runs)
-            theirs = papers(row, column) if papers else None
-            minutes = "" if theirs is None else f"; paper {theirs:g} min"
-            texts.append(f"{show(seconds, digits=1)} s; {grouped(queries.mean)} queries; whole run: {stages}{minutes}")
-        table.rows.append([label(row), *texts])
-    named = ", ".join(f"{column} {level:.2f}%" for column, level in levels.items() if level is not None)
-    table.notes += [
-        f"The common accuracy is the highest that all of these runs reach at a logged step: {named}. "
-        "The paper's thresholds are unpublished.",
-        "Seconds cover the method's own steps, without evaluations. Features: encoding the images once beforehand, or reading "
-        f"their features from the cache. {INTERVAL}",
-        made_on(run for runs in results.cells.values() for run in runs),
-    ]
-    return table
-
-
 def made_on(runs: Iterable[FinishedRun]) -> str:
     """The machines of runs whose seconds are shown."""
     machines = sorted({f"{run.computer}, torch {run.torch}, {run.config.get('threads')} CPU threads" for run in runs})
     return f"Machine: {'; '.join(machines)}." + (
         "" if len(machines) == 1 else " **Times on different machines are not comparable.**"
     )
-
-
-def common_level(results: Results, column: str) -> float | None:
-    best = [max(run.curve("queries", "test_accuracy")[1]) for row in results.rows for run in results.cells.get((row, column), ())]
-    return min(best) if best else None
-
-
-def first_reaching(run: FinishedRun, level: float) -> tuple[float, float]:
-    """Seconds and queries at the first logged step with at least that test accuracy."""
-    for entry in run.metrics:
-        if entry.get("test_accuracy", -1.0) >= level:
-            return entry["seconds"], entry["queries"]
-    raise UserError(f"{run.path}: never reaches {level:.2f}%")
-
-
-def stage_seconds(runs: Sequence[FinishedRun]) -> str:
-    """Mean seconds of each phase over whole runs: "features 1 s, stage 1 12 s, stage 2 40 s", or "steps 3 s" of one stage."""
-    known = all("feature_seconds" in run.result for run in runs)
-    parts = [f"features {mean_of(runs, 'feature_seconds'):.1f} s"] if known else []
-    ends = [
-        {stage: max(e["seconds"] for e in run.metrics if e["stage"] == stage) for stage in {e["stage"] for e in run.metrics}}
-        for run in runs
-    ]
-    before = [0.0] * len(runs)
-    for stage in sorted({stage for end in ends for stage in end}):
-        spent = [end.get(stage, start) - start for end, start in zip(ends, before, strict=True)]
-        before = [end.get(stage, start) for end, start in zip(ends, before, strict=True)]
-        name = f"stage {stage}" if any(len(end) > 1 for end in ends) else "steps"
-        parts.append(f"{name} {sum(spent) / len(spent):.1f} s")
-    return ", ".join(parts)
 
 
 def harmonic(results: Results, datasets: Sequence[str]) -> Table:
@@ -255,7 +209,7 @@ def harmonic(results: Results, datasets: Sequence[str]) -> Table:
     for row in results.rows:
         texts = []
         for dataset in datasets:
-            base, new = (results.accuracies(row, f"{dataset}, {half}") for half in ("base", "new"))
+            base, new = (results.values(row, f"{dataset}, {half}") for half in ("base", "new"))
             seeds = sorted(base.keys() & new.keys())
             if not seeds:
                 texts.append("–")

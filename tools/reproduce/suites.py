@@ -1,12 +1,12 @@
-"""The two suites, the paper's and the laptop's, and the commands of their runs."""
+"""The suites, the paper's and the two of a laptop, and the commands of their runs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from clip import MINIS
+from clip import ICONS, MINIS
 from tools.common.costs import cost
 from tools.common.names import OURS
 from tools.common.runs import Job, flags_of, root_of
@@ -27,7 +27,8 @@ class Suite:
     `source`: the dataset that table 2 trains on, `shifts` its other test sets. `ablation`: the dataset of tables 6 and 7 and of
     the figures. `timed`: those of tables 3 and 4. `table5`: its dataset and backbones. `same_queries`: methods that also run
     with SharpZO's number of queries. `small_budget`: a YAML that gives all methods one budget on the ablation's dataset, for
-    the artifact "baselines".
+    the artifact "baselines", and where `equal` on every dataset, for "equal" and "parts". `claim_seeds`: those of "equal" and
+    "parts", which decide claims. `curves`: the datasets of the artifact "curves".
     """
 
     name: str
@@ -42,6 +43,9 @@ class Suite:
     table5: tuple[str, tuple[str, ...]]
     same_queries: tuple[str, ...] = ()
     small_budget: str = ""
+    equal: bool = False
+    claim_seeds: tuple[int, ...] = ()
+    curves: tuple[str, ...] = ()
 
     @property
     def backbone(self) -> str:
@@ -78,7 +82,27 @@ MINI = Suite(
     same_queries=("bbt", "zip"),
     small_budget="configs/budgets/digits-5000.yaml",
 )
-SUITES = {suite.name: suite for suite in (PAPER, MINI)}
+ICON_SUITE = Suite(
+    name="icons",
+    datasets=(
+        *("icons_broad", "icons_objects", "icons_animals", "icons_food", "icons_vehicles", "icons_badges"),
+        *("icons_arrows", "icons_outdoors", "icons_styles", "icons_topics", "icons_emoji", "icons_actions"),
+    ),
+    backbones=("Icons",),
+    seeds=(1, 2, 3, 4, 5),
+    methods=("zero-shot", "bbt", "blackvip", "mezo", "zip", OURS),
+    ablation="icons_emoji",
+    timed=("icons_emoji", "icons_styles"),
+    source="icons_broad",
+    shifts=("icons_color", "icons_sketch", "icons_pixel", "icons_glyph"),
+    table5=("icons_emoji", ICONS),
+    same_queries=("bbt", "mezo", "zip"),
+    small_budget="configs/budgets/icons-5000.yaml",
+    equal=True,
+    claim_seeds=tuple(range(1, 11)),
+    curves=("icons_emoji", "icons_styles", "icons_topics", "icons_badges"),
+)
+SUITES = {suite.name: suite for suite in (PAPER, MINI, ICON_SUITE)}
 
 
 class Cell(NamedTuple):
@@ -103,24 +127,35 @@ class JobFactory:
     seeds: tuple[int, ...] = ()
 
     def job(
-        self, dataset: str, method: str, seed: int = 1, backbone: str = "", shots: int = 16, variant: str = "", **settings: Any
+        self, dataset: str, method: str, seed: int = 1, backbone: str = "", shots: int = 0, variant: str = "", **settings: Any
     ) -> Job:
-        """One run. `variant`: the --run_name of a run whose `settings` differ from the YAML of its dataset."""
+        """One run. `shots`: 0 for the YAML's. `variant`: the --run_name of a run whose `settings` differ from that YAML."""
         own: dict[str, Any] = {
             "config": f"configs/{dataset}.yaml",
             "root_path": root_of(dataset, self.root_path),
             "output_dir": self.output_dir,
             "backbone": backbone or self.suite.backbone,
             "prompt_trainer": method,
-            "shots": shots,
+            "shots": shots or self.setting("shots", dataset),
             "seed": seed,
             "run_name": variant or None,
         }
+        if "config" in settings:
+            own["dataset"] = dataset
         return Job(flags_of(own | settings))
 
     def repeats(self, row: str, column: str, dataset: str, method: str, **settings: Any) -> Iterator[Cell]:
         """A cell per seed; a single one for methods that train nothing."""
-        seeds = self.seeds or self.suite.seeds
+        yield from self._over(self.seeds or self.suite.seeds, row, column, dataset, method, **settings)
+
+    def at_small_budget(self, row: str, column: str, dataset: str, method: str, **settings: Any) -> Iterator[Cell]:
+        """`repeats` with the settings of the suite's small budget, over the seeds that decide claims."""
+        seeds = self.seeds or self.suite.claim_seeds or self.suite.seeds
+        if TRAINERS[method].build:
+            settings = {"config": self.suite.small_budget} | settings
+        yield from self._over(seeds, row, column, dataset, method, **settings)
+
+    def _over(self, seeds: Sequence[int], row: str, column: str, dataset: str, method: str, **settings: Any) -> Iterator[Cell]:
         for seed in seeds if TRAINERS[method].build else seeds[:1]:
             yield Cell(row, column, self.job(dataset, method, seed, **settings))
 

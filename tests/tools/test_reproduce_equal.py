@@ -1,0 +1,90 @@
+"""The icon suite's own artifacts: equal budgets, SharpZO without a part, ranks, curves, and the claims made of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.artifacts import finish
+from tools.common.names import OURS, title
+from tools.reproduce import __main__ as reproduce
+from tools.reproduce.plans import NAIVE_STAGE, PLANS, STAGE_1, WHOLE
+from tools.reproduce.suites import ICON_SUITE, JobFactory
+
+HIGHER = {"bbt": 3.0, OURS: 2.0, "mezo": 1.0}
+
+RUN = ("bbt", OURS, "mezo", "zip", "zero-shot", NAIVE_STAGE)
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Three seeds of four methods on two sets: BBT best, then SharpZO; with losses as result.json has them."""
+    maker = JobFactory(ICON_SUITE, str(tmp_path / "runs"), seeds=(1, 2, 3))
+    for entry in [*PLANS["equal"](maker), *PLANS["parts"](maker)]:
+        config = entry.job.config
+        if entry.column in ("icons_emoji", "icons_styles") and entry.row in (
+            "bbt",
+            OURS,
+            "mezo",
+            "zip",
+            "zero-shot",
+            NAIVE_STAGE,
+        ):
+            better = HIGHER.get(entry.row, 0.0) + 0.01 * config.seed**2 * (entry.row == "bbt")
+            finish(entry.job, better + config.seed)
+            path = entry.job.path / "result.json"
+            losses = {"train_loss": 2.0 - better / 10, "test_loss": 2.5 - better / 10}
+            path.write_text(json.dumps(json.loads(path.read_text()) | losses))
+    return tmp_path
+
+
+def made(runs: Path, name: str) -> str:
+    where = ["--suite", "icons", "--output_dir", str(runs / "runs"), "--output", str(runs / "made"), "--seeds", "1", "2", "3"]
+    assert reproduce.main([name, "--no-run", *where]) == 0
+    return (runs / f"made/{name}.md").read_text() if name != "curves" else ""
+
+
+def test_equal_budgets_have_a_row_per_set_with_cross_entropies_and_ranks(runs: Path) -> None:
+    text = made(runs, "equal")
+    lines = text.splitlines()
+    names = [cell.strip() for cell in next(line for line in lines if line.startswith("| set")).split("|")[2:-1]]
+    assert names == [title(name) for name in ("zero-shot", "bbt", "mezo", "zip", OURS)]
+    row = next(line for line in lines if line.startswith("| icons_emoji"))
+    assert "(1.80, 2.30)" in row and "**" in row.split("|")[3]
+    assert "icons_topics" not in text.partition("Made without")[0]
+    assert "Over 2 sets: icons_styles, icons_emoji." in text
+    ranks = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in lines if "|" in line}
+    assert ranks[title("bbt")] == ["1.00"] * 3 and ranks[title(OURS)] == ["2.00"] * 3 and ranks[title("zip")] == ["4.00"] * 3
+
+
+def test_claims_at_equal_budgets_are_judged_per_set_and_for_the_mean_and_name_what_was_not_run(runs: Path) -> None:
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in made(runs, "claims").splitlines()]
+    told = {tuple(cells[:2]): cells[2:] for cells in lines if len(cells) > 2}
+    claim = f"SharpZO above {title('bbt')}, at equal small budgets"
+    difference, training, test, verdict = told[claim, "icons_emoji"]
+    assert difference.startswith("−1.05") and training.startswith("+0.10") and test.startswith("+0.10") and verdict == "fails"
+    assert told[claim, "mean of 2 sets"][-1] == "fails"
+    assert told[f"SharpZO above {title('zip')}, at equal small budgets", "icons_styles"][-1] == "holds"
+    assert told["sharpness-aware above naive CMA-ES, at equal small budgets", "mean of 2 sets"][-1] == "holds"
+    assert (claim, "icons_broad") not in told
+    (note,) = [line for line in (runs / "made/claims.md").read_text().splitlines() if line.startswith("Too few runs: ")]
+    assert f"{claim} (icons_broad, icons_objects" in note
+
+
+def test_stage_1_has_as_many_queries_without_the_gradients_of_sharpness(tmp_path: Path) -> None:
+    maker = JobFactory(ICON_SUITE, str(tmp_path), seeds=(1,))
+    jobs = {entry.row: entry.job.config for entry in PLANS["parts"](maker) if entry.column == "icons_emoji"}
+    with_gradients = jobs[WHOLE].change_point * (2 * jobs[WHOLE].intrinsic_dim + jobs[WHOLE].popsize)
+    assert 0 <= with_gradients - jobs[NAIVE_STAGE].change_point * jobs[NAIVE_STAGE].popsize < jobs[NAIVE_STAGE].popsize
+    assert jobs[STAGE_1].change_point == jobs[STAGE_1].total_steps
+
+
+def test_curves_are_drawn_for_the_sets_that_were_run(runs: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for log in (runs / "runs").rglob("metrics.jsonl"):
+        entries = [json.loads(line) | {"train_loss": 2.0} for line in log.read_text().splitlines()]
+        log.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    made(runs, "curves")
+    assert (runs / "made/curves.png").read_bytes().startswith(b"\x89PNG")
