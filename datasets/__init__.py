@@ -9,7 +9,7 @@ PARTS = ("train", "val", "test")
 
 
 class Sizes(NamedTuple):
-    """How many classes, and images a part, the published dataset has. CoOp's splits, or the official one where there is none."""
+    """Number of classes, and of images per part, of the published dataset: in CoOp's split, or in the official one without it."""
 
     classes: int
     train: int
@@ -19,10 +19,10 @@ class Sizes(NamedTuple):
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """Where a dataset lies under --root_path in CoOp's layout, its zero-shot template, and what it is known to hold.
+    """Where a dataset is below --root_path in CoOp's layout, its zero-shot template and its published sizes.
 
     `images`: the folder that item paths start from. `split`: CoOp's split file, or "" where `reader` ("module:function") reads
-    another form. `alias`: another key for the same dataset. `crop_scale`: the smallest share of an image that a random
+    another format. `alias`: another key for the same dataset. `crop_scale`: the smallest share of an image that a random
     training view keeps, as the released code sets it.
     """
 

@@ -1,4 +1,4 @@
-"""Random training views: the resized crop and flip of CoOp and of the released code, from a generator of each image's own."""
+"""Random training views: the resized crop and flip of CoOp and of the released code, with a random stream per image."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class RandomView:
-    """View number `view` of an image under a seed: `size` (height, width) in pixels, `scale` the smallest share that is kept.
+    """View number `view` of an image under a seed: `size` (height, width) in pixels, `scale` the smallest share of the area.
 
-    Each item has its own stream, so a view does not depend on how many workers there are, or on which other images.
+    Each item has its own stream, so a view does not depend on the number of workers or on the other images.
     """
 
     seed: int
@@ -38,7 +38,7 @@ class RandomView:
 def crop_box(width: int, height: int, scale: float, uniform: Callable[[float, float], float]) -> tuple[int, int, int, int]:
     """Left, top, width and height of a random crop: U(scale, 1) of the area, log-uniform sides' ratio of 3/4 to 4/3.
 
-    As torchvision's RandomResizedCrop: where ten draws do not fit into the picture, the largest allowed crop at its center.
+    As in torchvision's RandomResizedCrop: if ten draws do not fit into the picture, the largest allowed crop at its center.
     """
     for _ in range(ATTEMPTS):
         area = width * height * uniform(scale, 1.0)

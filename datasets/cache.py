@@ -1,4 +1,4 @@
-"""Image features on disk: one safetensors file for some batches of images, named by the hash of everything they depend on."""
+"""Image features on disk: one safetensors file for a few batches of images, named by the hash of all that they depend on."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def cache_key(about: dict[str, Any], stamps: Sequence[str]) -> str:
 
 
 class FeatureCache:
-    """Entries in `folder`. Damaged entries and an unwritable folder go to `warn`, one line each; they never fail a run."""
+    """Entries in `folder`. `warn` gets a line for each damaged entry and for an unwritable folder; neither fails a run."""
 
     def __init__(self, folder: Path, warn: Callable[[str], None]):
         self.folder = folder
@@ -68,7 +68,7 @@ class FeatureCache:
         return None
 
     def write(self, key: str, features: Tensor) -> None:
-        """Puts an entry in place in one move, so that concurrent runs never see or leave half a file."""
+        """Writes an entry atomically, so that concurrent runs never see half a file."""
         path = self._path(key)
         temporary = path.with_name(f"{key}.{uuid.uuid4().hex}.tmp")
         features = features.cpu().contiguous()

@@ -30,12 +30,12 @@ def kept_labels(classes: int, subsample: str) -> range:
 
 
 def cut_classes(dataset: Dataset, subsample: str) -> Dataset:
-    """The dataset with only the classes that `subsample` keeps, renumbered from 0. Raises UserError where none remains."""
+    """The dataset with only the classes that `subsample` keeps, renumbered from 0. Raises UserError where no class remains."""
     labels = kept_labels(len(dataset.classnames), subsample)
     if not labels:
-        raise UserError(f"--subsample_classes: {dataset.name} has one class, so there is no {subsample!r} half")
+        raise UserError(f"--subsample_classes: {dataset.name} has one class, so its {subsample!r} half is empty")
     if len(labels) == 1:
-        note = f"one class, {dataset.classnames[labels.start]!r}, is left to choose from, so every prompt scores 100%"
+        note = f"one class, {dataset.classnames[labels.start]!r}, is left, so every prompt scores 100%"
         dataset = dataclasses.replace(dataset, notes=(*dataset.notes, note))
     if subsample == "all":
         return dataset
@@ -45,7 +45,7 @@ def cut_classes(dataset: Dataset, subsample: str) -> Dataset:
 
 
 def renumber(items: Iterable[Item], labels: range) -> list[Item]:
-    """The items with these labels, the first of them as label 0."""
+    """The items with these labels, renumbered from 0."""
     return [item._replace(label=item.label - labels.start) for item in items if item.label in labels]
 
 

@@ -1,7 +1,7 @@
-"""SHA-256 of image files, remembered by the file's size, times and identity, so that an unchanged file is not read again.
+"""SHA-256 of image files, stored by the file's size, times and inode, so that an unchanged file is not read again.
 
-Features are cached by content: a copy of the data in another folder finds them, and a file that changed never does. Reading every
-file once costs what decoding it would read anyway. A file is remembered only if it last changed `SETTLED` seconds ago or earlier,
+Features are cached by content: a copy of the data in another folder finds them, a changed file never does. Reading every
+file once costs no more than decoding it. A digest is stored only if the file last changed at least `SETTLED` seconds ago,
 since two changes in quick succession may leave the same times.
 """
 
@@ -22,7 +22,7 @@ SETTLED = 5.0
 
 
 class Digests:
-    """Digests of files by stamp, stored in `folder`. An unwritable folder goes to `warn` and never fails a run."""
+    """Digests of files by stamp, stored in `folder`. An unwritable folder is reported to `warn` and never fails a run."""
 
     def __init__(self, folder: Path, warn: Callable[[str], None]):
         self.path = folder / "digests.json"
@@ -30,9 +30,9 @@ class Digests:
         self._known: dict[str, str] = {}
         self._new: dict[str, str] = {}
         with contextlib.suppress(OSError, ValueError, RecursionError):
-            kept = json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
-            if isinstance(kept, dict) and all(isinstance(value, str) and len(value) == 64 for value in kept.values()):
-                self._known = kept
+            stored = json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
+            if isinstance(stored, dict) and all(isinstance(value, str) and len(value) == 64 for value in stored.values()):
+                self._known = stored
 
     def __call__(self, path: Path) -> str:
         """Raises UserError naming a file that cannot be read."""
@@ -49,7 +49,7 @@ class Digests:
         return digest
 
     def save(self) -> None:
-        """Adds what was read to the file, in one move. Of two processes that save at once, one may lose its additions."""
+        """Writes the new digests, atomically. If two processes save at once, the additions of one may be lost."""
         if not self._new:
             return
         temporary = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex}.tmp")

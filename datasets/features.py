@@ -109,14 +109,14 @@ class FeatureReader:
         return cache_key(about, [self._content(item, self.cache) for item in items])
 
     def _content(self, item: Item, cache: FeatureCache) -> str:
-        """A text that changes with the picture: for files a digest of the bytes and how they are read, wherever they lie."""
+        """A text that changes with the picture: for files a digest of the bytes and how they are read, whatever the path."""
         if self.dataset.file is None:
             return self.dataset.stamp(item) if self.dataset.stamp else item.path
         return f"{cache.digests(self.dataset.file(item))}|{self.dataset.reading}"
 
     @cached_property
     def _environment(self) -> dict[str, Any]:
-        """What else the bits depend on: weights, transform, the batch size, and the arithmetic."""
+        """What the features' bits depend on besides: weights, transform, batch size and arithmetic."""
         device = self.backbone.device
         cuda = device.type == "cuda"
         return {
@@ -155,7 +155,7 @@ class FeatureReader:
 
 
 def _decoded(items: Sequence[Item], decode: Callable[[Item], Tensor], batch_size: int) -> Iterator[Tensor]:
-    """Batches of decoded images (n, 3, H, W), in order. While one is used the next is decoded; no more than two are held.
+    """Batches of decoded images (n, 3, H, W), in order. While one is used the next is decoded; at most two are in memory.
 
     Threads suffice: Pillow releases the interpreter while it decodes and resizes.
     """

@@ -25,8 +25,8 @@ def choose_images(
     """The dataset with the classes that `classes` (all, base, new) keeps, and its few-shot train and validation items.
 
     As in CoOp, the lists are drawn on all classes first and then cut, so that base and new share one draw. With `split_file`
-    they are read instead of drawn. `short_classes`: "error", or "take-all" images of a class that has fewer than `shots`, of
-    which a line in the dataset's notes tells.
+    they are read instead of drawn. `short_classes`: "error", or "take-all" images of a class that has fewer than `shots`, which
+    the dataset's notes then mention.
     """
     kept = cut_classes(dataset, classes)
     labels = kept_labels(len(dataset.classnames), classes)
@@ -45,7 +45,7 @@ def _short_notes(dataset: Dataset, train: Sequence[Item], shots: int) -> list[st
         return []
     least = min(short, key=short.__getitem__)
     return [
-        f"{len(short)} of {len(dataset.classnames)} classes have fewer than {shots} training images and use what they have; the "
+        f"{len(short)} of {len(dataset.classnames)} classes have fewer than {shots} training images and use all of them; the "
         f"smallest, {dataset.classnames[least]!r}, has {short[least]}"
     ]
 
@@ -56,7 +56,7 @@ def draw_few_shot(
     """Train items (`shots` per class) and validation items (min(shots, 4) per class), from one stream in that order.
 
     A dataset without a validation list of its own (ImageNet, whose CoOp validation set is its test set) has its validation
-    items drawn from the training images that were not used. With "take-all" a small class keeps some back for that. Raises
+    items drawn from the unused training images. With "take-all" a small class reserves some images for that. Raises
     UserError where a class has no image left to validate on.
     """
     reserve = not dataset.val and short_classes == "take-all"
@@ -79,13 +79,13 @@ def _refuse_nothing_left(dataset: Dataset, pool: Sequence[Item], shots: int) -> 
             fewer = f"use --shots {images - 1}, " if images > 1 else ""
             raise UserError(
                 f"--shots: class {dataset.classnames[label]!r} has {count(images)} to train on and --shots {shots} uses all of "
-                f"them, so none is left for validation ({dataset.name} has no validation part); {fewer}add training images or "
-                "a val/ folder, or let --short_classes take-all keep some back"
+                f"them, which leaves none for validation ({dataset.name} has no validation part); {fewer}add training images or "
+                "a val/ folder, or use --short_classes take-all, which reserves some"
             )
 
 
 def reserved(images: int) -> int:
-    """How many of a small class's training images are kept back for validation: a fifth, at least 1 and at most 4."""
+    """How many of a small class's training images are reserved for validation: a fifth, at least 1 and at most 4."""
     return min(VAL_SHOTS, max(1, images // 5))
 
 
@@ -116,7 +116,7 @@ def sample_classes(
         else:
             raise UserError(
                 f"{where}: class {members[0].classname!r} has {count(len(members))}, fewer than {shots} shots; "
-                "use fewer --shots, or --short_classes take-all to train small classes on all they have"
+                "use fewer --shots, or --short_classes take-all to train small classes on all their images"
             )
     return drawn
 

@@ -17,26 +17,26 @@ def read_few_shot_file(
     """Train and validation items of the list at `path`, `labels` renumbered from 0.
 
     `labels`: those of `dataset` that --subsample_classes keeps. A list of all classes is cut to them; one that a run on the
-    same half wrote is numbered as that half already. A test list may stand in the file, but it must be the dataset's. Raises
+    same half wrote is numbered like that half. The file may hold a test list, which must be the dataset's. Raises
     UserError where the lists do not fit the dataset's classes or `shots`, or train on test images.
     """
     lists = _read(path)
     scored = {item.path for item in dataset.test}
     if "test" in lists and {item.path for item in lists.pop("test")} != scored:
-        raise UserError(f"{path}: test: is not the test list of {dataset.name}, which a few-shot list cannot replace")
-    kept = dataset.classnames[labels.start : labels.stop]
-    if not all(_fits(item, kept) for items in lists.values() for item in items):
+        raise UserError(f"{path}: test: is not the test list of {dataset.name}, which a few-shot list cannot change; remove it")
+    names = dataset.classnames[labels.start : labels.stop]
+    if not all(_fits(item, names) for items in lists.values() for item in items):
         for part, items in lists.items():
             for position, item in enumerate(items):
                 if not _fits(item, dataset.classnames):
                     raise UserError(f"{path}: {part}[{position}]: {item.path}: {_misfit(item, dataset)}")
         lists = {part: renumber(items, labels) for part, items in lists.items()}
     for part, wanted in (("train", shots), ("val", min(shots, VAL_SHOTS))):
-        refuse_absent_class(lists[part], kept, f"{path}: {part}")
-        _check_counts(lists[part], wanted, short_classes, f"{path}: {part}", kept)
+        refuse_absent_class(lists[part], names, f"{path}: {part}")
+        _check_counts(lists[part], wanted, short_classes, f"{path}: {part}", names)
     leak = next((item for items in lists.values() for item in items if item.path in scored), None)
     if leak:
-        raise UserError(f"{path}: {leak.path} is a test image of {dataset.name}; it must not be trained or validated on")
+        raise UserError(f"{path}: {leak.path} is a test image of {dataset.name}; use it neither for training nor for validation")
     return list(lists["train"]), list(lists["val"])
 
 
@@ -61,6 +61,6 @@ def _check_counts(items: Sequence[Item], shots: int, short_classes: str, where: 
     for label, images in sorted(per_class(items).items()):
         if images > shots or (images < shots and short_classes == "error"):
             raise UserError(
-                f"{where}: class {classnames[label]!r} has {count(images)}, where --shots asks for {shots} a class"
+                f"{where}: class {classnames[label]!r} has {count(images)}, but --shots is {shots}"
                 + ("" if images > shots else "; --short_classes take-all accepts fewer")
             )

@@ -1,7 +1,7 @@
-"""Any folder of images as a dataset: one sub-folder per class, either below train/, val/ (optional) and test/, or directly.
+"""Any folder of images as a dataset: one sub-folder per class, either directly or below train/, val/ (optional) and test/.
 
-Without those, each class is split 50/20/30 by a fixed rule: its files are ordered by the SHA-256 of "CLASS/FILE", and the first
-half trains. The split depends on nothing but the names, so every seed shares one test set.
+Without train/ and test/, each class is split 50/20/30 by a fixed rule: its files are ordered by the SHA-256 of "CLASS/FILE", and
+the first half is for training. The split depends on the names alone, so all seeds share one test set.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from datasets import PARTS
+from datasets.classes import count
 from datasets.listing import Listing, class_folders, composed, describe, list_images
 from datasets.lists import list_lines
 from datasets.split import Dataset, Item, of_files
@@ -25,7 +26,7 @@ SHOWN = 3
 def read_folder(name: str, folder: Path, needed: Sequence[str] = PARTS) -> Dataset:
     """Labels are the sorted class folders; names are the folders' or those of classnames.txt (lines "FOLDER NAME").
 
-    Pictures are read as a viewer displays them. `notes` of the dataset count what was passed over. Raises UserError for fewer
+    Images are read as a viewer displays them. The dataset's `notes` count the files that were skipped. Raises UserError for fewer
     than two classes, classes that differ between the parts, two classes with one prompt, and classes too small to be split.
     """
     present = class_folders(folder)
@@ -50,7 +51,7 @@ def read_folder(name: str, folder: Path, needed: Sequence[str] = PARTS) -> Datas
 
 
 def _names(folder: Path, classes: Sequence[str]) -> dict[str, str]:
-    """Displayed names by class folder. A folder's name may hold spaces, so the longest one that begins a line is meant."""
+    """Displayed names by class folder. A folder's name may contain spaces, so the longest one that begins a line counts."""
     path = folder / NAMES_FILE
     if not path.exists():
         return {key: composed(key) for key in classes}
@@ -72,8 +73,8 @@ def _names(folder: Path, classes: Sequence[str]) -> dict[str, str]:
 def _refuse_one_class(folder: Path, names: Mapping[str, str]) -> None:
     if len(names) == 1:
         raise UserError(
-            f"{folder}: holds one class folder, {next(iter(names))!r}; with one class every prompt scores 100%, so at least two "
-            "are required"
+            f"{folder}: holds one class folder, {next(iter(names))!r}; with one class every prompt scores 100%; add at least one "
+            "more"
         )
 
 
@@ -95,10 +96,10 @@ def _refuse_equal_prompts(folder: Path, names: Mapping[str, str]) -> None:
 def _refuse_strays(folder: Path, present: Sequence[str], divided: Sequence[str]) -> None:
     for part in ("train", "test"):
         if part not in divided:
-            raise UserError(f"{folder}: has {divided[0]}/ with class folders, but no {part}/ with class folders beside it")
+            raise UserError(f"{folder}: has {divided[0]}/ with class folders, but {part}/ has none; both are required")
     stray = [key for key in present if key not in PARTS]
     if stray:
-        raise UserError(f"{folder / stray[0]}: a folder beside train/ and test/, which hold the classes; only val/ may be added")
+        raise UserError(f"{folder / stray[0]}: not train/, val/ or test/, which hold the class folders; move or remove it")
 
 
 def _list_parts(folder: Path, divided: Sequence[str], names: Mapping[str, str]) -> dict[str, Listing]:
@@ -128,8 +129,8 @@ def _split(folder: Path, listings: Mapping[str, Listing], names: Mapping[str, st
         divided = split_names([f"{key}/{file}" for file in listing.images])
         if not all(divided):
             raise UserError(
-                f"{folder / key}: the class has {len(listing.images)} images{_instead(listing)}, too few to be split 50/20/30; "
-                "add some, or lay them out in train/ and test/"
+                f"{folder / key}: the class has {count(len(listing.images))}{_instead(listing)}, too few to split 50/20/30; "
+                "add some, or sort them into train/ and test/"
             )
         for part, chosen in zip(by_part, divided, strict=True):
             part[key] = chosen
@@ -141,7 +142,7 @@ def _instead(listing: Listing) -> str:
 
 
 def _notes(folder: Path, classes: Mapping[str, Listing], outside: Mapping[str, Listing]) -> tuple[str, ...]:
-    """One line on what the class folders hold besides images, and one on images that lie in no class folder."""
+    """One line on what the class folders hold besides images, and one on images outside them."""
     notes = []
     others = sum((listing.others for listing in classes.values()), Counter[str]())
     if others:
@@ -149,12 +150,12 @@ def _notes(folder: Path, classes: Mapping[str, Listing], outside: Mapping[str, L
         more = f" and {len(holders) - SHOWN} more" if len(holders) > SHOWN else ""
         used = sum(len(listing.images) for listing in classes.values())
         notes.append(
-            f"{folder}: {used} images; passed over {describe(others)} in class folder{'s' * (len(holders) > 1)} "
+            f"{folder}: {used} images; skipped {describe(others)} in class folder{'s' * (len(holders) > 1)} "
             f"{', '.join(holders[:SHOWN])}{more}"
         )
     for place, listing in outside.items():
         if listing.images:
-            notes.append(f"{folder / place}: passed over {len(listing.images)} images that lie in no class folder")
+            notes.append(f"{folder / place}: skipped {count(len(listing.images))} outside the class folders")
     return tuple(notes)
 
 
@@ -164,7 +165,7 @@ def in_hash_order(paths: Iterable[str]) -> list[str]:
 
 
 def split_names(paths: Iterable[str]) -> tuple[list[str], list[str], list[str]]:
-    """One class's paths "CLASS/FILE" cut 50/20/30 in hash order, into sorted train, val and test; of very few, empty ones."""
+    """One class's paths "CLASS/FILE" cut 50/20/30 in hash order into sorted train, val and test, possibly empty."""
     ordered = in_hash_order(paths)
     first, second = round(0.5 * len(ordered)), round(0.7 * len(ordered))
     train, val, test = ordered[:first], ordered[first:second], ordered[second:]

@@ -1,4 +1,4 @@
-"""ImageNet and its four shifts: a folder a class, named by wnid (in V2 by label), and the list of class names.
+"""ImageNet and its four shifts: one folder per class, named by wnid (in V2 by label), and the list of class names.
 
 Names are CLIP's curated ones, two of them twice ("missile", "sunglasses"). They come from the dataset's own classnames.txt
 (lines "wnid name"), from imagenet/classnames.txt beside it, or from the same list in this package, which the released code's
@@ -95,7 +95,7 @@ def _class_items(images: Path, part: str, labels: Mapping[str, int], names: Mapp
     present = set(class_folders(folder))
     missing = [key for key in labels if key not in present]
     if len(missing) == len(labels) and image_names(folder):
-        raise UserError(f"{folder}: the images lie flat in it; they belong in one folder a class ({missing[0]} …)")
+        raise UserError(f"{folder}: the images are not in class folders; move them into one folder per class ({missing[0]} …)")
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(f"{folder}: no folder for class {missing[0]}{more} of the {len(labels)} in {source}")

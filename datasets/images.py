@@ -1,4 +1,4 @@
-"""Image files: how they are opened, and how a run makes sure beforehand that they exist."""
+"""Image files: how they are opened, and how a run checks beforehand that they exist."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ def _unidentified(path: Path) -> str:
                 )
     except (OSError, SyntaxError, ValueError, TypeError, LookupError):
         pass
-    return f"its content is none of {', '.join(FORMATS)}"
+    return f"its content is not in one of the formats {', '.join(FORMATS)}"
 
 
 def existing(path: Path) -> Path:
-    """`path`, or where no such file exists the one whose name is the same text in another Unicode form.
+    """`path`, or where it does not exist the file whose name is the same text in another Unicode form.
 
     macOS and the archives made there decompose accents; lists made elsewhere compose them.
     """
@@ -88,8 +88,8 @@ def existing(path: Path) -> Path:
 def stamp(path: Path) -> str:
     """Size, times and identity of an image file: a file whose content changed has another stamp.
 
-    The change time is included because no program can set it back, unlike the modification time. Raises UserError where there is
-    no such file.
+    The change time is included because programs can set back the modification time only. Raises UserError where the
+    file does not exist.
     """
     status = file_status(path)
     times = f"{status.st_mtime_ns}|{status.st_ctime_ns}"
@@ -119,4 +119,4 @@ def file_status(path: Path) -> os.stat_result:
 
 def _missing_folder(path: Path) -> str:
     absent = [folder for folder in path.parents if not folder.exists()]
-    return f" (there is no folder {absent[-1]})" if absent else ""
+    return f" (folder {absent[-1]} does not exist)" if absent else ""

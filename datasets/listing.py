@@ -1,4 +1,4 @@
-"""What the folders of a dataset hold: class folders, image files, and the entries that a reader passes over."""
+"""What the folders of a dataset hold: class folders, image files, and entries that readers skip."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _suffix(name: str) -> str:
 
 
 def describe(others: Counter[str]) -> str:
-    """The kinds of what was passed over, as "10 .heic, 2 .txt, 1 folder"."""
+    """The kinds of the skipped entries, as "10 .heic, 2 .txt, 1 folder"."""
     return ", ".join(f"{n} {kind}{'s' if n > 1 and not kind.startswith('.') else ''}" for kind, n in sorted(others.items()))
 
 
@@ -105,7 +105,7 @@ def composed(text: str) -> str:
 def _sorted(names: Iterable[str]) -> list[str]:
     """Names in the order of their composed form. Raises UserError for a name that cannot be written as UTF-8."""
     names = list(names)
-    strange = next((name for name in sorted(names) if not is_unicode(name)), None)
-    if strange is not None:
-        raise UserError(f"{strange!r}: the file name is not UTF-8; rename it")
+    undecodable = next((name for name in sorted(names) if not is_unicode(name)), None)
+    if undecodable is not None:
+        raise UserError(f"{undecodable!r}: the file name is not UTF-8; rename it")
     return sorted(names, key=composed)

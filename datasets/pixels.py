@@ -1,4 +1,4 @@
-"""From whatever an image file stores to 8-bit RGB: deep gray, transparency and the orientation that a camera noted."""
+"""From what an image file stores to 8-bit RGB: gray of any depth, transparency, and EXIF orientation."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def to_rgb(image: Image.Image, as_displayed: bool) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 where there is none or where the block cannot be parsed, which leaves the pixels readable."""
+    """The EXIF orientation; 1 without one, and where the block cannot be parsed, in which case the pixels are still readable."""
     try:
         return int(image.getexif().get(ORIENTATION, 1))
     except (OSError, SyntaxError, struct.error, ValueError, TypeError, LookupError):
@@ -50,8 +50,8 @@ def _orientation(image: Image.Image) -> int:
 def _eight_bits(values: np.ndarray, mode: str, kind: str | None) -> np.ndarray:
     """Gray values (H, W) of a 16-bit, 32-bit or float picture as uint8.
 
-    16-bit values run to 65535. Formats do not say what 32-bit ones run to, so the smallest usual range that holds them counts:
-    0 to 1 for floats, else 0 to 255 or 0 to 65535.
+    16-bit values reach 65535. Formats do not state the range of 32-bit values, so the smallest usual range that holds them is
+    assumed: 0 to 1 for floats, else 0 to 255 or 0 to 65535.
     """
     low, high = float(values.min()), float(values.max())
     if not (np.isfinite(low) and np.isfinite(high)):
@@ -62,5 +62,5 @@ def _eight_bits(values: np.ndarray, mode: str, kind: str | None) -> np.ndarray:
         usual = (1.0, 255.0, 65535.0) if mode == "F" else (255.0, 65535.0)
         top = next((top for top in usual if high <= top), 0.0)
     if low < 0 or not top:
-        raise ValueError(f"its values run from {low:g} to {high:g}, which is no range of gray levels; save it with 8 or 16 bits")
+        raise ValueError(f"its values, {low:g} to {high:g}, are not a known range of gray levels; save it with 8 or 16 bits")
     return (values.astype(np.float64) * (255.0 / top)).round().astype(np.uint8)

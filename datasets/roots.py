@@ -1,4 +1,4 @@
-"""Where a dataset lies below --root_path: in CoOp's layout, or one level deeper as in the released code's."""
+"""Where a dataset is below --root_path: in CoOp's layout, or one level deeper as in the released code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def dataset_folder(name: str, root: str | None) -> Path:
     info = DATASETS[name]
     if root is None:
         what = "the image folder" if name == "folder" else f"the folder that holds {info.folder}/"
-        raise UserError(f"--root_path: dataset {name} needs {what}")
+        raise UserError(f"--root_path: dataset {name} requires {what}")
     if not Path(root).is_dir():
         raise UserError(f"--root_path: {root}: no such folder")
     coop, released = Path(root) / info.folder, Path(root) / "datasets" / info.folder
@@ -23,7 +23,7 @@ def dataset_folder(name: str, root: str | None) -> Path:
     if coop.exists():
         raise UserError(f"--root_path: {coop}: a file where the folder of {name} is expected")
     raise UserError(
-        f"--root_path: {coop}: no such folder, and it is not below {Path(root) / 'datasets'}; "
+        f"--root_path: {coop}: no such folder, nor is it in {Path(root) / 'datasets'}; "
         f"`python -m tools.data check {name} --root_path {root}` shows where to get it"
     )
 

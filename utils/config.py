@@ -33,7 +33,7 @@ FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 
 
 class Parser(argparse.ArgumentParser):
-    """Refuses in our one line, and of a flag that it does not know names the nearest."""
+    """Reports errors as a UserError, and suggests the nearest flag for an unknown one."""
 
     def error(self, message: str) -> NoReturn:
         unknown = message.removeprefix("unrecognized arguments: ").partition(" ")[0].partition("=")[0]
@@ -42,7 +42,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def build_parser(trainers: Mapping[str, TrainerInfo], datasets: Collection[str], epilog: str = "") -> argparse.ArgumentParser:
-    """The command line: one flag a Config field, with the registered trainers and datasets named in the help."""
+    """The command line: one flag per Config field; the help lists the registered trainers and datasets."""
     parser = Parser(
         prog="main_sharpzo.py",
         description="SharpZO: prompt tuning of a frozen CLIP by forward passes only.",
@@ -79,7 +79,7 @@ def load_config(
     datasets: Mapping[str, DatasetInfo],
     epilog: str = "",
 ) -> Config:
-    """Resolves a command line against the registries. Raises UserError (one line) on anything that cannot be right."""
+    """Resolves a command line against the registries. Raises UserError (one line) on anything invalid."""
     flags = vars(build_parser(trainers, datasets, epilog).parse_args(argv))
     aliases = {info.alias: key for key, info in datasets.items() if info.alias}
     path = _find_config(flags.get("config"), aliases, flags.get("dataset", ""))
@@ -110,11 +110,11 @@ def load_config(
     trainer = named.get(trainer, trainer)
     if trainer not in trainers:
         raise UserError(f"{where}: unknown trainer {trainer!r}{nearest(trainer, trainers)}; choose from {', '.join(trainers)}")
-    own_section = next((values for key, values in typed_sections.items() if named.get(key, key) == trainer), {})
-    chosen = settings | own_section | given | {"config": Located(str(path), "--config")}
+    section = next((values for key, values in typed_sections.items() if named.get(key, key) == trainer), {})
+    chosen = settings | section | given | {"config": Located(str(path), "--config")}
     shots = chosen.get("shots", Located(FIELDS["shots"].default, "")).value
-    own = {**trainers[trainer].defaults, **trainers[trainer].by_shots}
-    resolved = {key: Located(value, f"default of {trainer}") for key, value in own.items()} | chosen
+    published = {**trainers[trainer].defaults, **trainers[trainer].by_shots}
+    resolved = {key: Located(value, f"default of {trainer}") for key, value in published.items()} | chosen
     derivatives = resolved.get("derivatives")
     if derivatives and derivatives.value == "forward":
         jvp = Located("jvp", derivatives.where)
@@ -154,7 +154,7 @@ def _typed(entries: Mapping[str, Located], trainers: Collection[str]) -> dict[st
 
 
 def _coerced(key: str, entry: Located) -> Any:
-    """The value as its field wants it; of a section, also {least shots: value}."""
+    """The value as its field's type; in a section also {least shots: value}."""
     if not isinstance(entry.value, dict) or key == "shots":
         return _coerce(key, entry.value, entry.where)
     where = f"{entry.where}: by shots"
@@ -165,7 +165,7 @@ def _coerced(key: str, entry: Located) -> Any:
 
 
 def _at_shots(value: Any, shots: int) -> Any:
-    """`value`, or where it is {least shots: value}, the one for so many."""
+    """`value`, or the entry of {least shots: value} that applies to this many shots."""
     return value[max(least for least in value if least <= shots)] if isinstance(value, Mapping) else value
 
 
@@ -175,7 +175,7 @@ def checked_settings(given: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _coerce(key: str, raw: Any, where: str) -> Any:
-    """`raw`, from YAML or a flag, as the type that the field wants and within its limits."""
+    """`raw`, from YAML or a flag, as the field's type and within its limits."""
     if key not in FIELDS:
         raise UserError(f"{where}: unknown key{nearest(key, FIELDS)}")
     field, meta = FIELDS[key], FIELDS[key].metadata
@@ -224,8 +224,8 @@ def _as_kind(raw: Any, kind: type) -> Any:
 def _find_config(given: str | None, aliases: Mapping[str, str], dataset: str) -> Path:
     """The YAML that `--config` names; without it the one of `--dataset`, or the embedded default's."""
     if given is None:
-        own = REPOSITORY / "configs" / f"{aliases.get(dataset, dataset)}.yaml"
-        return own if re.fullmatch(r"\w+", dataset) and own.is_file() else REPOSITORY / Config.config
+        shipped = REPOSITORY / "configs" / f"{aliases.get(dataset, dataset)}.yaml"
+        return shipped if re.fullmatch(r"\w+", dataset) and shipped.is_file() else REPOSITORY / Config.config
     path = user_path(given)
     # a shipped config is found from any working directory, and under its dataset's other name
     try:

@@ -21,7 +21,7 @@ class Located(NamedTuple):
 
 
 def read_yaml(path: Path) -> dict[str, Located]:
-    """Settings by key, a section's and those by shots as dicts of their own. Raises UserError, which names file and line."""
+    """Settings by key; sections, and values by shots, are nested dicts. Raises UserError naming file and line."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -45,7 +45,7 @@ def _mapping(node: yaml.Node, path: str, depth: int) -> dict[str, Located]:
         if not isinstance(key_node, yaml.ScalarNode):
             raise UserError(f"{path}:{key_node.start_mark.line + 1}: a key must be a plain word")
         if key_node.value in entries:
-            raise UserError(f"{where}: the key stands twice")
+            raise UserError(f"{where}: the key is given twice")
         if isinstance(value_node, yaml.MappingNode) and depth < DEEPEST:
             value: Any = _mapping(value_node, path, depth + 1)
         else:
@@ -58,7 +58,7 @@ def _scalar(node: yaml.Node, where: str) -> Any:
     if not isinstance(node, yaml.ScalarNode):
         raise UserError(f"{where}: expected one value, not a list or mapping")
     if node.tag.removeprefix("tag:yaml.org,2002:") not in ("str", "int", "float", "bool", "null"):
-        raise UserError(f"{where}: {node.value!r} is no text, number or true/false (YAML reads it as {node.tag})")
+        raise UserError(f"{where}: {node.value!r} is not text, a number or true/false (YAML reads it as {node.tag})")
     try:
         return yaml.constructor.SafeConstructor().construct_object(node)
     # PyYAML's constructors pass on whatever a tag's conversion raised

@@ -11,7 +11,7 @@ LONGEST_WORD = 400
 class OneLineError(Exception):
     """Its text is one readable line, whatever it quotes: a word of over 400 letters is cut.
 
-    `quiet`: whether another rank of the run prints the same line; None where the ranks have not agreed on one.
+    `quiet`: whether another rank of the run prints the same line; None where the ranks have not agreed on it.
     """
 
     quiet: bool | None = None

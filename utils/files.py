@@ -30,7 +30,7 @@ def with_filename(path: Path | str) -> Iterator[None]:
 
 
 def write_all(file: RawIOBase, content: bytes, path: Path) -> None:
-    """Writes to an unbuffered file: what a full disk refused must not be retried when the file is closed."""
+    """Writes to an unbuffered file, so that closing it does not retry a write that a full disk refused."""
     rest = memoryview(content)
     while rest:
         with with_filename(path):
@@ -93,5 +93,5 @@ def json_by_line(value: Mapping[str, Any]) -> str:
 
 
 def is_terminal() -> bool:
-    """Whether progress bars have someone to look at them: those of rank 0, where there are several."""
+    """Whether to show progress bars: standard error is a terminal, and this is rank 0 or the only process."""
     return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("RANK", "0") == "0"

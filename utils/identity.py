@@ -85,5 +85,6 @@ def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
     it is written.
     """
     current: dict[str, Any] = DEFAULTS | with_current_names(settings)
-    kept = {key: value for key, value in current.items() if key not in NOT_IDENTITY}
-    return kept | {key: str(Path(kept[key]).absolute()) for key in PATHS if kept.get(key) and isinstance(kept[key], str)}
+    identifying = {key: value for key, value in current.items() if key not in NOT_IDENTITY}
+    paths = {key: identifying[key] for key in PATHS if identifying.get(key) and isinstance(identifying[key], str)}
+    return identifying | {key: str(Path(path).absolute()) for key, path in paths.items()}

@@ -1,4 +1,4 @@
-"""Interruptions: a signal, or the end of the time allowed, becomes an exception that unwinds to main: exit status 3."""
+"""Interruptions: a signal or the time limit becomes an exception that unwinds to main, which exits with status 3."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP"
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal came, or the time is up; the same command resumes the run. `step`: the last complete one, where steps began."""
+    """A signal came, or the time is up; the same command resumes the run. `step`: the last complete step, if any."""
 
     step: int | None = None
 

@@ -34,7 +34,7 @@ def lock(path: Path) -> tuple[TextIO, bool]:
     except OSError as error:
         file.close()
         if isinstance(error, FileNotFoundError) or error.errno in (errno.EACCES, errno.EAGAIN):
-            raise RunError(f"{path}: another process is at work on this run") from None
+            raise RunError(f"{path}: another process is running this run") from None
         error.filename = error.filename or str(path / LOCK)
         raise
     return file, locked
@@ -53,6 +53,6 @@ def _lock(file: TextIO) -> bool:
 
 
 def refuse_locked(path: Path) -> None:
-    """Raises RunError where another process is at work in the run folder, if it exists; keeps no lock."""
+    """Raises RunError where another process holds the lock of the run folder, if it exists; releases its own lock at once."""
     if (path / LOCK).is_file():
         lock(path)[0].close()

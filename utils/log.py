@@ -66,7 +66,7 @@ def logging_to(path: Path) -> Iterator[logging.Logger]:
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Silences what image and model libraries say on the side. The root logger keeps its level and its handlers."""
+    """Silences the log output of image and model libraries. The root logger's level and handlers do not change."""
 
     def is_ours(record: logging.LogRecord) -> bool:
         return not any(f"{name}/" in record.pathname.replace("\\", "/") for name in LIBRARIES)

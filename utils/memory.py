@@ -22,7 +22,7 @@ ON_CPU = re.compile(r"DefaultCPUAllocator|can't allocate memory|not enough memor
 
 @contextlib.contextmanager
 def explain_oom(config: Config, device: torch.device) -> Iterator[Callable[[str], None]]:
-    """An out-of-memory error becomes a RunError that proposes half of a setting; that it fits then is not known.
+    """An out-of-memory error becomes a RunError that proposes half of a setting, which may still be too much.
 
     Yields a function that names the setting to lower from there on. Nothing is retried with less memory: another chunk size
     changes the last digits of results, so the choice is the user's.
@@ -57,7 +57,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_mebibytes(device: torch.device) -> int:
-    """Free memory of the card, or what this process may still take of the machine's, in MiB; 0 where the system does not say."""
+    """Free memory of the card, or of the machine within this process's limits, in MiB; 0 if unknown."""
     if device.type == "cuda":
         import torch
 

@@ -21,8 +21,8 @@ def usable_cores() -> int:
 def parallel_map(function: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:
     """function(item) for each item, in order, with a thread per core; at most `ahead` results are in progress or held.
 
-    An exception is raised at its item's turn, and items that still wait are dropped. Where the system starts no more threads,
-    the rest is done here, one by one.
+    An exception is raised when its item's turn comes, and waiting items are dropped. Where the system starts no more threads,
+    the remaining items are processed in this thread.
     """
     waiting, limited = iter(items), False
     with ThreadPoolExecutor(usable_cores()) as pool:

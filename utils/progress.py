@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, otherwise a line now and then."""
+"""Progress of a run: a bar on a terminal, otherwise a log line at intervals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LEAST_SECONDS = 2.0
 class Progress:
     """Shows queries done of `planned`, and of the last step its loss and the last validation accuracy.
 
-    `log`: takes a line where nobody watches a bar: every 30 s and every 5% of the queries, at most one in 2 s.
+    `log`: takes a line where standard error is not a terminal: every 30 s and every 5% of the queries, at most one per 2 s.
     """
 
     def __init__(self, log: Callable[[str], None], terminal: bool | None = None):

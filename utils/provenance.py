@@ -40,14 +40,14 @@ def package_versions() -> dict[str, str | None]:
 
 
 def changed_versions(path: Path) -> list[str]:
-    """The packages and the commit that the run at `path` was begun with and that are others now, as its env.json has them."""
+    """The packages and the commit in the env.json of the run at `path` that differ from the current ones."""
     try:
         env = json.loads((path / "env.json").read_text(encoding="utf-8"))
-        begun = {**env["packages"], "commit": env["commit"]}
+        started = {**env["packages"], "commit": env["commit"]}
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return []
     current = package_versions() | {"commit": source_version()}
-    return [f"{name} {shortened(str(begun.get(name)))}" for name, now in current.items() if begun.get(name) != now]
+    return [f"{name} {shortened(str(started.get(name)))}" for name, now in current.items() if started.get(name) != now]
 
 
 def source_version() -> str | None:

@@ -123,7 +123,7 @@ class Group:
         if different:
             raise RunError(
                 f"rank {different[0]} queries other points than rank 0: their processors or libraries round differently; "
-                "use like machines"
+                "use identical machines"
             )
         return [part[1 : 1 + count] for part, count in zip(received, counts, strict=True)]
 
@@ -136,7 +136,7 @@ class Group:
         for rank, theirs in enumerate(found):
             for name, value in found[0].items():
                 if theirs[name] != value:
-                    raise UserError(f"rank {rank}: {name} is {theirs[name]}, and {value} on rank 0; all ranks must have the same")
+                    raise UserError(f"rank {rank}: {name} is {theirs[name]}, and {value} on rank 0; all ranks must agree")
 
     def deadline(self, first: Deadline) -> Deadline:
         return first if math.isinf(first.deadline) else SharedDeadline(first, self)
@@ -210,7 +210,7 @@ def joined(config: Config) -> Iterator[Ranks]:
         ranks.require_equal(_facts(config, cuda))
         yield ranks
     except OneLineError as error:
-        error.quiet = not _first_to_say(store, str(error))
+        error.quiet = not _claims(store, str(error))
         if rank and not error.quiet:
             error.args = (f"rank {rank}: {error}",)
         raise
@@ -219,7 +219,7 @@ def joined(config: Config) -> Iterator[Ranks]:
 
 
 def _facts(config: Config, cuda: bool) -> dict[str, Any]:
-    """What must be the same on all ranks before anything is loaded."""
+    """What must be equal on all ranks before anything is loaded."""
     import torch
 
     settings = {"the digest of the settings": fingerprint(config), "Python": platform.python_version()}
@@ -228,8 +228,8 @@ def _facts(config: Config, cuda: bool) -> dict[str, Any]:
     return settings | package_versions() | {"the commit": source_version()} | card | processor
 
 
-def _first_to_say(store: Store, message: str) -> bool:
-    """Whether no other rank has claimed to print this message; a store that is gone with rank 0 has nobody to ask."""
+def _claims(store: Store, message: str) -> bool:
+    """Whether this rank is the first to claim printing this message; also where the store ended with rank 0."""
     try:
         return store.add(f"said {hashlib.sha256(message.encode()).hexdigest()}", 1) == 1
     except RuntimeError:

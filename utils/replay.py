@@ -3,7 +3,7 @@
 An optimizer is a deterministic function of its settings and the losses it receives, so those losses are its whole state, pycma's
 included. They are appended to losses.bin, as log entries are to metrics.jsonl. checkpoint.json records how many bytes of both
 belong to the last saved step, and checkpoint.previous.json those of the save before; anything beyond was left by an interrupted
-step and is truncated. A running SHA-256 over all queries and their inputs tells whether the recorded losses still match them.
+step and is truncated. A running SHA-256 over all queries and their inputs shows whether the recorded losses still match them.
 """
 
 from __future__ import annotations

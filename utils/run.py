@@ -35,7 +35,7 @@ from utils.replay import (
 from utils.setting_kinds import PATHS
 from utils.settings import Config
 
-OWN_FILES = frozenset(
+RUN_FILES = frozenset(
     {"config.yaml", "env.json", "log.txt", "split.json", "prompt.safetensors", "result.json"}
     | {LOCK, METRICS, LOSSES, CHECKPOINT, PREVIOUS_CHECKPOINT, *EXTRAS, *FORMER_FILES, "confusion.csv", "confusion.png", WANDB_ID}
 )
@@ -54,15 +54,15 @@ def find_earlier_run(path: Path, config: Config) -> str:
     except OSError as error:
         raise UserError(f"--output_dir: {path}: cannot be read: {error.strerror or error}") from error
     if exists and (not path.is_dir() or path.is_symlink()):
-        raise UserError(f"{path}: exists and is not a folder of its own; choose another --output_dir or --run_name")
-    own_files = [entry for entry in entries if is_own(entry)]
-    irregular = next((entry for entry in own_files if _is_irregular(entry)), None)
+        raise UserError(f"{path}: exists and is not a regular folder; choose another --output_dir or --run_name")
+    run_files = [entry for entry in entries if is_run_file(entry)]
+    irregular = next((entry for entry in run_files if _is_irregular(entry)), None)
     if irregular:
         raise UserError(f"{irregular}: not a regular file; remove it, or choose another --output_dir or --run_name")
     if all(entry.name == LOCK for entry in entries):
         return "nothing"
     complete = (path / "config.yaml").exists()
-    if not complete and len(own_files) < len(entries):
+    if not complete and len(run_files) < len(entries):
         raise UserError(f"{path}: exists and is not a run folder (no config.yaml); choose another --output_dir or --run_name")
     if config.overwrite:
         return "nothing"
@@ -70,19 +70,19 @@ def find_earlier_run(path: Path, config: Config) -> str:
     return _compare(path, config) if complete else "unfinished"
 
 
-def is_own(entry: Path) -> bool:
+def is_run_file(entry: Path) -> bool:
     """Whether a run writes a file of this name."""
     name = entry.name.removesuffix(".tmp")
-    return name in OWN_FILES or name.startswith(EVENTS) or _is_wandbs(entry)
+    return name in RUN_FILES or name.startswith(EVENTS) or _is_wandbs(entry)
 
 
 def _is_wandbs(entry: Path) -> bool:
-    """Weights & Biases has a folder of its own in the run's."""
+    """Whether it is the folder that Weights & Biases makes in a run folder."""
     return entry.name == WANDB_FOLDER and entry.is_dir() and not entry.is_symlink()
 
 
 def _is_irregular(entry: Path) -> bool:
-    """A run would write through a link to somewhere else, and wait for a pipe."""
+    """Whether it is a link, through which a run would write elsewhere, or a pipe, on which it would wait."""
     try:
         return not (stat.S_ISREG(entry.lstat().st_mode) or _is_wandbs(entry))
     except FileNotFoundError:
@@ -115,7 +115,7 @@ def _compare(path: Path, config: Config) -> str:
 
 
 def _other_settings(path: Path, keys: list[str], theirs: Mapping[str, Any], ours: Mapping[str, Any], finished: bool) -> str:
-    shown = ", ".join(f"{key} ({_shown(theirs, key)} there, {_shown(ours, key)} now)" for key in keys[:8])
+    shown = ", ".join(f"{key} ({_shown(theirs, key)} in that run, {_shown(ours, key)} now)" for key in keys[:8])
     more = f" and {len(keys) - 8} more" if len(keys) > 8 else ""
     if finished:
         return f"{path}: holds a run with other settings: {shown}{more}; use --run_name NAME, or --overwrite to replace it"
@@ -180,7 +180,7 @@ class Run:
                 raise _unwritable(path, error) from error
             self._files.callback(self.replay.close)
             if not self._locked:
-                self.log(f"warning: {path}: this file system has no locks; do not start this run twice at a time")
+                self.log(f"warning: {path}: this file system has no locks; do not start this run in two processes")
             for line in ignored:
                 self.log(f"warning: {line}")
             if checkpoint:
@@ -194,11 +194,11 @@ class Run:
         self.log(f"{self.path}: an earlier run was interrupted; resuming after step {checkpoint.step}")
         if changed := changed_versions(self.path):
             self.log(
-                f"warning: the run was begun with {', '.join(changed)}; its queries so far are verified, later results may differ"
+                f"warning: the run started with {', '.join(changed)}; its queries so far are verified, later results may differ"
             )
 
     def _take_over(self, config: Config) -> tuple[str, Checkpoint | None, list[str]]:
-        """Locks the folder; returns the answers of `find_earlier_run` and `find_checkpoint`."""
+        """Locks the folder; returns the results of `find_earlier_run` and `find_checkpoint`."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             file, self._locked = lock(self.path)
@@ -215,7 +215,7 @@ class Run:
         return earlier, checkpoint, ignored
 
     def _make(self, settings: dict[str, Any], facts: Mapping[str, Any], everything: bool) -> None:
-        """Leaves of former runs' files only the settings; removes the folder where they cannot be written."""
+        """Empties the folder and writes the settings; removes the folder where they cannot be written."""
         try:
             _empty(self.path, everything)
             write_text(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
@@ -252,7 +252,7 @@ def remove_checkpoint(path: Path) -> None:
 def _empty(path: Path, everything: bool = False) -> None:
     """Removes what runs wrote, or everything; result.json first, so that a half-removed run never passes for a finished one."""
     for entry in sorted(path.iterdir(), key=lambda entry: entry.name != "result.json"):
-        if entry.name == LOCK or not (everything or is_own(entry)):
+        if entry.name == LOCK or not (everything or is_run_file(entry)):
             continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)

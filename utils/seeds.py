@@ -1,7 +1,7 @@
-"""The one place where randomness comes from: a named stream for each use, all derived from the run's seed.
+"""All random numbers: a named stream per use, derived from the run's seed.
 
-Streams are independent, so that a change in how much one part draws leaves the others alone. Nothing here or elsewhere
-touches the global generators of Python, numpy or torch.
+Streams are independent: how much one part draws does not affect the others. The global generators of Python, numpy and
+torch are never used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def numpy_generator(seed: int, stream: str) -> np.random.Generator:
 
 
 def torch_generator(seed: int, stream: str) -> torch.Generator:
-    """On the CPU: noise is drawn there and then moved, since CUDA generators give other numbers on other cards."""
+    """On the CPU: noise is drawn there and then moved, since CUDA generators differ between cards."""
     state = _sequence(seed, stream).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
 

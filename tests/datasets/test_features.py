@@ -295,7 +295,7 @@ def test_missing_images_are_told_before_any_is_read(dataset: Dataset, tmp_path: 
         f"{tmp_path / 'images' / '1.jpg'}: not a readable image: the file is empty"
     )
     (tmp_path / "images").rename(tmp_path / "away")
-    assert f"(there is no folder {tmp_path / 'images'})" in refusal(check_images, dataset, dataset.train)
+    assert f"(folder {tmp_path / 'images'} does not exist)" in refusal(check_images, dataset, dataset.train)
 
 
 def test_views_follow_one_another_and_each_is_kept_by_itself(dataset: Dataset, counting: Counting) -> None:

@@ -63,7 +63,7 @@ def test_global_generator_has_no_say_in_the_draw(digits: Dataset) -> None:
 
 
 def test_class_with_too_few_images_is_refused_by_part_and_name() -> None:
-    hint = "; use fewer --shots, or --short_classes take-all to train small classes on all they have"
+    hint = "; use fewer --shots, or --short_classes take-all to train small classes on all their images"
     assert refusal(draw_few_shot, made_up(3, 4), 4, random.Random(1)) == (
         f"made-up: train: class 'cow' has 3 images, fewer than 4 shots{hint}"
     )
@@ -190,7 +190,7 @@ def test_list_may_hold_the_datasets_own_test_list_and_no_other(list_file: ListFi
     assert list_file.read(dataset, 1) == (dataset, train, val)
     list_file.write(train=train, val=val, test=dataset.test[1:])
     assert refusal(list_file.read, dataset, 1) == (
-        f"{list_file.path}: test: is not the test list of many, which a few-shot list cannot replace"
+        f"{list_file.path}: test: is not the test list of many, which a few-shot list cannot change; remove it"
     )
 
 
@@ -199,7 +199,7 @@ def test_list_may_hold_the_datasets_own_test_list_and_no_other(list_file: ListFi
     [
         ("train", ["a/0/9", 0, "class 1"], "train[2]: a/0/9: label 0 is 'class 00' in many, not 'class 1'"),
         ("val", ["a/0/9", 2, "class 02"], "val[2]: a/0/9: label 2, but many has 2 classes"),
-        ("train", ["a/0/9", 0, "class 00"], "train: class 'class 00' has 2 images, where --shots asks for 1 a class"),
+        ("train", ["a/0/9", 0, "class 00"], "train: class 'class 00' has 2 images, but --shots is 1"),
         ("train", ["../9", 0, "class 00"], "train[2]: '../9' must be a path below the image folder"),
         ("val", ["b/0/9", 0], "val[2]: ['b/0/9', 0]: expected [path, label, class name]"),
     ],
@@ -216,9 +216,7 @@ def test_list_with_fewer_images_than_shots_needs_take_all(list_file: ListFile) -
     dataset = of_classes(2)
     _, train, val = choose_images(dataset, 1, random.Random(3))
     write_split(list_file.path, train, val)
-    assert refusal(list_file.read, dataset, 2).endswith(
-        "where --shots asks for 2 a class; --short_classes take-all accepts fewer"
-    )
+    assert refusal(list_file.read, dataset, 2).endswith("but --shots is 2; --short_classes take-all accepts fewer")
     assert list_file.read(dataset, 2, "take-all")[1:] == (train, val)
     list_file.write(train=train[1:], val=val)
     assert refusal(list_file.read, dataset, 2, "take-all").endswith("train: class 'class 00' has no images")
@@ -257,7 +255,5 @@ def test_shots_that_leave_nothing_to_validate_on_are_refused_with_a_number_that_
 def test_a_line_says_that_fewer_shots_were_drawn() -> None:
     chosen, train, _ = choose_images(made_up(3, 4), 16, random.Random(1), "take-all")
     assert len(train) == 9
-    assert chosen.notes == (
-        "3 of 3 classes have fewer than 16 training images and use what they have; the smallest, 'cow', has 3",
-    )
+    assert chosen.notes == ("3 of 3 classes have fewer than 16 training images and use all of them; the smallest, 'cow', has 3",)
     assert choose_images(made_up(3, 4), 3, random.Random(1))[0].notes == ()

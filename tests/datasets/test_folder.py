@@ -123,7 +123,9 @@ def test_what_is_no_image_litters_no_class(flat: Path) -> None:
 def test_class_too_small_to_be_split_is_refused_by_name(count: int, flat: Path) -> None:
     (flat / "few").mkdir()
     draw_images(flat / "few", *(f"{n}.png" for n in range(count)))
-    assert refusal(load, flat).startswith(f"{flat / 'few'}: the class has {count} images, too few to be split 50/20/30")
+    assert refusal(load, flat).startswith(
+        f"{flat / 'few'}: the class has {count} image{'s' * (count != 1)}, too few to split 50/20/30"
+    )
 
 
 def test_four_images_a_class_are_enough(flat: Path) -> None:
@@ -165,9 +167,9 @@ def test_class_that_differs_between_parts_is_refused_by_name(divided: Path) -> N
 
 def test_parts_that_are_not_all_there_or_not_alone_are_refused(divided: Path) -> None:
     draw_images(divided / "bird", "1.jpg")
-    assert refusal(load, divided).startswith(f"{divided / 'bird'}: a folder beside train/ and test/")
+    assert refusal(load, divided).startswith(f"{divided / 'bird'}: not train/, val/ or test/, which")
     (divided / "test").rename(divided.parent / "away")
-    assert refusal(load, divided) == f"{divided}: has train/ with class folders, but no test/ with class folders beside it"
+    assert refusal(load, divided) == f"{divided}: has train/ with class folders, but test/ has none; both are required"
 
 
 def test_class_without_images_is_refused_by_name(divided: Path) -> None:
@@ -208,7 +210,7 @@ def test_wrong_classnames_are_refused(text: str, reason: str, flat: Path) -> Non
 def test_folder_without_classes_or_none_at_all_is_refused(tmp_path: Path) -> None:
     assert refusal(load, tmp_path).startswith(f"{tmp_path}: no class folders")
     assert refusal(load, tmp_path / "nowhere") == f"--root_path: {tmp_path / 'nowhere'}: no such folder"
-    assert refusal(load_dataset, "folder", None) == "--root_path: dataset folder needs the image folder"
+    assert refusal(load_dataset, "folder", None) == "--root_path: dataset folder requires the image folder"
 
 
 @pytest.mark.skipif(os.name == "nt" or not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read every folder")
@@ -223,8 +225,8 @@ def test_what_a_class_folder_holds_besides_images_is_counted(flat: Path) -> None
     (flat / "Ant" / "more").mkdir()
     draw_images(flat, "stray.png")
     assert load(flat).notes == (
-        f"{flat}: 27 images; passed over 2 .heic, 1 .txt, 1 folder, 1 hidden file in class folder Ant",
-        f"{flat}: passed over 1 images that lie in no class folder",
+        f"{flat}: 27 images; skipped 2 .heic, 1 .txt, 1 folder, 1 hidden file in class folder Ant",
+        f"{flat}: skipped 1 image outside the class folders",
     )
 
 

@@ -100,7 +100,7 @@ def test_flat_validation_folder_is_refused_as_such(imagenet: Path) -> None:
         path.rename(val / f"{path.parent.name}_{path.name}")
     for wnid in WNIDS:
         (val / wnid).rmdir()
-    assert refusal(load, imagenet).startswith(f"{val}: the images lie flat in it; they belong in one folder a class")
+    assert refusal(load, imagenet).startswith(f"{val}: the images are not in class folders; move them into one folder per class")
 
 
 def test_foreign_and_empty_class_folders_are_refused_by_name(imagenet: Path) -> None:

@@ -48,7 +48,7 @@ def test_run_of_another_configuration_is_refused_by_key_unless_overwritten(call:
     first = call(*FEW, folder=folder)
     before = contents(first.path)
     other = [*FEW, "--sigma", "0.25"]
-    call(*other).assert_refused("sigma (0.4 there, 0.25 now)")
+    call(*other).assert_refused("sigma (0.4 in that run, 0.25 now)")
     assert "popsize" not in call(*other).err
     assert contents(first.path) == before
     assert call(*other, "--overwrite", folder=folder).config["sigma"] == 0.25

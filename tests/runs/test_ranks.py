@@ -161,7 +161,7 @@ def test_ranks_that_differ_are_refused_in_one_line_and_leave_no_folder(change, n
     assert run_ranks(3, flags, tmp_path / "log", change) == [2, 2, 2]
     (line,) = "".join((tmp_path / "log" / str(rank)).read_text() for rank in range(3)).splitlines()
     assert named in line
-    assert "all ranks must have the same" in line
+    assert "all ranks must agree" in line
     assert not (tmp_path / "run").exists()
 
 

@@ -134,7 +134,7 @@ def test_second_process_in_a_run_folder_is_refused_until_the_first_is_gone(tmp_p
     try:
         assert holder.stdout.readline() == b"held\n"
         assert main([*FLAGS, "--output_dir", str(tmp_path)]) == 1
-        assert "another process is at work" in capsys.readouterr().err
+        assert "another process is running this run" in capsys.readouterr().err
     finally:
         holder.send_signal(signal.SIGKILL)
         holder.wait()
@@ -156,7 +156,7 @@ def test_run_that_goes_on_with_other_versions_says_so(
     document["commit"] = "0" * 40
     environment.write_text(json.dumps(document))
     assert main(flags) == 0
-    warning = f"warning: the run was begun with torch 1.0, commit {'0' * 40}; "
+    warning = f"warning: the run started with torch 1.0, commit {'0' * 40}; "
     assert warning in capsys.readouterr().out
 
 

@@ -140,7 +140,7 @@ def test_run_on_half_the_classes_does_not_take_the_place_of_another(call: Call) 
     call()
     other = call("--subsample_classes", "base")
     assert other.status == 2
-    assert "subsample_classes ('all' there, 'base' now)" in other.err
+    assert "subsample_classes ('all' in that run, 'base' now)" in other.err
 
 
 def test_random_views_repeat_and_are_other_features(call: Call) -> None:

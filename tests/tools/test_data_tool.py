@@ -154,7 +154,7 @@ def test_own_folder_and_digits_are_checked_too(tmp_path: Path, capsys: pytest.Ca
         (("tidy",), "invalid choice: 'tidy'"),
         (("fewshot", "--config", "configs/imagenet_a.yaml", "--root_path", "."), "imagenet_a is for evaluation only"),
         (("fewshot", "--config", "configs/eurosat.yaml", "--root_path", "nowhere"), "no such folder"),
-        (("fewshot", "--config", "configs/eurosat.yaml"), "--root_path: dataset eurosat needs the folder that holds eurosat/"),
+        (("fewshot", "--config", "configs/eurosat.yaml"), "--root_path: dataset eurosat requires the folder that holds eurosat/"),
     ],
 )
 def test_bad_call_is_one_line_and_status_2(argv: tuple[str, ...], reason: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,8 +29,8 @@ def test_card_or_data_that_is_not_there_is_told_before_any_run(
     assert capsys.readouterr().err == "error: --devices: cuda:1: this machine has 1 CUDA devices\n"
     output = ("--output_dir", str(tmp_path))
     for flags, words in (
-        (("--datasets", "dtd", "eurosat"), "--root_path: dataset dtd needs the folder that holds dtd/"),
-        (("--datasets", "eurosat"), "--root_path: dataset eurosat needs the folder that holds eurosat/"),
+        (("--datasets", "dtd", "eurosat"), "--root_path: dataset dtd requires the folder that holds dtd/"),
+        (("--datasets", "eurosat"), "--root_path: dataset eurosat requires the folder that holds eurosat/"),
         (("--datasets", "eurosat", "--root_path", str(tmp_path / "no")), "no such folder"),
         (("--datasets", "mnist", "--methods", OURS), "mnist is for evaluation only"),
     ):

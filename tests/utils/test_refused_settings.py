@@ -43,8 +43,8 @@ from utils.setting_kinds import DEPARTURES, RELEASED, departures
         (("--run_name", "/abs"), "--run_name: '/abs'"),
         (("--run_name", ".."), "--run_name: '..'"),
         (("--run_name", "."), "--run_name: '.'"),
-        (("--template", "a photo"), "--template: 'a photo' must hold {} once"),
-        (("--template", "{} or {}"), "--template: '{} or {}' must hold {} once"),
+        (("--template", "a photo"), "--template: 'a photo' must contain {} exactly once"),
+        (("--template", "{} or {}"), "--template: '{} or {}' must contain {} exactly once"),
         (("--short_classes", "repeat"), "--short_classes: 'repeat' is not one of error, take-all"),
         (("--subsample_classes", "old"), "--subsample_classes: 'old' is not one of all, base, new"),
         (("--augment_views", "-1"), "--augment_views: -1"),
@@ -81,7 +81,7 @@ def test_bad_flag_is_refused_in_one_line_that_names_it(argv: tuple[str, ...], na
         ("sigma: false", "False is not a number"),
         ("sigma: .nan", "nan is not a number"),
         ("sigma: .inf", "inf is not a number"),
-        ("sigma: 2024-01-01", "is no text, number or true/false"),
+        ("sigma: 2024-01-01", "is not text, a number or true/false"),
         ("ctx_init: 5", "5 is not text"),
         ("ctx_init: yes", "True is not text"),
         ('overwrite: "true"', "'true' is not true or false"),
@@ -104,7 +104,7 @@ def test_bad_flag_is_refused_in_one_line_that_names_it(argv: tuple[str, ...], na
         ("zo: {simga: 0.1}", "unknown key (did you mean 'sigma'?)"),
         ("zo: {prompt_trainer: zo}", "a trainer's section cannot choose the trainer"),
         ("zo: {sigma: {a: 1}}", "by shots: 'a' is not a whole number"),
-        ("zo: {sigma: 1, sigma: 2}", "the key stands twice"),
+        ("zo: {sigma: 1, sigma: 2}", "the key is given twice"),
         ("zo: {sigma: -1}", "-1.0 is out of range"),
         ("{a: 1}: 2", "a key must be a plain word"),
     ],
@@ -123,7 +123,7 @@ def test_a_bad_section_is_refused_even_when_another_trainer_runs(from_yaml: Call
 
 def test_key_that_stands_twice_is_refused_at_its_second_line(from_yaml: Callable[[str], str]) -> None:
     path = from_yaml("dataset: digits\nsigma: 0.1\nshots: 4\nsigma: 0.2\n")
-    assert refusal("--config", path) == f"{path}:4: sigma: the key stands twice"
+    assert refusal("--config", path) == f"{path}:4: sigma: the key is given twice"
 
 
 def test_unknown_dataset_in_a_config_is_refused_with_its_line(from_yaml: Callable[[str], str]) -> None:
@@ -133,7 +133,7 @@ def test_unknown_dataset_in_a_config_is_refused_with_its_line(from_yaml: Callabl
 
 @pytest.mark.parametrize("text", ["", "# nothing but a comment\n", "shots: 4\n"])
 def test_config_that_names_no_dataset_is_refused(text: str, from_yaml: Callable[[str], str]) -> None:
-    assert "names no dataset" in refusal("--config", from_yaml(text))
+    assert "does not name a dataset" in refusal("--config", from_yaml(text))
     assert resolve("--config", from_yaml(text), "--dataset", "digits").dataset == "digits"
 
 
@@ -206,9 +206,9 @@ def test_released_means_the_departures_of_a_run_that_released_code_can_make() ->
     [
         (("released",), "sparse stage 2 never ran"),
         (("released", "--pruning", "magnitude"), "sparse stage 2 never ran"),
-        (("released", "--prompt_trainer", "fo"), "not fo"),
-        (("released", "--prompt_trainer", "zero-shot"), "not zero-shot"),
-        (("zero-start", "--prompt_trainer", "fo"), "not fo"),
+        (("released", "--prompt_trainer", "fo"), "not to fo"),
+        (("released", "--prompt_trainer", "zero-shot"), "not to zero-shot"),
+        (("zero-start", "--prompt_trainer", "fo"), "not to fo"),
         (("matrix-w", "--prompt_trainer", "zo"), "it requires gradient-buffer"),
         (("matrix-w,gradient-buffer",), "the dense stage 2"),
         (("abs-score", "--prompt_trainer", "zo"), "they require sharpzo with --pruning zscore"),
