@@ -3,10 +3,13 @@
     python -m tools.sweep --datasets eurosat dtd --root_path DATA --seeds 1 2 3 --devices cuda:0 cuda:1
     python -m tools.sweep --datasets digits --methods sharpzo bbt --processes 2 --dry-run
     python -m tools.sweep --datasets digits --grid sigma=0.2,0.4 --grid zo_lr=0.03,0.1 -- --total_steps 1000
+    python -m tools.sweep --datasets eurosat dtd --root_path DATA --launcher slurm --slurm partition=gpu gpus_per_node=1 time=60
+    python -m tools.sweep --datasets eurosat dtd --root_path DATA --status
 
 Finished runs are skipped, interrupted ones are resumed, and a failing run does not stop the others. Several sweeps may share one
 --output_dir: each leaves the runs of the others alone and waits for them at the end. Each run's output is in OUTPUT_DIR/logs.
-Exit status: 0 all finished, 1 some runs failed, 2 invalid arguments or data, 3 interrupted (repeat the command to resume).
+Exit status: 0 all finished, 1 some runs failed, 2 invalid arguments or data, 3 interrupted (repeat the command to resume), or
+with --launcher slurm submitted.
 """
 
 from __future__ import annotations
@@ -18,11 +21,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tools.common.cli import command, make_parser, user_path_text
-from tools.common.costs import Benchmark
 from tools.common.devices import add_running_options, devices_of
+from tools.common.launcher import add_launcher_options, check_launcher_options, launch, only_printed
 from tools.common.names import OURS, canonical
-from tools.common.plan import print_commands, print_plan
-from tools.common.runner import run_jobs
 from tools.common.runs import Job, flags_of, root_of
 from trainers import TRAINERS
 from utils.config import FIELDS
@@ -91,6 +92,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--output_dir", type=user_path_text, default=FIELDS["output_dir"].default, help="root of the run folders")
     add_running_options(parser)
+    add_launcher_options(parser)
     # argparse would end a list of values at "--" and give what follows to the next option.
     at = argv.index("--") if "--" in argv else len(argv)
     arguments = parser.parse_args(argv[:at])
@@ -102,16 +104,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
 @command
 def main(argv: list[str]) -> int:
     arguments = parse(argv)
-    benchmark = Benchmark.read(arguments.benchmark) if arguments.benchmark else None
-    devices = devices_of(arguments)
+    check_launcher_options(arguments)
+    devices_of(arguments)
     jobs = make_jobs(arguments)
-    if arguments.print_commands:
-        print_commands(jobs)
-    elif arguments.dry_run:
-        print_plan(jobs, benchmark, devices)
-    else:
-        return run_jobs(jobs, devices)
-    return 0
+    printed = only_printed(jobs, arguments)
+    return launch(jobs, arguments) if printed is None else printed
 
 
 if __name__ == "__main__":

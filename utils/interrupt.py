@@ -10,8 +10,9 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
-# SIGHUP does not exist on Windows
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
+# SLURM announces a time limit by SIGUSR1 or SIGUSR2, as its --signal says; Windows has neither of them, nor SIGHUP
+NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
+SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 
 
 class Interrupted(KeyboardInterrupt):

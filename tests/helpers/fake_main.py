@@ -1,6 +1,6 @@
 """Stands in for main_sharpzo.py in tests of the sweep: fills a run folder in no time, or does what FAKE says of its seed.
 
-FAKE is JSON: {"SEED": "fail" | "interrupt" | "wait"}. Each call adds a line to the file that FAKE_CALLS names.
+FAKE is JSON: {"SEED": "fail" | "interrupt" | "wait" | "wait once"}. Each call adds a line to the file that FAKE_CALLS names.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> int:
     (path / "config.yaml").write_text(yaml.safe_dump(config.as_dict() | {"threads": config.threads or 3}))
     if does == "interrupt":
         return 3
-    if does == "wait":
+    if does == "wait" or (does == "wait once" and not (path / "waiting").exists()):
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
         (path / "waiting").touch()
         time.sleep(60)

@@ -170,7 +170,7 @@ def test_missing_matplotlib_is_told_before_anything_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(plotting.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(reproduce, "run_jobs", None)
+    monkeypatch.setattr(reproduce, "launch", None)
     for argv in (("fig1",), ("table7", "fig3"), ("baselines",)):
         assert call(tmp_path, *argv) == 2
         assert capsys.readouterr().err == "error: figures need matplotlib; pip install matplotlib\n"

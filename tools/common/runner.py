@@ -12,20 +12,23 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import yaml
 
 from tools.common.devices import check_datasets, check_devices
+from tools.common.logs import last_line, note_failure
 from tools.common.names import row_title
 from tools.common.plan import duration
 from tools.common.runs import Job, read_run
 from tools.common.samples import sample, show
 from tools.common.tables import Table
+from utils.interrupt import SIGNALS
 
 POLL_SECONDS = 0.2
 # How often the runner checks a run of another process.
 ELSEWHERE_SECONDS = 2.0
+# The exit status of what the same command resumes.
+INTERRUPTED = 3
 
 
 @dataclass
@@ -41,7 +44,7 @@ class Outcome:
     def status(self) -> int:
         if self.failed:
             return 1
-        return 3 if self.interrupted or self.not_begun else 0
+        return INTERRUPTED if self.interrupted or self.not_begun else 0
 
 
 class Pace:
@@ -82,7 +85,9 @@ class Runner:
         self.outcome = Outcome()
         self._pace = Pace()
         self._stopped = threading.Event()
-        self._lock = threading.Lock()
+        # a signal handler may call `stop` while the main thread is in it
+        self._lock = threading.RLock()
+        self._workers: list[threading.Thread] = []
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._waiting: list[Job] = []
         self._elsewhere: list[Job] = []
@@ -93,20 +98,24 @@ class Runner:
         self._total = len(jobs)
         for job in jobs:
             (self.outcome.finished if job.state == "finished" else self._waiting).append(job)
-        workers = [threading.Thread(target=self._work, args=(slot,)) for slot in self.slots]
+        self._workers = [threading.Thread(target=self._work, args=(slot,)) for slot in self.slots]
         # A handler that raised would leave Thread.join believing that the thread has ended.
         before = {number: signal.signal(number, lambda *_: self.stop()) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            for worker in workers:
+            for worker in self._workers:
                 worker.start()
-            for worker in workers:
-                while worker.is_alive():
-                    worker.join(POLL_SECONDS)
+            self.wait()
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
         self.outcome.not_begun += [*self._waiting, *self._elsewhere]
         return self.outcome
+
+    def wait(self) -> None:
+        """Returns when no run is in progress and none will be started."""
+        for worker in self._workers:
+            while worker.is_alive():
+                worker.join(POLL_SECONDS)
 
     def stop(self) -> None:
         """Starts no more runs, and asks those in progress to checkpoint and end."""
@@ -166,7 +175,7 @@ class Runner:
             words = ", ".join(
                 ["finished", *self._accuracy(job), *([duration(seconds)] if seconds is not None else ["elsewhere"])]
             )
-        elif status == 3:
+        elif status == INTERRUPTED:
             self.outcome.interrupted.append(job)
             words = "interrupted"
         else:
@@ -195,7 +204,7 @@ class Runner:
         with job.log.open("wb") as log:
             with self._lock:
                 if self._stopped.is_set():
-                    return 3, ""
+                    return INTERRUPTED, ""
                 # Its own session, so that Ctrl-C reaches it once, through `stop`.
                 process = subprocess.Popen(
                     command,
@@ -209,12 +218,13 @@ class Runner:
             status = process.wait()
         with self._lock:
             self._processes.discard(process)
-        return status, last_line(job.log)
-
-
-def last_line(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+        said = last_line(job.log)
+        if -status in SIGNALS:
+            # such a signal came before the run could listen to it, or again while the run ended
+            status = INTERRUPTED
+        if status not in (0, INTERRUPTED):
+            note_failure(job.log, status)
+        return status, said
 
 
 def visible(device: str, environment: Mapping[str, str]) -> dict[str, str]:

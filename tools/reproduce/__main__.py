@@ -10,7 +10,8 @@
 Artifacts: table1 to table7, fig1 to fig4; beyond the paper: baselines (all methods at equal and at their own numbers of
 queries), shots (accuracy by training images per class), queries and time (accuracy against them), base2new, cross; fidelity (the
 effect of each deviation of the released code), claims (which of the paper's claims hold).
-Exit status: 0 made, 1 runs failed, 2 invalid arguments or data, 3 interrupted (repeat the command to resume).
+Exit status: 0 made, 1 runs failed, 2 invalid arguments or data, 3 interrupted (repeat the command to resume), or with --launcher
+slurm submitted (repeat the command when the runs are finished).
 """
 
 from __future__ import annotations
@@ -24,12 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from tools.common.cli import command, make_parser, user_path, user_path_text
-from tools.common.costs import Benchmark
 from tools.common.devices import add_running_options, devices_of
+from tools.common.launcher import add_launcher_options, check_launcher_options, launch, only_printed
 from tools.common.names import canonical
-from tools.common.plan import print_commands, print_plan
 from tools.common.plotting import require_matplotlib
-from tools.common.runner import run_jobs
+from tools.common.runner import INTERRUPTED
 from tools.common.runs import Job
 from tools.reproduce.artifacts import PICTURES, measurements, write
 from tools.reproduce.plans import PLANS
@@ -52,26 +52,23 @@ def reproduce(name: str, arguments: argparse.Namespace, maker: JobFactory) -> in
     """Plans, runs and makes one artifact; the exit status of its runs."""
     entries = list(PLANS[PLAN_OF.get(name, name)](maker))
     jobs = unique(entry.job for entry in entries)
-    devices = devices_of(arguments)
-    if arguments.print_commands:
-        print_commands(jobs)
-        return 0
-    print(f"{name}, {maker.suite.name} suite:")
-    for method in [method for method in maker.suite.methods if method not in maker.methods()]:
-        print(f"{method}: unknown trainer; left out")
-    if arguments.dry_run:
-        benchmark = Benchmark.read(arguments.benchmark) if arguments.benchmark else None
-        print_plan(jobs, benchmark, devices)
-        if name == "table4":
+    devices_of(arguments)
+    if not arguments.print_commands:
+        print(f"{name}, {maker.suite.name} suite:")
+        for method in [method for method in maker.suite.methods if method not in maker.methods()]:
+            print(f"{method}: unknown trainer; left out")
+    printed = only_printed(jobs, arguments)
+    if printed is not None:
+        if arguments.dry_run and name == "table4":
             for measurement in measurements(maker, arguments).values():
                 state = "finished" if measurement.output.is_file() else "missing"
                 print(f"memory, {state}: python {shlex.join(measurement.command[1:])}")
-        return 0
+        return printed
     status = 0
     recorded = recorded_runs(arguments.recorded) if arguments.recorded else None
     for phase in sorted({entry.phase for entry in entries}) if arguments.run and recorded is None else ():
-        status = max(status, run_jobs(unique(entry.job for entry in entries if entry.phase == phase), devices))
-        if status == 3:
+        status = max(status, launch(unique(entry.job for entry in entries if entry.phase == phase), arguments))
+        if status == INTERRUPTED:
             return status
     found = Results.read(entries, recorded)
     if not found.cells and status:
@@ -114,13 +111,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--from", dest="recorded", type=user_path, metavar="CSV", help="use the runs of this CSV of tools.summarize; run nothing"
     )
     add_running_options(parser)
+    add_launcher_options(parser)
     arguments = parser.parse_args(argv)
+    check_launcher_options(arguments)
     for name in arguments.artifacts:
         if name not in ARTIFACTS:
             raise UserError(f"unknown artifact {name!r}; choose from {', '.join(ARTIFACTS)}")
     if len(set(arguments.seeds)) < len(arguments.seeds):
         raise UserError(f"--seeds: {' '.join(map(str, arguments.seeds))}: a seed is repeated; give each once")
-    if not arguments.dry_run and any(name in DRAWN for name in arguments.artifacts):
+    if not (arguments.dry_run or arguments.status) and any(name in DRAWN for name in arguments.artifacts):
         require_matplotlib()
     arguments.output = arguments.output or Path("reproduced") / arguments.suite
     return arguments
@@ -150,7 +149,7 @@ def main(argv: list[str]) -> int:
     status = 0
     for name in arguments.artifacts:
         status = max(status, attempt(name, arguments, maker))
-        if status == 3:
+        if status == INTERRUPTED and arguments.launcher == "local":
             break
     return status
 
