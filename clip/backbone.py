@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import hashlib
 import importlib
@@ -23,6 +24,7 @@ from clip import BUNDLED
 from clip.bundled import build_bundled, model_config, weights_of
 from clip.checkpoint import is_torchscript, official_hashes, read_state_dict
 from clip.hugging_face import is_hugging_face, to_open_clip, uses_quick_gelu
+from clip.packed import with_rounded_matrices
 from clip.towers import Tokenizer
 from utils.errors import UserError
 from utils.files import sha256
@@ -49,6 +51,7 @@ class Backbone:
     """A frozen CLIP in float32 on its device.
 
     `known_tokens`: the token ids with a trained embedding, or None where all have one (the bundled ones have few).
+    `tower_weights`: what the text tower's matrices were rounded to. `weights_sha256`: the fingerprint, where it is known.
     """
 
     name: str
@@ -57,6 +60,8 @@ class Backbone:
     preprocess: Callable[[Image.Image], Tensor]
     device: torch.device
     known_tokens: frozenset[int] | None = None
+    tower_weights: str = "float32"
+    weights_sha256: str = ""
 
     @property
     def logit_scale(self) -> float:
@@ -69,12 +74,29 @@ class Backbone:
         return (size, size) if isinstance(size, int) else tuple(size)
 
     def fingerprint(self) -> str:
-        """SHA-256 over the names and bytes of all weights: what a saved prompt belongs to."""
+        """SHA-256 over the names and bytes of all weights as they were loaded: what a saved prompt belongs to."""
+        if self.weights_sha256:
+            return self.weights_sha256
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+            # the bytes themselves, since a copy of the largest tensor would be the peak of a small run
+            digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
+
+    def with_tower_weights(self, kind: str) -> Backbone:
+        """The same CLIP with the matrices of its text tower rounded to `kind`, and with the fingerprint from before."""
+        model: Any = self.model if kind == "float32" else with_rounded_matrices(self.model, kind)
+        return dataclasses.replace(self, model=model, tower_weights=kind, weights_sha256=self.fingerprint())
+
+    def released(self) -> Backbone:
+        """The same without the weights, for when everything that needs them has been made.
+
+        What still refers to a part of the model keeps that part.
+        """
+        model: Any = nn.Module()
+        model.logit_scale = self.model.logit_scale
+        return dataclasses.replace(self, model=model, weights_sha256=self.fingerprint())
 
     def encode_images(self, images: Tensor, normalize: bool = True) -> Tensor:
         """Features (n, D) float32, L2-normalized unless told otherwise, of preprocessed images (n, 3, H, W)."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from clip.backbone import Backbone
 from clip.prompt import clean_name, context_ids, text_tower, tokenize
 from clip.stock import Stock, TowerParts
+from clip.text import unpacked
 from utils.errors import UserError
 
 Watch = Callable[[int, Tensor], None]
@@ -32,6 +33,7 @@ class DeepText(Stock):
                 "prompts; use --no-deep or another --backbone"
             )
         tokens, self.warnings = tokenize(backbone, [f"{clean_name(init_words)} {clean_name(name)}." for name in classnames])
+        self.warnings += unpacked(backbone)
         self.n_ctx = len(context_ids(backbone, init_words))
         slots = torch.arange(1, 1 + self.n_ctx).expand(len(tokens), -1)
         super().__init__(tower, tokens.to(backbone.device), slots.to(backbone.device), memory_limit)

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from clip.folded import FoldedTower, Layer, activate, fold_tower
+from clip.folded import Foldable, FoldedTower, activate
+from clip.layers import Layer
 from clip.replay import Replay
 from clip.towers import TextTower
 from clip.tree import Attention, PromptTree, build_tree
@@ -30,15 +31,25 @@ LIVE_WIDTHS = 16
 class Engine:
     """Features of K prompts for a batch of contexts. Plain PyTorch operations; one implementation for every device."""
 
-    def __init__(self, tower: TextTower, suffixes: list[list[int]], n_ctx: int, sos_token: int, memory_limit: int):
+    def __init__(
+        self,
+        tower: TextTower,
+        suffixes: list[list[int]],
+        n_ctx: int,
+        sos_token: int,
+        memory_limit: int,
+        tower_weights: str = "float32",
+    ):
         """`suffixes`: token ids behind the context, with [EOS]. `memory_limit`: bytes for the activations of one pass.
 
+        `tower_weights`: what the tower's matrices were rounded to. Of the tower, only what passes need is kept.
         Raises clip.folded.Unsupported for a tower that only the reference path supports.
         """
-        self.folded = fold_tower(tower, sos_token)
+        self.folded = Foldable(tower, sos_token, tower_weights)
         self.device = tower.positional_embedding.device
         self.suffixes, self.n_ctx, self.memory_limit = suffixes, n_ctx, memory_limit
-        self.token_rows = tower.token_embedding.weight.detach()
+        self.token_ids = torch.tensor(sorted({token for suffix in suffixes for token in suffix}))
+        self.token_rows = tower.token_embedding.weight.detach()[self.token_ids]
         self.replay = True
         self._passes: dict[tuple[torch.dtype, bool], Prepared] = {}
 
@@ -87,14 +98,16 @@ class Engine:
             # ordinary tensors, even when first requested in inference mode: a differentiable pass must be able to save them
             with torch.inference_mode(False), torch.no_grad():
                 tree = build_tree(self.suffixes, self.n_ctx, class_specific)
-                self._passes[key] = Prepared(self.folded.to(dtype, self.device), tree, self.token_rows, self.device)
+                tokens = self.token_rows[torch.searchsorted(self.token_ids, tree.tokens)]
+                self._passes[key] = Prepared(self.folded.to(dtype, self.device), tree, tokens, self.device)
         return self._passes[key]
 
 
 class Prepared:
     """The forward pass in one precision over one tree, with everything that is prepared once for it."""
 
-    def __init__(self, tower: FoldedTower, tree: PromptTree, token_rows: Tensor, device: torch.device):
+    def __init__(self, tower: FoldedTower, tree: PromptTree, tokens: Tensor, device: torch.device):
+        """`tokens`: embeddings of the tree's `tokens`."""
         self.tower, self.tree = tower, tree
         self.rows, self.leaves = tree.rows.to(device), tree.leaves.to(device)
         self.leaf_rows = tree.leaf_rows.to(device)
@@ -105,10 +118,10 @@ class Prepared:
         self.replays: dict[torch.Size, tuple[Replay, dict[str, Tensor]]] = {}
         self.in_place = True
         dtype = tower.positions.dtype
-        tokens, positions = tree.tokens.to(device), tree.positions.to(device)
+        positions = tree.positions.to(device)
         self.width = tower.positions.shape[1]
         # the first layer's input is the same for the name tokens of every query
-        self.x0 = token_rows[tokens].to(dtype) + tower.positions[positions]
+        self.x0 = tokens.to(dtype) + tower.positions[positions]
         self.qkv0 = F.layer_norm(self.x0, (self.width,), eps=tower.eps) @ tower.layers[0].qkv
         self.qkv0[:, : self.width] += tower.layers[0].b_q
         self.context_positions = tower.positions[1 : 1 + tree.n_ctx]

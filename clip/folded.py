@@ -2,19 +2,23 @@
 
 Layer-norm gains and biases go into the next matrix, the attention scale into the queries, layer scale into the projections,
 the value bias into the output bias (attention weights sum to one), and the key bias is dropped (the softmax cancels it).
-QuickGELU, x·σ(1.702 x), is SiLU between matrices scaled by 1.702 and 1/1.702.
+QuickGELU, x·σ(1.702 x), is SiLU between matrices scaled by 1.702 and 1/1.702. A tower of fewer bits (clip/packed.py) keeps its
+matrices as they are stored, and folds while it unpacks them.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import LayerScale, QuickGELU, ResidualAttentionBlock, Transformer
 from torch import Tensor, nn
 
+from clip.layers import DenseLayer, Layer, PackedLayer
+from clip.packed import PackedMatrix, pack
 from clip.towers import TextTower, pooling
 
 QUICK = 1.702
@@ -25,26 +29,11 @@ class Unsupported(Exception):
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One block. Matrices are (in, out) for `rows @ matrix`; `qkv` holds q, k, v side by side, `b_q` is the bias of q alone."""
-
-    qkv: Tensor
-    b_q: Tensor
-    out: Tensor
-    b_out: Tensor
-    fc: Tensor
-    b_fc: Tensor
-    proj: Tensor
-    b_proj: Tensor
-    # keys and values (2·width,) of [SOS], which are constant since [SOS] attends only to itself
-    sos: Tensor
-
-
-@dataclass(frozen=True)
 class FoldedTower:
-    """`positions` (L, width): positional embeddings. `readout` (width, D), `b_readout` (D,): projection after the last norm."""
+    """A tower in one precision. `positions` (L, width): positional embeddings. `readout` (width, D), `b_readout` (D,): projection
+    after the last norm."""
 
-    layers: tuple[Layer, ...]
+    layers: Sequence[Layer]
     heads: int
     quick: bool
     eps: float
@@ -52,28 +41,48 @@ class FoldedTower:
     readout: Tensor
     b_readout: Tensor
 
+
+class Foldable:
+    """A tower that can be folded for passes of any precision.
+
+    A float32 tower keeps its blocks and folds them in float64 for each precision anew, so that no float64 copy stays. One of
+    fewer bits keeps its packed layers alone, which all precisions share.
+    """
+
+    def __init__(self, tower: TextTower, sos_token: int, kind: str = "float32"):
+        """`kind`: what the tower's matrices were rounded to (`clip.packed`).
+
+        Raises Unsupported, with the reason, if the tower is not of plain causal blocks.
+        """
+        self.blocks = _checked_blocks(tower)
+        self.quick, self.eps = isinstance(self.blocks[0].mlp.gelu, QuickGELU), self.blocks[0].ln_1.eps
+        self.depth, self.heads = len(self.blocks), self.blocks[0].attn.num_heads
+        self.positions = tower.positional_embedding.detach().double().cpu()
+        self.sos = tower.token_embedding.weight.detach()[sos_token].double().cpu() + self.positions[0]
+        self.readout, self.b_readout = _readout(tower)
+        self.packed: list[PackedLayer] = []
+        if kind != "float32":
+            x = self.sos
+            for block in self.blocks:
+                layer, x = _fold_block(block, self.quick, self.eps, x)
+                self.packed.append(_pack_block(block, layer, self.quick, kind))
+            self.blocks = []
+
     def to(self, dtype: torch.dtype, device: torch.device) -> FoldedTower:
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, dtype).contiguous()
 
-        layers = tuple(Layer(**{f.name: move(getattr(layer, f.name)) for f in fields(Layer)}) for layer in self.layers)
+        layers: list[Layer] = []
+        if self.packed:
+            # on a device that is not the CPU, the next precision finds the stored values there
+            self.packed = [layer.to(torch.float64, device) for layer in self.packed]
+            layers += [layer.to(dtype, device) for layer in self.packed]
+        x = self.sos
+        for block in self.blocks:
+            layer, x = _fold_block(block, self.quick, self.eps, x)
+            layers.append(layer.to(dtype, device))
         positions, readout, b_readout = map(move, (self.positions, self.readout, self.b_readout))
-        return FoldedTower(layers, self.heads, self.quick, self.eps, positions, readout, b_readout)
-
-
-def fold_tower(tower: TextTower, sos_token: int) -> FoldedTower:
-    """Folds open_clip's text tower. Raises Unsupported, with the reason, if it is not of plain causal blocks."""
-    blocks = _checked_blocks(tower)
-    quick = isinstance(blocks[0].mlp.gelu, QuickGELU)
-    eps = blocks[0].ln_1.eps
-    positions = tower.positional_embedding.detach().double().cpu()
-    x = tower.token_embedding.weight.detach()[sos_token].double().cpu() + positions[0]
-    layers = []
-    for block in blocks:
-        layer, x = _fold_block(block, quick, eps, x)
-        layers.append(layer)
-    readout, b_readout = _readout(tower)
-    return FoldedTower(tuple(layers), blocks[0].attn.num_heads, quick, eps, positions, readout, b_readout)
+        return FoldedTower(tuple(layers), self.heads, self.quick, self.eps, positions, readout, b_readout)
 
 
 def activate(h: Tensor, quick: bool, in_place: bool = False) -> Tensor:
@@ -105,7 +114,7 @@ def _checked_blocks(tower: TextTower) -> list[ResidualAttentionBlock]:
     return blocks
 
 
-def _fold_block(block: ResidualAttentionBlock, quick: bool, eps: float, sos: Tensor) -> tuple[Layer, Tensor]:
+def _fold_block(block: ResidualAttentionBlock, quick: bool, eps: float, sos: Tensor) -> tuple[DenseLayer, Tensor]:
     """The folded block, and the [SOS] activations (width,) behind it, of `sos` (width,) in front of it."""
 
     def exact(tensor: Tensor) -> Tensor:
@@ -139,8 +148,34 @@ def _fold_block(block: ResidualAttentionBlock, quick: bool, eps: float, sos: Ten
     normed = F.layer_norm(sos, (width,), eps=eps) @ qkv.T
     sos = sos + normed[2 * width :] @ out + b_out
     hidden = activate(F.layer_norm(sos, (width,), eps=eps) @ fc.T + b_fc, quick)
-    layer = Layer(qkv.T, b_qkv[:width], out, b_out, fc.T, b_fc, proj, b_proj, normed[width:])
+    layer = DenseLayer(qkv.T, b_qkv[:width], out, b_out, fc.T, b_fc, proj, b_proj, normed[width:])
     return layer, sos + hidden @ proj + b_proj
+
+
+def _pack_block(block: ResidualAttentionBlock, layer: DenseLayer, quick: bool, kind: str) -> PackedLayer:
+    """The block's matrices as they are stored, with the factors that `_fold_block` gives their rows and columns."""
+
+    def factors(tensor: Tensor) -> Tensor:
+        return tensor.detach().cpu().double()
+
+    def ones(count: int) -> Tensor:
+        return torch.ones(count, dtype=torch.float64)
+
+    def packed(matrix: Tensor, rows: Tensor, columns: Tensor) -> PackedMatrix:
+        return pack(matrix.detach().cpu(), kind, rows=rows, columns=columns)
+
+    width, hidden = block.attn.embed_dim, len(block.mlp.c_fc.weight)
+    scale1, scale2 = (factors(ls.gamma) if isinstance(ls, LayerScale) else ones(width) for ls in (block.ls_1, block.ls_2))
+    of_queries = ones(3 * width)
+    of_queries[:width] /= math.sqrt(width // block.attn.num_heads)
+    quicken = QUICK if quick else 1.0
+    return PackedLayer(
+        packed(block.attn.in_proj_weight, factors(block.ln_1.weight), of_queries),
+        packed(block.attn.out_proj.weight, ones(width), scale1),
+        packed(block.mlp.c_fc.weight, factors(block.ln_2.weight), ones(hidden) * quicken),
+        packed(block.mlp.c_proj.weight, ones(hidden), scale2 / quicken),
+        *(layer.b_q, layer.b_out, layer.b_fc, layer.b_proj, layer.sos),
+    )
 
 
 def _readout(tower: TextTower) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clip.engine import Prepared
-from clip.folded import Layer, activate
+from clip.folded import activate
+from clip.layers import Layer
 from clip.tree import Attention
 
 

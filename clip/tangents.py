@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from clip.engine import LIVE_WIDTHS, ROWS_PER_PASS, Engine
-from clip.folded import Layer
+from clip.layers import DenseWeights, PackedLayer, PackedWeights, Weights
 from clip.recorded import Block, Norm, Recorded, record
 from clip.tree import Attention
 from utils.numbers import ceil_div
@@ -99,22 +99,6 @@ class TangentEngine:
 
 
 @dataclass(frozen=True)
-class Weights:
-    """A layer's matrices (in, out)."""
-
-    q: Tensor
-    kv: Tensor
-    out: Tensor
-    fc: Tensor
-    proj: Tensor
-
-    @classmethod
-    def of(cls, layer: Layer) -> Weights:
-        width = len(layer.qkv)
-        return cls(layer.qkv[:, :width].contiguous(), layer.qkv[:, width:].contiguous(), layer.out, layer.fc, layer.proj)
-
-
-@dataclass(frozen=True)
 class Moves:
     """Which rows have tangents in a layer. `start`: the first row that the context reaches.
 
@@ -137,7 +121,9 @@ class Tangents:
         prepared = engine.prepared(torch.float32, class_specific)
         self.dtype, self.device, tree = dtype, engine.device, prepared.tree
         tower = engine.folded.to(dtype, engine.device)
-        self.layers = [Weights.of(layer) for layer in tower.layers]
+        self.layers: list[Weights] = [
+            PackedWeights(layer) if isinstance(layer, PackedLayer) else DenseWeights.of(layer) for layer in tower.layers
+        ]
         self.readout = engine.folded.readout.to(engine.device)
         self.heads, self.width, self.rows, self.names = tower.heads, prepared.width, len(tree), len(tree.tokens)
         self.moves = self._find_moves(prepared.rows, prepared.leaves, prepared.leaf_rows)

@@ -59,11 +59,14 @@ class TextFeatures:
                 suffixes = [
                     row[1 + n_ctx : end + 1].tolist() for row, end in zip(tokens, prompt_ends(tower, tokens), strict=True)
                 ]
-                self._features = self.engine = Engine(tower, suffixes, n_ctx, int(tokens[0, 0]), memory_limit)
+                self._features = self.engine = Engine(
+                    tower, suffixes, n_ctx, int(tokens[0, 0]), memory_limit, backbone.tower_weights
+                )
                 self._tangents = TangentEngine(self.engine)
                 return
             except Unsupported as reason:
                 self.warnings.append(f"the fast engine does not support this text tower ({reason}); using --engine stock")
+        self.warnings += unpacked(backbone)
         self._features = Stock(tower, tokens.to(backbone.device), slots.to(backbone.device), memory_limit)
 
     def __call__(self, contexts: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -84,6 +87,13 @@ class TextFeatures:
     def chunk(self, dtype: torch.dtype) -> int:
         """How many queries (fast) or prompts (stock) share one pass."""
         return self._features.chunk(dtype)
+
+
+def unpacked(backbone: Backbone) -> list[str]:
+    """The warning where a tower of fewer bits takes a path that computes with its values in float32."""
+    if backbone.tower_weights == "float32":
+        return []
+    return [f"--tower_weights {backbone.tower_weights}: the stock tower holds these values as float32 and needs no less memory"]
 
 
 def move_names(tokens: Tensor, name_lengths: Sequence[int], n_ctx: int, before: int) -> tuple[Tensor, Tensor]:

@@ -94,6 +94,8 @@ class Classifier:
             | {"prompt_trainer": about["prompt_trainer"]}
         )
         backbone = backbone or load_backbone(config.backbone, target, config.checkpoint, config.trust_checkpoint)
+        # the values that the prompt was tuned on
+        backbone = backbone.with_tower_weights(config.tower_weights)
         names = tuple(classnames if classnames is not None else about["classnames"])
         if not names:
             raise UserError("--classnames: give at least one class name")

@@ -178,6 +178,8 @@ class Tune(ZeroShot):
         self.problem = build_problem(self.config, self.task)
         self.problem.objective.passes = Passes(self.config.passes_multiple, self.ranks)
         self.optimizer = build_optimizer(self.config, self.problem)
+        # image features are computed, and the problem has what it needs of the towers
+        self.task = dataclasses.replace(self.task, backbone=self.task.backbone.released())
         lower("memory_limit")
 
     @property

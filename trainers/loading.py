@@ -44,6 +44,7 @@ def load_task(config: Config, device: torch.device) -> FewShotTask:
         dataset = cut_classes(dataset, config.subsample_classes)
     check_images(dataset, [*dataset.test, *train, *val])
     backbone = clip.backbone.load_backbone(config.backbone, device, config.checkpoint, config.trust_checkpoint)
+    backbone = backbone.with_tower_weights(config.tower_weights)
 
     warnings = list(dataset.notes)
     cache = FeatureCache(Path(config.cache_dir or default_folder()), warnings.append) if config.cache else None

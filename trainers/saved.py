@@ -36,6 +36,7 @@ OF_THIS_RUN = (
     "batch_size",
     "memory_limit",
     "engine",
+    "tower_weights",
     "precision",
     "device",
     "checkpoint",

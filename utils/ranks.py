@@ -199,6 +199,8 @@ def joined(config: Config) -> Iterator[Ranks]:
     os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
     try:
         store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+        # torchrun's store outlives a restart, and with it the addresses of the ranks that have ended
+        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo", store=store, rank=rank, world_size=size, timeout=timeout
         )

@@ -80,6 +80,12 @@ class Config:
     memory_limit: int = option(
         0, "model", "MiB for the activations of one pass; 0 = 1024 on a CPU, 4096 on a GPU", low=0, high=1 << 30
     )
+    tower_weights: str = option(
+        "float32",
+        "model",
+        "how the frozen text tower's matrices are stored; int8: one scale per output channel (docs/scale.md)",
+        choices=("float32", "bfloat16", "int8"),
+    )
     batch_size: int = option(256, "model", "images per pass through the image tower", low=1)
 
     shots: int = option(16, "data", "training images per class", low=1)

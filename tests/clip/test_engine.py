@@ -10,7 +10,7 @@ from open_clip.model import CLIP, CustomTextCLIP
 from torch import Tensor
 
 from clip.backbone import Backbone
-from clip.folded import Unsupported, fold_tower
+from clip.folded import Foldable, Unsupported
 from clip.text import TextFeatures
 from clip.tree import build_tree
 from tests.conftest import make_tiny_backbone
@@ -100,7 +100,7 @@ def test_tower_without_causal_attention_falls_back_saying_so(tiny_backbone) -> N
     vision = {"image_size": 32, "patch_size": 32, "layers": 1, "width": 32, "head_width": 16}
     model = reset(CustomTextCLIP(32, vision, text))
     with pytest.raises(Unsupported, match="causal"):
-        fold_tower(model.text, 49406)
+        Foldable(model.text, 49406)
     backbone = Backbone("made", model, tiny_backbone.tokenizer, tiny_backbone.preprocess, torch.device("cpu"))
     features = TextFeatures(backbone, NAMES, "a photo of a", 1 << 30, "fast")
     assert any("engine" in warning for warning in features.warnings)

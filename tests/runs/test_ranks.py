@@ -200,9 +200,12 @@ def test_torchrun_restarts_a_killed_rank_and_the_run_ends_as_one_process(tmp_pat
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max_restarts=1"]
     command += [str(REPOSITORY / "main_sharpzo.py"), *LONG, "--overwrite", "--output_dir", str(tmp_path / "run")]
     with (tmp_path / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as launcher:
-        wait_for(folder / "checkpoint.json")
-        os.kill(child_of(launcher.pid, last=True), signal.SIGKILL)
-        assert launcher.wait(120) == 0, (tmp_path / "log").read_text()
+        try:
+            wait_for(folder / "checkpoint.json")
+            os.kill(child_of(launcher.pid, last=True), signal.SIGKILL)
+            assert launcher.wait(120) == 0, (tmp_path / "log").read_text()
+        finally:
+            launcher.terminate()
     assert "resuming after step" in (tmp_path / "log").read_text()
     assert main([*LONG, "--output_dir", str(tmp_path / "whole")]) == 0
     assert outcome(folder) == outcome(folder_of(tmp_path / "whole", "sharpzo"))

@@ -70,7 +70,7 @@ def multiply_adds(engine: Engine, images: int, d: int) -> int:
     """What one query must multiply: distinct tree nodes, attention links, read-out, projection A and logits."""
     tree = engine.tree()
     w, D = engine.folded.readout.shape
-    layers, rows, leaves = len(engine.folded.layers), len(tree), len(tree.leaf_rows)
+    layers, rows, leaves = engine.folded.depth, len(tree), len(tree.leaf_rows)
     products = (layers - 1) * rows * 12 * w * w - len(tree.tokens) * 3 * w * w
     products += rows * 2 * w * w + leaves * 10 * w * w
     attention = 2 * w * ((layers - 1) * tree.rows.links + tree.leaves.links)
