@@ -20,6 +20,7 @@ from trainers import TRAINERS
 from trainers.blackbox.ledger import Recorded
 from trainers.blackbox.passes import Passes
 from trainers.blackbox.samples import Classified
+from trainers.early_stop import EarlyStop
 from trainers.loading import load_task
 from trainers.loop import build_optimizer, build_problem, optimize, planned_queries
 from trainers.per_class import TestPredictions
@@ -178,6 +179,7 @@ class Tune(ZeroShot):
         self.problem = build_problem(self.config, self.task)
         self.problem.objective.passes = Passes(self.config.passes_multiple, self.ranks)
         self.optimizer = build_optimizer(self.config, self.problem)
+        self.early_stop = EarlyStop(self.config.patience, self.ranks) if self.config.patience else None
         # image features are computed, and the problem has what it needs of the towers
         self.task = dataclasses.replace(self.task, backbone=self.task.backbone.released())
         lower("memory_limit")
@@ -217,14 +219,19 @@ class Tune(ZeroShot):
             save_every=config.save_every,
             replay=folder.replay,
             progress=Progress(folder.log),
+            early_stop=self.early_stop,
         )
         w = optimize(self.optimizer, problem, log, max_queries=config.max_queries, deadline=deadline)
         if config.save_model:
             save_prompt(folder.path / PROMPT_FILE, objective.model.tensors(w), self._about())
         last = json.loads((folder.path / METRICS).read_text().splitlines()[-1])
-        if TRAINERS[config.prompt_trainer].two_stages and last["stage"] == 1 and last["step"] < problem.steps:
+        early = self.early_stop
+        if early:
+            folder.log(early.summary(last["step"]))
+        elif TRAINERS[config.prompt_trainer].two_stages and last["stage"] == 1 and last["step"] < problem.steps:
             folder.log(f"note: --max_queries {config.max_queries} ended the run at step {last['step']}, before stage 2")
         outcome = {"feature_seconds": round(self.task.feature_seconds, 3), "val_accuracy": last["val_accuracy"]}
+        outcome |= {"val_accuracy": early.accuracy, "best_step": early.step} if early else {}
         outcome |= {"seconds": last["seconds"]} | objective.costs()
         outcome |= self._tested(objective.classify(w, problem.test))
         parts = {"train": problem.train, "val": problem.val, "test": problem.test}
@@ -243,7 +250,7 @@ class Tune(ZeroShot):
     def follow(self, deadline: Deadline) -> None:
         recorded: np.ndarray = self.ranks.decide(self._no_losses)
         self.problem.objective.replay_from(Recorded(recorded))
-        log = StepLog(lambda entry: None)
+        log = StepLog(lambda entry: None, early_stop=self.early_stop)
         optimize(self.optimizer, self.problem, log, max_queries=self.config.max_queries, deadline=deadline)
 
     @staticmethod

@@ -41,7 +41,8 @@ def optimize(
 ) -> Tensor:
     """Runs the problem's steps, stopping before one that would exceed `max_queries` (0: no limit); returns the solution w (d,).
 
-    Raises Interrupted before a step that would end after the `deadline`.
+    If the `log` has an early stop, the solution is the best by validation, and the objective deploys it. Raises Interrupted
+    before a step that would end after the `deadline`.
     """
     objective, budget, deadline = problem.objective, max_queries or math.inf, deadline or Deadline()
 
@@ -57,8 +58,13 @@ def optimize(
             with log.timed(step):
                 figures = optimizer.step(objective)
             log.add(stage, figures, last=not allowed(step + 1))
+            if log.stops_early():
+                break
             step += 1
-    return optimizer.solution
+    if log.early_stop is None:
+        return optimizer.solution
+    objective.deploy(log.early_stop.companions)
+    return log.early_stop.solution
 
 
 def planned_queries(optimizer: Optimizer, problem: Problem, max_queries: int = 0) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from trainers.blackbox.objective import Objective
+from trainers.early_stop import PREFIX, EarlyStop
 from trainers.optimizer import Optimizer
 from utils.errors import RunError
 from utils.interrupt import Interrupted, StepTimer
@@ -44,8 +45,8 @@ class StepLog:
     """Writes one entry per step, and one for step 0; with a `replay` log it also resumes an interrupted run.
 
     `record` gets every entry: step, stage, seconds, costs, the optimizer's figures, and every `eval_every` steps and at the end
-    what `evaluate` says of the solution. Steps that `replay` already holds are repeated from their losses and not recorded
-    again; new ones are saved every `save_every` steps and whenever the loop ends.
+    what `evaluate` says of the solution, which `early_stop` counts. Steps that `replay` already holds are repeated from their
+    losses and not recorded again; new ones are saved every `save_every` steps and whenever the loop ends.
     """
 
     def __init__(
@@ -57,10 +58,11 @@ class StepLog:
         save_every: int = 10,
         replay: ReplayLog | None = None,
         progress: Progress | None = None,
+        early_stop: EarlyStop | None = None,
     ):
         self.record, self.evaluate = record, evaluate
         self.eval_every, self.save_every = eval_every, save_every
-        self.replay, self.progress = replay, progress
+        self.replay, self.progress, self.early_stop = replay, progress, early_stop
         self.step = 0
         self.replayed_steps = replay.resumed.step if replay and replay.resumed else -1
         self._timer, self._write_seconds = StepTimer(), 0.0
@@ -108,9 +110,13 @@ class StepLog:
             self.progress.update(entry)
         self._write_seconds = max(self._write_seconds, time.monotonic() - begun)
 
+    def stops_early(self) -> bool:
+        """Whether the run ends after the step that `add` ended."""
+        return self.early_stop is not None and self.early_stop.reached()
+
     @contextlib.contextmanager
     def saved_on_exit(self) -> Iterator[None]:
-        """Around the loop: whatever ends it, the last complete step is saved; an interruption is told the step."""
+        """Around the loop: whatever ends it, the last complete step is saved; an interruption gets its number."""
         try:
             yield
             if self.replay and self.step < self.replayed_steps:
@@ -139,11 +145,15 @@ class StepLog:
         # evaluating and writing serve the reader of the log and are not part of the method's time
         with self._stopwatch.paused():
             entry = {"step": step, "stage": stage, "seconds": round(seconds, 3)} | self.objective.costs() | figures
-            entry |= self.evaluate(self.optimizer.solution) if evaluated else {}
+            w = self.optimizer.solution
+            entry |= self.evaluate(w) if evaluated else {}
+            if self.early_stop and "val_accuracy" in entry:
+                self.early_stop.add(step, entry["val_accuracy"], w, self.objective.companions())
             self.record(entry)
             if self.replay:
                 counters = self.objective.costs() | {"evaluations": self.objective.evaluations}
-                self.replay.checkpoint(step, seconds, counters, self.objective.extras())
+                extras = self.objective.extras() | (self.early_stop.state() if self.early_stop else {})
+                self.replay.checkpoint(step, seconds, counters, extras)
                 if step and step % self.save_every == 0:
                     self.replay.save()
         return entry
@@ -154,7 +164,11 @@ class StepLog:
         assert replay.resumed is not None
         replay.verify()
         try:
-            self.objective.restore(replay.resumed.costs, replay.extras())
+            extras = replay.extras()
+            ours = {name: array for name, array in extras.items() if name.startswith(PREFIX)}
+            self.objective.restore(replay.resumed.costs, {name: extras[name] for name in extras.keys() - ours.keys()})
+            if self.early_stop:
+                self.early_stop.restore(ours)
         except (KeyError, ValueError, RuntimeError) as error:
             raise RunError(f"{replay.folder}: cannot resume: the checkpoint does not fit this run ({error})") from error
         self._stopwatch.set(replay.resumed.seconds)

@@ -78,6 +78,8 @@ def _check_trainer(config: Config, trainers: Mapping[str, TrainerInfo], refuse: 
             f"change point {config.change_point} lies past the last step (total_steps {config.total_steps}); "
             "choose an earlier change_point or more total_steps",
         )
+    if config.patience and not config.eval_every:
+        refuse("patience", "counts evaluations during the run; set --eval_every to the steps between them")
     if name == "zo" and config.pruning != "none":
         refuse("pruning", f"trainer zo is dense; for {config.pruning} pruning use --prompt_trainer sharpzo")
     if name == "craft" and config.objective != "cross-entropy":

@@ -20,9 +20,7 @@ class Config:
 
     config: str = option("configs/digits.yaml", "run", "dataset YAML; its keys are the other flags' names")
     dataset: str = option("", "run", "dataset key; without --config, configs/NAME.yaml is used")
-    root_path: str | None = option(
-        None, "run", "dataset root in CoOp's layout (for --dataset folder: the image folder)", kind=str
-    )
+    root_path: str | None = option(None, "run", "dataset root in CoOp's layout, or the folder of --dataset folder", kind=str)
     output_dir: str = option("outputs", "run", "root of the run folders")
     run_name: str = option("", "run", "adds a folder level, for variants of a setting")
     dataset_name: str = option("", "run", "name of an image folder in paths and tables; empty: the folder's own name")
@@ -133,6 +131,9 @@ class Config:
         100, "method", "T_c, first step of stage 2, or auto: by validation accuracy", kind=int, low=0, words=("auto",)
     )
     max_queries: int = option(0, "method", "stop before the step that would exceed this many queries; 0 = no limit", low=0)
+    patience: int = option(
+        0, "method", "end after N evaluations without a higher validation accuracy, and deploy the best; 0 = off", low=0
+    )
     fidelity: str = option("paper", "method", "paper, released, or a comma-separated list of the released code's departures")
 
     derivatives: str = option(

@@ -96,6 +96,13 @@ class CraftObjective(Objective):
         self._refuse_non_finite(torch.tensor(losses), w.expand(len(losses), -1))
         return sum(losses) / len(losses)
 
+    def companions(self) -> dict[str, np.ndarray]:
+        """The adapter's parameters."""
+        return {name: tensor.cpu().numpy().copy() for name, tensor in self.adapter.state_dict().items()}
+
+    def deploy(self, companions: Mapping[str, np.ndarray]) -> None:
+        self.adapter.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in companions.items()})
+
     def extras(self) -> dict[str, np.ndarray]:
         """The adapter's parameters and Adam's moments."""
         state = {f"adapter.{name}": tensor for name, tensor in self.adapter.state_dict().items()}

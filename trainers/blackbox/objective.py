@@ -146,6 +146,13 @@ class Objective:
         for name, tensor in self._moved.items():
             tensor.copy_(torch.tensor(extras[name]))
 
+    def companions(self) -> dict[str, np.ndarray]:
+        """What the deployed prompt needs besides w, as copies: nothing, unless a method also trains an adapter."""
+        return {}
+
+    def deploy(self, companions: Mapping[str, np.ndarray]) -> None:
+        """Takes back what `companions` returned at an earlier point."""
+
     def jvp(self, w: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         """L(w) and its slopes ∇L·v (m,) along the `tangents` (m, d), in forward mode: no graph, no step μ.
 
