@@ -107,6 +107,13 @@ TRAINERS = Registry(
             two_stages=True,
         ),
         "cma-es": TrainerInfo("SharpZO's stage 1 to the end", "trainers.sharpzo.build:build", title="Sharpness-aware CMA-ES"),
+        "sharpzo+": TrainerInfo(
+            "ours: SharpZO whose shift and masks cost no query, with schedules that follow the budget",
+            "trainers.sharpzo.plus:build",
+            title="SharpZO+",
+            defaults={"zo_lr": 0.2, "zo_eps_rge": 0.01, "prune_interval": 100},
+            update=True,
+        ),
         "fo": TrainerInfo(
             "gradient descent by backpropagation, for reference",
             "trainers.baselines.gradient_descent:build",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -113,3 +114,28 @@ class RefinedAdam(Moments):
         if self.bias_correction:
             m, v = m / (1 - self.beta1**self.t), v / (1 - self.beta2**self.t)
         return self.lr * m / (v + self.epsilon**2).sqrt()
+
+
+class Cosine(Update):
+    """The steps of `update` times ½ (1 + cos(π t / T)) in call t = 0, 1, …, and 0 from t = T on. Logs the factor, `schedule`."""
+
+    def __init__(self, update: Update, *, steps: int):
+        self.update, self.steps = update, steps
+        self.t = 0
+        self.factor = 1.0
+
+    def start(self, w: Tensor) -> None:
+        self.update.start(w)
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        return self.update.tensors
+
+    @property
+    def figures(self) -> Mapping[str, float]:
+        return {**self.update.figures, "schedule": self.factor}
+
+    def __call__(self, gradient: Tensor, w: Tensor) -> Tensor:
+        self.factor = 0.5 * (1 + math.cos(math.pi * min(1.0, self.t / self.steps)))
+        self.t += 1
+        return self.factor * self.update(gradient, w)

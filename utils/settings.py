@@ -247,6 +247,13 @@ class Config:
     lbfgs_memory: int = option(10, "ZO optimizers", "pairs of steps that lbfgs remembers", low=1)
     lbfgs_gradient: str = option("cge", "ZO optimizers", "lbfgs: central differences, or forward mode", choices=("cge", "jvp"))
 
+    warmup_share: float = option(
+        0.2, "sharpzo+", "share of --max_queries, or of --total_steps without it, that stage 1 takes", low=0.0, high=1.0
+    )
+    zo_schedule: str = option(
+        "cosine", "sharpzo+", "step size of stage 2 to the end of the budget", choices=("cosine", "constant")
+    )
+
     sp_avg: int = option(5, "SPSA", "q, two-sided estimates averaged per step (the SPSA baselines' name)", low=1)
     spsa_c: float = option(0.01, "SPSA", "c of the perturbation c / k^γ", above=0.0)
     spsa_gamma: float = option(0.1, "SPSA", "γ of the perturbation c / k^γ", low=0.0)

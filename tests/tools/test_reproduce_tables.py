@@ -21,7 +21,7 @@ def test_methods_are_compared_at_their_own_budgets_at_a_small_one_and_at_ours(tm
     pytest.importorskip("matplotlib")
     entries = list(PLANS["baselines"](maker(tmp_path, seeds=(1, 2))))
     methods = {name for name, info in TRAINERS.items() if info.prompt and not info.stage2}
-    methods = methods - {"saved", "fo", "zo", "cma-es"} | {"mezo"}
+    methods = methods - {"saved", "fo", "zo", "cma-es", "sharpzo+"} | {"mezo"}
     assert {TRAINERS.canonical(entry.row) for entry in entries if entry.column == OWN_BUDGET} == methods
     small = {TRAINERS.canonical(entry.row) for entry in entries if entry.column == SMALL_BUDGET}
     assert small == methods - {"zero-shot", "zip-20k"}

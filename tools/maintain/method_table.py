@@ -22,6 +22,7 @@ FACTS = {
     "sharpzo": Facts("Yang et al., NeurIPS 2025", "2d + S; then 2q, and 2d for a mask"),
     "zo": Facts("Yang et al., NeurIPS 2025", "2d + S; then 2q"),
     "cma-es": Facts("Yang et al., NeurIPS 2025", "2d + S"),
+    "sharpzo+": Facts("–", "S; then N + 1"),
     "fo": Facts("–", "1"),
     "bbt": Facts("as in CraFT, ICML 2024", "S = 40"),
     "zip": Facts("ICLR 2025", "10"),

@@ -1,0 +1,110 @@
+"""The comparison at equal queries: grids of equal size, choices by validation loss, and corrected paired differences."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from tools.maintain import equal_queries, equal_tables
+from tools.maintain.equal_queries import LADDERS, NUMBER, Tasks, append, best_settings, beyond, grid, run
+from tools.maintain.equal_tables import average_ranks, between, differences, holm, stratified
+from utils.errors import UserError
+
+
+@pytest.mark.parametrize("name", ["sharpzo", *LADDERS])
+def test_every_name_has_four_different_settings_at_each_budget(name: str) -> None:
+    for budget in equal_queries.BUDGETS:
+        assert len(set(grid(name, budget))) == NUMBER
+
+
+def test_a_fifth_setting_is_tried_only_beyond_an_edge() -> None:
+    first, second, third, last = grid("mezo", 5000)
+    assert (first, last) == ("zo_lr=0.1", "zo_lr=3.0")
+    assert [beyond("mezo", best) for best in (first, second, third, last)] == ["zo_lr=0.03", None, None, "zo_lr=10.0"]
+    # no value below the first of a ladder
+    assert beyond("lbfgs", grid("lbfgs", 5000)[0]) is None
+    assert beyond("sharpzo", grid("sharpzo", 5000)[0]) is None
+
+
+def choice(settings: str, dataset: str, val_loss: float) -> dict[str, object]:
+    row = {"name": "mezo", "set": dataset, "budget": 5000, "settings": settings, "seed": 101, "val_loss": val_loss}
+    return dict.fromkeys(equal_queries.COLUMNS, 0) | row
+
+
+def test_settings_have_the_lowest_validation_loss_on_average_over_the_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(equal_queries, "FOLDER", tmp_path)
+    with pytest.raises(UserError, match="choose mezo"):
+        best_settings("mezo", 5000)
+    losses = {"zo_lr=0.1": (1.0, 2.0), "zo_lr=0.3": (1.2, 1.5), "zo_lr=1.0": (0.5, 2.4), "zo_lr=3.0": (3.0, 3.0)}
+    for settings, pair in losses.items():
+        append("choice", [choice(settings, dataset, loss) for dataset, loss in zip(("digits", "icons_emoji"), pair, strict=True)])
+    # another budget, and a setting that one set lacks, decide nothing
+    append("choice", [choice("zo_lr=9", "digits", 0.0), choice("zo_lr=0.1", "digits", 0.0) | {"budget": 20_000}])
+    assert best_settings("mezo", 5000) == "zo_lr=0.3"
+
+
+def test_stratified_difference_is_the_paired_t_test_on_one_set_and_tighter_within_sets() -> None:
+    first, second = [1.0, 2.0, 0.5, 1.5], [11.0, 12.5, 10.5, 11.5]
+    alone = stratified([first])
+    expected = stats.ttest_1samp(first, 0.0)
+    assert alone.p == pytest.approx(expected.pvalue)
+    interval = expected.confidence_interval()
+    assert (alone.mean - alone.half, alone.mean + alone.half) == pytest.approx(tuple(interval))
+    both = stratified([first, second])
+    assert (both.sets, both.n, both.mean) == (2, 8, pytest.approx(6.3125))
+    # the gap between the sets is no noise: pooling all eight pairs would give ± 4.5
+    assert both.half < 1.0
+    assert stratified([[2.0, 2.0], [2.0, 2.0]]).p == 0.0
+
+
+def test_holm_multiplies_by_the_number_of_hypotheses_left_and_never_decreases() -> None:
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.5}) == pytest.approx({"a": 0.04, "c": 0.09, "b": 0.09, "d": 0.5})
+    assert holm({"a": 0.6, "b": 0.7}) == {"a": 1.0, "b": 1.0}
+
+
+def test_differences_pair_by_seed_and_skip_sets_with_fewer_than_two_pairs() -> None:
+    found = {
+        "sharpzo": {"digits": {1: 70.0, 2: 72.0, 3: 71.0}, "icons_emoji": {1: 30.0}},
+        "mezo": {"digits": {2: 75.0, 3: 75.0, 4: 90.0}, "icons_emoji": {1: 40.0}},
+        "fzoo": {"digits": {4: 75.0}},
+    }
+    apart = differences(found, "sharpzo")
+    assert apart.keys() == {"mezo"}
+    assert (apart["mezo"].sets, apart["mezo"].n, apart["mezo"].mean) == (1, 2, 3.5)
+
+
+def test_average_ranks_share_ties_and_leave_out_names_without_every_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(equal_tables, "SETS", ("x", "y"))
+    found = {"a": {"x": {1: 3.0}, "y": {1: 5.0}}, "b": {"x": {1: 2.0}, "y": {1: 5.0}}, "c": {"x": {1: 9.0}}}
+    assert average_ranks(found) == {"a": 1.25, "b": 1.75}
+
+
+def test_text_between_markers_is_replaced_and_a_missing_marker_is_named() -> None:
+    page = "a\n<!-- equal 5000 -->\nold\n<!-- end -->\nb\n"
+    assert between(page, "equal 5000", "new") == "a\n<!-- equal 5000 -->\nnew\n<!-- end -->\nb\n"
+    with pytest.raises(UserError, match="<!-- equal 9 --> is missing"):
+        between(page, "equal 9", "new")
+
+
+@pytest.mark.slow
+def test_a_run_scored_at_two_budgets_equals_two_runs() -> None:
+    tasks = Tasks()
+    together = list(run(tasks, "bbt", "digits", "sigma=0.4", 1, [80, 130], True))
+    apart = [row for budget in (80, 130) for row in run(tasks, "bbt", "digits", "sigma=0.4", 1, [budget], True)]
+    assert [row["queries"] for row in together] == [80, 120]
+    assert [row | {"cpu_seconds": 0} for row in together] == [row | {"cpu_seconds": 0} for row in apart]
+
+
+def test_tables_in_the_repository_hold_what_their_csvs_do() -> None:
+    page = equal_tables.DOCUMENT.read_text(encoding="utf-8")
+    for budget in equal_queries.BUDGETS:
+        assert between(page, f"equal {budget}", equal_tables.table(budget)) == page
+    with (equal_queries.FOLDER / "equal.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert all(int(row["queries"]) <= int(row["budget"]) for row in rows)
+    assert not {row["seed"] for row in rows} & {row["seed"] for row in equal_queries.read("choice")}
