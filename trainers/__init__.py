@@ -111,7 +111,7 @@ TRAINERS = Registry(
             "ours: SharpZO whose shift and masks cost no query, with schedules that follow the budget",
             "trainers.sharpzo.plus:build",
             title="SharpZO+",
-            defaults={"zo_lr": 0.2, "zo_eps_rge": 0.01, "prune_interval": 100},
+            defaults={"zo_lr": 0.2, "zo_eps_rge": 0.01, "prune_interval": 40},
             update=True,
         ),
         "fo": TrainerInfo(

@@ -34,8 +34,18 @@ COLUMNS = ("name", "set", "budget", "settings", "seed", "queries", "cpu_seconds"
 TEST_COLUMNS = ("test_loss", "test_accuracy")
 # shared by all: configs/digits.yaml's, from a search for SharpZO
 SHARED = ("--intrinsic_dim=256", "--std=0.1", "--total_steps=1000000", "--threads=1")
-# trainers whose schedule follows the budget
-SCHEDULED = ("sharpzo+",)
+# its schedule follows the budget; settings from a search of its own on CHOICE_SETS, seeds 101 to 104
+PLUS = "sharpzo+"
+PLUS_SETTINGS = "warmup_share=0.2 zo_lr=0.2 prune_interval=40"
+# one part of it each time: rows "sharpzo+ without …"
+ABLATIONS = {
+    "warm-up": "warmup_share=0",
+    "shift": "rho=0",
+    "mask": "prune_ratio=0",
+    "schedule": "zo_schedule=constant",
+    "adam": "zo_update=sgd zo_lr=10",
+}
+WITHOUT = f"{PLUS} without "
 
 # ascending values of a setting, and where the four of a name start
 STEPS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
@@ -136,10 +146,11 @@ def configured(dataset: str, name: str, settings: str, seed: int, budget: int) -
     from trainers.jobs import make_job
     from utils.config import load_config
 
+    trainer = PLUS if name.startswith(PLUS) else name
     chosen = [f"--{setting}" for setting in settings.split()]
     run = [
         f"--config={REPOSITORY}/configs/{dataset}.yaml",
-        f"--prompt_trainer={name}",
+        f"--prompt_trainer={trainer}",
         f"--seed={seed}",
         f"--max_queries={budget}",
     ]
@@ -198,7 +209,7 @@ def work_off(tasks: Tasks, table: str, name: str, dataset: str, settings: str, s
     """Runs what the table lacks of these budgets."""
     finished = {tuple(row[key] for key in Row._fields) for row in read(table)}
     missing = [budget for budget in budgets if Row(name, dataset, str(budget), settings, str(seed)) not in finished]
-    for together in [[budget] for budget in missing] if name in SCHEDULED else [missing] if missing else []:
+    for together in [[budget] for budget in missing] if name.startswith(PLUS) else [missing] if missing else []:
         rows = list(run(tasks, name, dataset, settings, seed, together, test=table == "equal"))
         append(table, rows)
         for row in rows:
@@ -222,6 +233,8 @@ def choose(names: Sequence[str], budgets: Sequence[int]) -> None:
 
 def best_settings(name: str, budget: int, among: Sequence[str] = ()) -> str:
     """The settings of the lowest validation loss, mean over CHOICE_SETS; the first among equals."""
+    if name.startswith(PLUS):
+        return " ".join([PLUS_SETTINGS, ABLATIONS.get(name.removeprefix(WITHOUT), "")]).strip()
     losses: dict[str, dict[str, float]] = {}
     for row in read("choice"):
         if row["name"] == name and row["budget"] == str(budget) and (not among or row["settings"] in among):
@@ -253,11 +266,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS), help="for measure")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="for measure")
     arguments = parser.parse_args(argv)
-    known = ["sharpzo", *SCHEDULED, *LADDERS]
+    known = ["sharpzo", *LADDERS]
+    if arguments.what == "measure":
+        known += [PLUS, *(WITHOUT + part for part in ABLATIONS)]
     for name in arguments.names:
         if name not in known:
             raise UserError(f"{name}: unknown name; use some of {', '.join(known)}")
-    names, budgets = arguments.names or known, sorted(arguments.queries)
+    names, budgets = arguments.names or known, sorted(set(arguments.queries))
     if arguments.what == "choose":
         choose(names, budgets)
     else:
