@@ -76,7 +76,7 @@ def test_every_trainer_runs_and_counts_its_queries(trainer: str, call: Call) -> 
     # the references without prompts ask nothing; 2d, 2d + 1, 2 · 20 pairs, 4 + 3 ln d, then what each paper's step takes
     queries |= {"adam-cge": 2 * 8, "lbfgs": 2 * 9, "openai-es": 2 * 40, "plain-cma": 2 * 8, "fzoo": 2 * 9, "r-adazo": 2 * 11}
     queries |= {"conmezo": 2 * 2, "curvzo": 2 * 2, "zoar": 2 * 10, "guided-es": 2 * 16, "zosa": 2 * 18, "zest": 2 * 16}
-    queries |= {"loren": 2 * 6, "bszo": 2 * 3}
+    queries |= {"loren": 2 * 6, "bszo": 2 * 3, "sharpzo+": 2 * 9}
     assert (run.result["trainer"], run.result["queries"]) == (trainer, queries[trainer])
 
 

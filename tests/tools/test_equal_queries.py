@@ -26,7 +26,9 @@ def test_a_fifth_setting_is_tried_only_beyond_an_edge() -> None:
     assert [beyond("mezo", best) for best in (first, second, third, last)] == ["zo_lr=0.03", None, None, "zo_lr=10.0"]
     # no value below the first of a ladder
     assert beyond("lbfgs", grid("lbfgs", 5000)[0]) is None
-    assert beyond("sharpzo", grid("sharpzo", 5000)[0]) is None
+    assert grid("sharpzo", 5000)[1:3] == ["change_point=3 zo_lr=0.3", "change_point=6 zo_lr=0.1"]
+    assert beyond("sharpzo", "change_point=3 zo_lr=0.3") == "change_point=3 zo_lr=1.0"
+    assert beyond("sharpzo", "change_point=6 zo_lr=0.1") == "change_point=6 zo_lr=0.03"
 
 
 def choice(settings: str, dataset: str, val_loss: float) -> dict[str, object]:
@@ -102,8 +104,8 @@ def test_a_run_scored_at_two_budgets_equals_two_runs() -> None:
 
 def test_tables_in_the_repository_hold_what_their_csvs_do() -> None:
     page = equal_tables.DOCUMENT.read_text(encoding="utf-8")
-    for budget in equal_queries.BUDGETS:
-        assert between(page, f"equal {budget}", equal_tables.table(budget)) == page
+    for marker, text in equal_tables.generated().items():
+        assert between(page, marker, text) == page
     with (equal_queries.FOLDER / "equal.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert all(int(row["queries"]) <= int(row["budget"]) for row in rows)

@@ -105,8 +105,10 @@ def grid(name: str, budget: int) -> list[str]:
 
 def beyond(name: str, best: str) -> str | None:
     """The setting beyond the best one of a ladder if that is the first or last of the four."""
-    if name not in LADDERS:
-        return None
+    if name == "sharpzo":
+        # both step sizes are at an edge
+        point, lr = best.split()
+        return f"{point} zo_lr={STEPS[STEPS.index(0.1) - 1] if lr == 'zo_lr=0.1' else STEPS[STEPS.index(0.3) + 1]}"
     pattern, ladder, first = LADDERS[name]
     start = ladder.index(first)
     neighbor = {pattern.format(ladder[start]): start - 1, pattern.format(ladder[start + NUMBER - 1]): start + NUMBER}.get(
@@ -126,8 +128,8 @@ class Tasks:
         import torch
 
         from datasets.features import FeatureReader
-        from trainers.blackbox.objective import Samples
-        from trainers.jobs import load_task
+        from trainers.blackbox.samples import Samples
+        from trainers.loading import load_task
 
         if self.held != (dataset, seed):
             config = configured(dataset, "mezo", "", seed, 0)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from tools.common.cli import command, make_parser
 from tools.common.plotting import finish, require_matplotlib, start
 from tools.common.samples import grouped, sample
-from tools.maintain.equal_queries import BUDGETS, FOLDER, SETS, read
+from tools.maintain.equal_queries import ABLATIONS, BUDGETS, FOLDER, PLUS, SETS, WITHOUT, read
 from trainers import TRAINERS
 from utils.config import REPOSITORY
 from utils.errors import UserError
@@ -103,49 +103,56 @@ def average_ranks(found: Accuracies) -> dict[str, float]:
     return {name: statistics.mean(values) for name, values in ranks.items()}
 
 
-def verdict(difference: Difference, p: float) -> str:
-    if p >= LEVEL:
-        return "not told apart"
-    return "above" if difference.mean > 0 else "below"
-
-
-def signed(number: float) -> str:
-    return f"{number:+.1f}".replace("-", "−")
+def against(found: Accuracies, reference: str, sign: int = 1) -> dict[str, str]:
+    """By name: `sign` times its difference from the reference, ± the 95% interval, and what Holm's correction leaves of it."""
+    apart = differences(found, reference)
+    corrected = holm({name: difference.p for name, difference in apart.items()})
+    shown = {}
+    for name, difference in apart.items():
+        p, mean = corrected[name], sign * difference.mean
+        verdict = "not told apart" if p >= LEVEL else "above" if mean > 0 else "below"
+        figure = f"{mean:+.1f} ± {difference.half:.1f}".replace("-", "−")
+        shown[name] = f"{figure}, {verdict} ({f'p = {p:.3f}' if p >= 0.001 else 'p < 0.001'})"
+    return shown
 
 
 def table(budget: int) -> str:
-    """Markdown, the best first: by mean over the sets that every listed name has, then by set."""
-    found = accuracies(budget)
-    if not found:
-        raise UserError(f"{FOLDER / 'equal.csv'}: no rows at {budget} queries; run python -m tools.maintain.equal_queries first")
+    """Markdown: names on more sets first, then by mean accuracy over their sets."""
+    found = {name: by_set for name, by_set in accuracies(budget).items() if not name.startswith(WITHOUT)}
     rows = [row for row in read("equal") if row["budget"] == str(budget)]
-    sets = [dataset for dataset in SETS if any(dataset in found[name] for name in found)]
-    apart, ranks = differences(found, REFERENCE), average_ranks(found)
-    corrected = holm({name: difference.p for name, difference in apart.items()})
-
-    def order(name: str) -> tuple[int, float]:
-        return -len(found[name]), -statistics.mean(statistics.mean(values.values()) for values in found[name].values())
-
-    header = ["name", "settings", *sets, "n per set", "mean rank", f"above `{REFERENCE}`", "Holm p", "verdict", "CPU s"]
+    from_sharpzo, below_ours, ranks = against(found, REFERENCE), against(found, PLUS, -1), average_ranks(found)
+    header = ["name", "settings", *SETS, "n", "mean rank", f"above `{REFERENCE}`", f"`{PLUS}` above it", "CPU s"]
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
-    for name in sorted(found, key=order):
-        cells = []
-        for dataset in sets:
-            values = list(found[name].get(dataset, {}).values())
-            half = f" ± {sample(values).half:.1f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.1f}{half}" if values else "–")
+    for name in sorted(found, key=lambda name: (-len(found[name]), -overall(found[name]))):
         own = [row for row in rows if row["name"] == name]
-        counts = "/".join(str(len(found[name].get(dataset, ()))) for dataset in sets)
-        settings = ", ".join(dict.fromkeys(own[0]["settings"].split())) or "defaults"
+        settings = "its defaults" if name == PLUS else ", ".join(own[0]["settings"].split())
+        counts = "/".join(str(len(found[name].get(dataset, ()))) for dataset in SETS)
         rank = f"{ranks[name]:.1f}" if name in ranks else "–"
-        if name in apart:
-            d, p = apart[name], corrected[name]
-            against = [f"{signed(d.mean)} ± {d.half:.1f}", f"{p:.3f}" if p >= 0.001 else "< 0.001", verdict(d, p)]
-        else:
-            against = ["–", "–", "–"]
-        seconds = "/".join(f"{seconds_of(own, dataset):.0f}" if dataset in found[name] else "–" for dataset in sets)
-        lines.append(f"| {' | '.join([f'`{name}`', settings, *cells, counts, rank, *against, seconds])} |")
+        compared = [from_sharpzo.get(name, "–"), below_ours.get(name, "–")]
+        seconds = "/".join(f"{seconds_of(own, dataset):.0f}" if dataset in found[name] else "–" for dataset in SETS)
+        lines.append(f"| {' | '.join([f'`{name}`', settings, *cells(found[name]), counts, rank, *compared, seconds])} |")
     return "\n".join(lines)
+
+
+def ablations() -> str:
+    """Markdown: sharpzo+ without each of its parts, at the smaller budget, on the sets that were run."""
+    found = {name: by_set for name, by_set in accuracies(BUDGETS[0]).items() if name.startswith(PLUS)}
+    compared = against(found, PLUS)
+    lines = [f"| name | changed | {' | '.join(SETS)} | above `{PLUS}` |", "|---" * (len(SETS) + 3) + "|"]
+    for name in sorted(found, key=lambda name: name != PLUS):
+        changed = ABLATIONS.get(name.removeprefix(WITHOUT), "–").replace(" ", ", ")
+        lines.append(f"| `{name}` | {changed} | {' | '.join(cells(found[name]))} | {compared.get(name, '–')} |")
+    return "\n".join(lines)
+
+
+def overall(by_set: Mapping[str, Mapping[int, float]]) -> float:
+    return statistics.mean(statistics.mean(values.values()) for values in by_set.values())
+
+
+def cells(by_set: Mapping[str, Mapping[int, float]]) -> list[str]:
+    """Mean accuracy ± 95% t-interval on each set."""
+    samples = [sample(list(by_set[dataset].values())) if dataset in by_set else None for dataset in SETS]
+    return ["–" if s is None else f"{s.mean:.1f}" if s.n == 1 else f"{s.mean:.1f} ± {s.half:.1f}" for s in samples]
 
 
 def seconds_of(rows: Sequence[Mapping[str, str]], dataset: str) -> float:
@@ -153,11 +160,10 @@ def seconds_of(rows: Sequence[Mapping[str, str]], dataset: str) -> float:
 
 
 def draw(output: Path) -> Path:
-    """Mean accuracy per set: against queries (left of a pair) and against CPU seconds, 95% intervals over seeds."""
+    """Mean accuracy per set, against queries above and CPU seconds below, with 95% intervals over seeds."""
     require_matplotlib()
     found = {budget: accuracies(budget) for budget in BUDGETS}
     rows = read("equal")
-    # names that have every budget would hide the others; the lower half of the table is in the tables
     names = [name for name in found[BUDGETS[0]] if name in found[BUDGETS[-1]]]
     figure, panels = start(nrows=2, ncols=len(SETS), figsize=(9.6, 6.0), squeeze=False, sharey="col")
     for column, dataset in enumerate(SETS):
@@ -203,12 +209,17 @@ def between(document: str, marker: str, text: str) -> str:
     return f"{before}<!-- {marker} -->\n{text}\n<!-- end -->{after}"
 
 
+def generated() -> dict[str, str]:
+    """What stands between the document's markers."""
+    return {f"equal {budget}": table(budget) for budget in BUDGETS if accuracies(budget)} | {"ablations": ablations()}
+
+
 @command
 def main(argv: list[str]) -> int:
     make_parser("tools.maintain.equal_tables", __doc__).parse_args(argv)
     document = DOCUMENT.read_text(encoding="utf-8")
-    for budget in BUDGETS:
-        document = between(document, f"equal {budget}", table(budget))
+    for marker, text in generated().items():
+        document = between(document, marker, text)
     write_text(DOCUMENT, document)
     draw(FOLDER / "equal.png")
     return 0

@@ -100,13 +100,13 @@ class SelfMasked:
 
 
 def plan(config: Config) -> tuple[int, int]:
-    """Generations of stage 1 and steps of stage 2 within `--max_queries` (0: no limit) and `--total_steps`."""
-    if not config.max_queries:
-        generations = round(config.warmup_share * config.total_steps)
-        return generations, config.total_steps - generations
+    """Generations of stage 1 and steps of stage 2, by the limit of `--max_queries` and `--total_steps` that ends first."""
     generations = round(config.warmup_share * config.max_queries / config.popsize)
-    rest = (config.max_queries - generations * config.popsize) // (config.probes + 1)
-    return generations, max(0, min(rest, config.total_steps - generations))
+    steps = (config.max_queries - generations * config.popsize) // (config.probes + 1)
+    if not config.max_queries or generations + steps > config.total_steps:
+        generations = round(config.warmup_share * config.total_steps)
+        steps = config.total_steps - generations
+    return generations, max(0, steps)
 
 
 def build(config: Config, problem: Problem) -> SharpZO:

@@ -91,7 +91,7 @@ def test_both_stages_follow_the_budget() -> None:
     assert plan(dataclasses.replace(config, max_queries=5000)) == (25, 4000 // 9)
     assert plan(dataclasses.replace(config, max_queries=20_000)) == (100, 16_000 // 9)
     assert plan(dataclasses.replace(config, max_queries=0, total_steps=50)) == (10, 40)
-    assert plan(dataclasses.replace(config, max_queries=5000, total_steps=30)) == (25, 5)
+    assert plan(dataclasses.replace(config, max_queries=5000, total_steps=30)) == (6, 24)
     assert plan(dataclasses.replace(config, max_queries=5000, warmup_share=0.0)) == (0, 5000 // 9)
 
 
