@@ -99,7 +99,7 @@ class Backbone:
         return dataclasses.replace(self, model=model, weights_sha256=self.fingerprint())
 
     def encode_images(self, images: Tensor, normalize: bool = True) -> Tensor:
-        """Features (n, D) float32, L2-normalized unless told otherwise, of preprocessed images (n, 3, H, W)."""
+        """Features (n, D) float32, L2-normalized by default, of preprocessed images (n, 3, H, W)."""
         with torch.inference_mode():
             return self.model.encode_image(images.to(self.device), normalize=normalize)
 
@@ -278,7 +278,7 @@ def _preprocess(model: CLIP | CustomTextCLIP) -> Preprocess:
 def _tokenizer(name: str, architecture: str | None, model: CLIP | CustomTextCLIP) -> Tokenizer:
     tower = getattr(model, "text", model)
     if not hasattr(tower, "token_embedding") or getattr(tower, "cls_emb", None) is not None:
-        raise UserError(f"--backbone: {name}: its text tower has no open_clip token embedding, so there is no prompt to tune")
+        raise UserError(f"--backbone: {name}: its text tower has no open_clip token embedding, so a prompt cannot be tuned")
     if architecture is None:
         return open_clip.SimpleTokenizer(context_length=model.context_length)
     return open_clip.get_tokenizer(architecture)

@@ -44,7 +44,7 @@ def is_hugging_face(state: dict[str, Tensor]) -> bool:
 
 
 def to_open_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same weights under open_clip's names. A name that the layout does not have is kept, so that loading reports it."""
+    """The same weights under open_clip's names. A name that the layout lacks stays unchanged, so that loading reports it."""
     converted: dict[str, Tensor] = {}
     joined: dict[str, dict[str, Tensor]] = {}
     for name, tensor in state.items():
@@ -65,7 +65,7 @@ def to_open_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def uses_quick_gelu(path: Path) -> bool | None:
-    """Whether the model was trained with QuickGELU, by the config.json beside its weights; None where there is none to ask."""
+    """Whether the model was trained with QuickGELU, by the config.json beside its weights; None without that file."""
     try:
         config = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
         # both are the defaults of that library: a configuration leaves them out

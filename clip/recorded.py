@@ -1,4 +1,4 @@
-"""The text tower's pass at one context, which keeps of every layer what its derivative needs (clip/tangents.py)."""
+"""The text tower's pass at one context, which stores what the derivative of each layer needs (clip/tangents.py)."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from clip.tree import Attention
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Tensors that are kept together, in one precision."""
+class Stored:
+    """Tensors that are stored together, in one precision."""
 
     def to(self, dtype: torch.dtype) -> Self:
-        def cast(value: Kept | Tensor) -> Kept | Tensor:
-            return value.to(dtype) if isinstance(value, Kept) else value.to(dtype).contiguous()
+        def cast(value: Stored | Tensor) -> Stored | Tensor:
+            return value.to(dtype) if isinstance(value, Stored) else value.to(dtype).contiguous()
 
         return type(self)(**{field.name: cast(getattr(self, field.name)) for field in fields(self)})
 
 
 @dataclass(frozen=True)
-class Norm(Kept):
+class Norm(Stored):
     """A layer norm: x − mean(x) (R, width) and 1/σ (R, 1)."""
 
     centered: Tensor
@@ -44,7 +44,7 @@ class Norm(Kept):
 
 
 @dataclass(frozen=True)
-class Heads(Kept):
+class Heads(Stored):
     """Attention, for each of the G·H pairs of a group and a head, with S queries, T keys and heads of size s.
 
     `q` (GH, S, s), `k` and `v` (GH, T, s), their weights `P` = softmax(q·kᵀ + mask) (GH, S, T), `seen` = P·v (GH, S, s).
@@ -58,7 +58,7 @@ class Heads(Kept):
 
 
 @dataclass(frozen=True)
-class Block(Kept):
+class Block(Stored):
     """One layer: its two norms, its attention, and the slope of its activation (rows, 4·width).
 
     In the last layer, all but `norm1` and the keys and values is of EOS rows alone.
@@ -72,7 +72,7 @@ class Block(Kept):
 
 @dataclass(frozen=True)
 class Recorded:
-    """What a pass kept. `features` (leaves, D), L2-normalized; `lengths` (leaves, 1): their norms before that."""
+    """What a pass stores. `features` (leaves, D), L2-normalized; `lengths` (leaves, 1): their norms before that."""
 
     blocks: tuple[Block, ...]
     norm: Norm
@@ -83,7 +83,7 @@ class Recorded:
 def record(prepared: Prepared, context: Tensor, dtype: torch.dtype) -> Recorded:
     """The pass at `context` (n_ctx, width), or (K, n_ctx, width) with one per class, in the precision of `prepared`.
 
-    `dtype`: of the blocks that it keeps.
+    `dtype`: of the stored blocks.
     """
     tower, width = prepared.tower, prepared.width
     context_rows = (context + prepared.context_positions).view(-1, width)
@@ -93,8 +93,8 @@ def record(prepared: Prepared, context: Tensor, dtype: torch.dtype) -> Recorded:
         last = layer is tower.layers[-1]
         norm1 = normalize(x, tower.eps)
         kv = norm1.value @ layer.qkv[:, width:]
-        asking, x = (norm1.value[prepared.leaf_rows], x[prepared.leaf_rows]) if last else (norm1.value, x)
-        q = asking @ layer.qkv[:, :width] + layer.b_q
+        querying, x = (norm1.value[prepared.leaf_rows], x[prepared.leaf_rows]) if last else (norm1.value, x)
+        q = querying @ layer.qkv[:, :width] + layer.b_q
         plan = prepared.leaves if last else prepared.rows
         heads = attend(q, kv, layer, plan, tower.heads)
         seen = heads.seen.view(plan.groups, tower.heads, -1, width // tower.heads).transpose(1, 2).reshape(-1, width)
@@ -114,7 +114,7 @@ def normalize(x: Tensor, eps: float) -> Norm:
 
 
 def attend(q: Tensor, kv: Tensor, layer: Layer, plan: Attention, heads: int) -> Heads:
-    """Attention of queries `q` (rows, width), those that the plan wants, over `kv` (R, 2·width) of all rows."""
+    """Attention of queries `q` (rows, width), those that the plan selects, over `kv` (R, 2·width) of all rows."""
     size = q.shape[1] // heads
     q = q[plan.queries].view(plan.groups, -1, heads, size).transpose(1, 2).flatten(0, 1)
     kv = kv[plan.keys].view(plan.groups, -1, 2, heads, size)

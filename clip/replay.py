@@ -1,4 +1,4 @@
-"""A pass of one shape as a CUDA graph: its hundred-odd kernels are launched at once, which is what small passes wait for."""
+"""A pass of one shape as a CUDA graph: its hundred or more kernels are launched at once; launching dominates small passes."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ tangent of the stream x, y its layer norm of deviation σ, P the attention weigh
     dS = dq·kᵀ + q·dkᵀ,   dP = P∘dS − P·Σ(P∘dS),   do = dP·v + P·dv
     da = activation'(h) ∘ dh
 
-The loss enters as ∂L/∂features alone, so no image is scored per tangent. There is no graph, and no layer is passed backward.
+The loss enters as ∂L/∂features alone, so images are not scored per tangent. It builds no graph and makes no backward pass.
 
 Not computed: tangents of [SOS], which no context reaches; in the first layer queries, keys and values of name tokens, which
 do not depend on w yet; in the last layer all but keys and values of rows other than EOS.
@@ -102,13 +102,13 @@ class TangentEngine:
 class Moves:
     """Which rows have tangents in a layer. `start`: the first row that the context reaches.
 
-    `asking`: of the rows from `start` on, those whose queries move, None for all. `wanted`: the rows that go on, None for all.
-    `queries` (G, S) and `keys` (G, T): where those of `plan` stand among the computed ones, −1 where they have no tangent.
+    `querying`: of the rows from `start` on, those whose queries move, None for all. `wanted`: the rows that the next part needs, None for all.
+    `queries` (G, S) and `keys` (G, T): the positions of those of `plan` among the computed ones, −1 where they have no tangent.
     """
 
     plan: Attention
     start: int
-    asking: Tensor | None
+    querying: Tensor | None
     wanted: Tensor | None
     queries: Tensor
     keys: Tensor
@@ -138,9 +138,9 @@ class Tangents:
     def _chunk(self, memory_limit: int) -> int:
         spread = len(self.moves[0].keys.flatten()) / self.rows
         columns = self.moves[0].keys.shape[1] * self.heads / self.width
-        kept = self.rows * (KEPT_WIDTHS + 2 * spread + columns) * len(self.layers)
+        stored = self.rows * (KEPT_WIDTHS + 2 * spread + columns) * len(self.layers)
         row = LIVE_WIDTHS + 2 * spread + columns
-        limit = memory_limit / (self.width * self.dtype.itemsize) - kept
+        limit = memory_limit / (self.width * self.dtype.itemsize) - stored
         rows = min(ROWS_PER_PASS.get(self.device.type, ROWS_PER_PASS["cuda"]), limit / row)
         return max(1, int(rows // self.rows))
 
@@ -158,8 +158,8 @@ class Tangents:
             if not last:
                 return Moves(plan, start, None, None, computed[plan.queries].view(plan.groups, -1), keys)
             # leaves are name tokens, so in the first layer none of them moves
-            asking, queries = (leaf_rows[:0], torch.full_like(plan.queries, -1)) if first else (leaf_rows, plan.queries)
-            return Moves(plan, start, asking, leaf_rows, queries.view(plan.groups, -1), keys)
+            querying, queries = (leaf_rows[:0], torch.full_like(plan.queries, -1)) if first else (leaf_rows, plan.queries)
+            return Moves(plan, start, querying, leaf_rows, queries.view(plan.groups, -1), keys)
 
         if len(self.layers) == 1:
             return [moves(True, True)]
@@ -179,7 +179,7 @@ class Tangents:
     def _layer(self, stream: Tensor, weights: Weights, moves: Moves, block: Block, m: int) -> Tensor:
         dy = self._norm(stream[moves.start * m :], block.norm1, moves.start, m)
         dkv = self._product("kv", dy, weights.kv)
-        dq = self._product("q", self._rows(dy, moves.asking, m), weights.q)
+        dq = self._product("q", self._rows(dy, moves.querying, m), weights.q)
         stream = self._rows(stream, moves.wanted, m)
         stream.addmm_(self._attention(dq, dkv, moves, block, m), weights.out)
         dh = self._product("hidden", self._norm(stream, block.norm2, 0, m), weights.fc)
@@ -200,7 +200,7 @@ class Tangents:
         return torch.ops.aten.native_layer_norm_backward(dx, x, shape, mean, inverse, self.ones, None, wanted)[0]
 
     def _attention(self, dq: Tensor, dkv: Tensor, moves: Moves, block: Block, m: int) -> Tensor:
-        """do (wanted rows · m, width) of dq (asking rows · m, width) and dkv (moving rows · m, 2·width)."""
+        """do (wanted rows · m, width) of dq (querying rows · m, width) and dkv (moving rows · m, 2·width)."""
         at = block.heads
         pairs, S, size = at.q.shape
         T = at.k.shape[1]
@@ -230,7 +230,7 @@ class Tangents:
         return found[0], found[1], found[2]
 
     def _index(self, moves: Moves, which: str, m: int) -> Tensor:
-        """Which chunks of a head's size, of a product's rows, stand where attention wants them."""
+        """Gathers, from a product's rows in chunks of a head's size, those that attention reads."""
         key = (id(moves), which, m)
         if key not in self.indices:
             heads = torch.arange(self.heads, device=self.device)
@@ -243,7 +243,7 @@ class Tangents:
             else:
                 rows = moves.queries if which == "queries" else moves.keys
                 parts, part = {"queries": (1, 0), "keys": (2, 0), "values": (2, 1)}[which]
-                moving = len(moves.asking) if moves.asking is not None else self.rows - moves.start
+                moving = len(moves.querying) if moves.querying is not None else self.rows - moves.start
                 zero = (moving if which == "queries" else self.rows - moves.start) * m * parts * self.heads
                 rows = rows[:, None, :, None]
                 index = ((rows * m + tangents) * parts + part) * self.heads + heads[:, None, None]
@@ -264,7 +264,7 @@ class Tangents:
         return torch.mm(rows, matrix, out=room[: n * width].view(n, width))
 
     def _buffer(self, name: str, *shape: int) -> Tensor:
-        """Uninitialized memory, kept for the next pass."""
+        """Uninitialized memory, reused by the next pass."""
         size = math.prod(shape)
         if name not in self.buffers or self.buffers[name].numel() < size:
             self.buffers[name] = torch.empty(size, dtype=self.dtype, device=self.device)

@@ -280,7 +280,7 @@ def registered(name: str) -> Callable[..., Any]:
     Raises UserError where `--prompt_trainer` names a module or function that does not exist.
     """
     module, _, function = name.partition(":")
-    # behind everything else, so that a file there hides no package
+    # last, so that a file there does not hide a package
     sys.path.append(str(Path.cwd()))
     try:
         return getattr(importlib.import_module(module), function)

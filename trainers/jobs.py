@@ -75,7 +75,7 @@ class ZeroShot:
         return run_path(self.config)
 
     def prepare(self, lower: Lower) -> None:
-        """Data, CLIP and features. `lower` is told which setting to lower when memory runs out from here on."""
+        """Data, CLIP and features. `lower` is called with the setting to lower if memory runs out from here on."""
         lower("batch_size")
         self.task = load_task(self.config, self.device)
         lower("memory_limit")

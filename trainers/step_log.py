@@ -1,4 +1,4 @@
-"""What surrounds an optimizer's steps: clock, log entries, evaluation, checkpoints, replay and progress."""
+"""Around an optimizer's steps: clock, log entries, evaluation, checkpoints, replay and progress."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class StepLog:
 
     @contextlib.contextmanager
     def saved_on_exit(self) -> Iterator[None]:
-        """Around the loop: whatever ends it, the last complete step is saved; an interruption gets its number."""
+        """Around the loop: however it ends, the last complete step is saved, and an interruption carries its number."""
         try:
             yield
             if self.replay and self.step < self.replayed_steps:

@@ -97,7 +97,7 @@ class Adam(Moments):
 class RefinedAdam(Moments):
     """η m / √(v + ε) with m as in `Momentum` and v ← β₂ v + (1 − β₂) m²: the second moment of m, not of g (R-AdaZO).
 
-    As in the official code there is no bias correction, so that the first step is η / √(1 − β₂) per coordinate whatever g is:
+    As in the official code, the bias is not corrected, so that the first step is η / √(1 − β₂) per coordinate whatever g is:
     10η at β₂ = 0.99. `bias_correction` divides m and v as Adam does.
     """
 

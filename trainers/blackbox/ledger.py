@@ -1,4 +1,4 @@
-"""The one passage between a query and its losses: they are computed here, or replayed from an interrupted run."""
+"""Where the losses of a query come from: they are computed, or replayed from an interrupted run."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 
 
 class Ledger(Protocol):
-    """Where the numbers behind a query come from."""
+    """Computes or replays the results of queries."""
 
     def query(self, points: np.ndarray, size: int, compute: Callable[[], np.ndarray]) -> np.ndarray:
-        """`size` numbers that belong to `points`: those of `compute`, or the recorded ones of an earlier run. A fresh array."""
+        """`size` numbers for `points`: those of `compute`, or the recorded ones of an earlier run; a new array."""
 
 
 class Recorded:
-    """Replays `losses` in their order, then computes; writes nothing. What ranks other than 0 resume from."""
+    """Replays `losses` in order, then computes; writes nothing. Ranks other than 0 resume from it."""
 
     def __init__(self, losses: np.ndarray):
         self._losses = losses

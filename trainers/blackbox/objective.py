@@ -112,8 +112,8 @@ class Objective:
     def gradient(self, w: Tensor, moved: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """L(w) and ∇L(w) (d,) by backpropagation, for comparison only; counts one query. RunError where not finite.
 
-        `moved`: all the tensors, by name, that the caller moves by its gradients, in place. The last of them are kept then,
-        and not d numbers a step: a gradient whose loss is repeated is zero, and `restore` puts right what it did not move.
+        `moved`: all tensors, by name, that the caller changes in place by its gradients. A checkpoint then stores these tensors
+        instead of d numbers per step: the gradient of a replayed loss is zero, and `restore` sets the tensors afterward.
         """
         self._refuse_without_derivative()
         images = self._draw_for(1)
@@ -131,17 +131,17 @@ class Objective:
             return torch.cat([value, found[: 0 if moved else None]]).numpy()
 
         # once it has moved, w is no longer what a repeated answer was asked at
-        asked = w[: 0 if self._moved else None]
-        loss, *_ = answer = torch.from_numpy(self.query(asked.detach().numpy(), 1 if moved else 1 + len(w), compute))
+        verified = w[: 0 if self._moved else None]
+        loss, *_ = numbers = torch.from_numpy(self.query(verified.detach().numpy(), 1 if moved else 1 + len(w), compute))
         self._moved = moved or {}
-        return loss, gradient if moved else answer[1:]
+        return loss, gradient if moved else numbers[1:]
 
     def extras(self) -> dict[str, np.ndarray]:
-        """State besides the answers that were given, as copies."""
+        """State besides the recorded losses, as copies."""
         return {name: tensor.numpy().copy() for name, tensor in self._moved.items()}
 
     def restore(self, costs: Mapping[str, int], extras: Mapping[str, np.ndarray]) -> None:
-        """Goes on from the costs and the extras of an interrupted run, whose answers have been repeated."""
+        """Sets the costs and extras of an interrupted run, whose losses have been replayed."""
         self.evaluations = costs["evaluations"]
         for name, tensor in self._moved.items():
             tensor.copy_(torch.tensor(extras[name]))
@@ -151,12 +151,12 @@ class Objective:
         return {}
 
     def deploy(self, companions: Mapping[str, np.ndarray]) -> None:
-        """Takes back what `companions` returned at an earlier point."""
+        """Restores what `companions` returned at an earlier point."""
 
     def jvp(self, w: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         """L(w) and its slopes ∇L·v (m,) along the `tangents` (m, d), in forward mode: no graph, no step μ.
 
-        Counts m queries, one a tangent: a tangent takes the products of a forward pass, and all share the pass of w itself.
+        Counts m queries, one per tangent: a tangent costs the products of a forward pass, and all share the pass of w.
         RunError where not finite.
         """
         self._refuse_without_derivative()
@@ -170,12 +170,12 @@ class Objective:
             self._refuse_non_finite(loss[None] + slopes, w.expand(len(slopes), -1))
             return torch.cat([loss[None], slopes]).numpy()
 
-        asked = torch.cat([w[None], tangents]).detach()
-        loss, *_ = answer = torch.from_numpy(self.query(asked.numpy(), len(asked), compute))
-        return loss, answer[1:]
+        points = torch.cat([w[None], tangents]).detach()
+        loss, *_ = numbers = torch.from_numpy(self.query(points.numpy(), len(points), compute))
+        return loss, numbers[1:]
 
     def _slopes(self, model: ForwardModeModel, w: Tensor, tangents: Tensor, images: SampleSet) -> tuple[Tensor, Tensor]:
-        """L(w) and its slopes, by the tangent engine where tower and criterion are of the kinds that it takes."""
+        """L(w) and its slopes, by the tangent engine where it supports the tower and the criterion."""
         dtype = self.dtype(None)
         if focusing(self.criterion) is not None:
             # half precision is for tangents alone
@@ -243,7 +243,7 @@ class Objective:
             return mean_cross_entropy(lambda inputs: self.deployed(logits(inputs))[0], images, self.model.images_per_pass(1))
 
     def deployed(self, logits: Tensor) -> Tensor:
-        """The scores that images are classified by."""
+        """The logits that classify."""
         return logits
 
     def _losses(self, W: Tensor, images: SampleSet, dtype: torch.dtype) -> Tensor:

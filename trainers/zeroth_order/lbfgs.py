@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 class _Query(Exception):
-    """scipy asks for the loss and the gradient at a point that has not been evaluated yet."""
+    """scipy requests the loss and the gradient at a point that has not been evaluated yet."""
 
     def __init__(self, point: np.ndarray):
         self.point = point
 
 
 class LBFGS:
-    """scipy's L-BFGS-B without bounds; each step evaluates L and ∇L once, wherever the line search asks.
+    """scipy's L-BFGS-B without bounds; each step evaluates L and ∇L once, at the point that the line search chooses.
 
     1 query and those of the estimator per step, line-search steps included; the budget is the stop. scipy cannot pause, so that
     each step repeats its iterations from the recorded evaluations, which takes no query. Where scipy gives up (its line search
@@ -56,7 +56,7 @@ class LBFGS:
         return steps + self.estimator.num_queries(len(self.solution), steps)
 
     def step(self, objective: LossFunction) -> dict[str, float]:
-        """One evaluation. Returns loss (at the point that scipy asked for), best_loss and grad_norm."""
+        """One evaluation. Returns loss (at the point that scipy chose), best_loss and grad_norm."""
         point = torch.from_numpy(self._next_point().copy())
         loss = float(objective(point[None])[0])
         gradient = self.estimator(objective, point).gradient

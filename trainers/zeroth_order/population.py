@@ -33,7 +33,7 @@ def one_sided(objective: LossFunction, w: Tensor, mu: float, u: Tensor) -> tuple
 class FZOO:
     """(1/N) Σ_i [(l_i − l_0) / s] u_i, l_i = L(w + μ u_i), u_i of −1 and +1, s the standard deviation of the l_i; N + 1 queries.
 
-    FZOO (arXiv 2506.09034), of which the official code was read. As in that code there is no factor 1/μ, so that the step length
+    FZOO (arXiv 2506.09034), after its official code. As in that code the estimate lacks the factor 1/μ, so that the step length
     is about η √(1 + d/N) whatever the slope is; as in the paper s divides by N − 1 (the code divides by N). The step is 0 where
     all losses are equal. Scaling L or adding a constant to it changes nothing.
 
