@@ -102,8 +102,9 @@ class TangentEngine:
 class Moves:
     """Which rows have tangents in a layer. `start`: the first row that the context reaches.
 
-    `querying`: of the rows from `start` on, those whose queries move, None for all. `wanted`: the rows that the next part needs, None for all.
-    `queries` (G, S) and `keys` (G, T): the positions of those of `plan` among the computed ones, −1 where they have no tangent.
+    `querying`: of the rows from `start` on, those whose queries move, None for all. `wanted`: the rows that the next part needs,
+    None for all. `queries` (G, S) and `keys` (G, T): the positions of those of `plan` among the computed ones, −1 where they have
+    no tangent.
     """
 
     plan: Attention

@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Image features that tests compute are kept apart from the user's."""
+    """Image features that tests compute are cached apart from the user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -96,7 +96,7 @@ def one_mini(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple:
-    """What an unbroken run of tests.helpers.runs.FLAGS ends with."""
+    """The results of an uninterrupted run of tests.helpers.runs.FLAGS."""
     root = tmp_path_factory.mktemp("whole")
     assert main([*FLAGS, "--output_dir", str(root)]) == 0
     return outcome(folder_of(root, "sharpzo"))
@@ -108,7 +108,7 @@ def broken(tmp_path: Path, capsys: pytest.CaptureFixture) -> Broken:
 
 
 class Quadratic:
-    """L(w) = ½ Σ c_i (w_i − t_i)², as optimizers see a loss; remembers every batch it was asked."""
+    """L(w) = ½ Σ c_i (w_i − t_i)², as optimizers see a loss; records every batch of queries."""
 
     def __init__(self, d: int):
         self.curvature = torch.linspace(0.5, 2.0, d, dtype=torch.float64)

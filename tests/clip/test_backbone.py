@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder that is gone right after the test: pytest would keep the large files of three runs."""
+    """A folder that is removed right after the test; pytest would keep the large files of three runs."""
     yield tmp_path
     shutil.rmtree(tmp_path)
 
@@ -81,7 +81,7 @@ def test_a_missing_or_wrong_tag_lists_the_tags(name: str) -> None:
         assert tag in message
 
 
-def test_an_architecture_without_weights_asks_for_a_checkpoint() -> None:
+def test_an_architecture_without_weights_requires_a_checkpoint() -> None:
     assert "--checkpoint" in refusal(lambda: resolve_name(SMALL))
     assert resolve_name(SMALL, has_checkpoint=True) == (SMALL, "")
 

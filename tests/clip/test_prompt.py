@@ -112,7 +112,7 @@ def test_whole_prompts_give_open_clips_own_features(backbone: Backbone, at_once:
 
 
 @engines
-def test_a_text_tower_kept_apart_gives_the_same_features(tiny_backbone: Backbone, engine: str) -> None:
+def test_a_separate_text_tower_gives_the_same_features(tiny_backbone: Backbone, engine: str) -> None:
     contexts = random_contexts(tiny_backbone, 2)
     features = [TextFeatures(b, CLASSNAMES, INIT, ROOM, engine)(contexts) for b in (tiny_backbone, make_custom(tiny_backbone))]
     assert_close(features[0], features[1], 1e-6)
@@ -271,7 +271,7 @@ def test_a_saved_prompt_loads_exactly(plain: Backbone, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["garbage", "empty", "truncated", "pickle", "no metadata", "foreign metadata", "no tensors"])
-def test_a_file_that_is_no_saved_prompt_is_refused_naming_it(content: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_saved_prompt_is_refused_by_name(content: str, tmp_path: Path) -> None:
     path = tmp_path / "prompt.safetensors"
     save_prompt(path, {"w": torch.zeros(8, dtype=torch.float64)}, {"seed": 1})
     load_prompt(path)

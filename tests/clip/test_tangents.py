@@ -162,7 +162,7 @@ def test_only_rows_that_move_are_multiplied(monkeypatch: pytest.MonkeyPatch, lay
     assert rows == ([*first, *between, *last] if layers == 3 else [("kv", contexts), ("q", 0), ("hidden", leaves)])
 
 
-def test_buffers_are_kept_between_batches(tiny_backbone: Backbone) -> None:
+def test_buffers_are_reused_between_batches(tiny_backbone: Backbone) -> None:
     case = Case(tiny_backbone, NAMES)
     engine = TangentEngine(case.text.engine)
     at = engine(case.context, torch.float32, torch.float32)

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder that is gone right after the test: pytest would keep the large files of three runs."""
+    """A folder that is removed right after the test; pytest would keep the large files of three runs."""
     yield tmp_path
     shutil.rmtree(tmp_path)
 

@@ -203,7 +203,7 @@ def test_entry_under_another_key_is_not_believed(dataset: Dataset, counting: Cou
     assert "its checksum is wrong" in counting.warnings[0]
 
 
-def test_interrupted_pass_goes_on_where_it_was(dataset: Dataset, counting: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_pass_resumes(dataset: Dataset, counting: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = Counting(counting.backbone, None).read(dataset)
     monkeypatch.setattr(features_module, "BATCHES_PER_ENTRY", 1)
     path = counting.folder.parent / "images" / "9.jpg"
@@ -239,7 +239,7 @@ def test_folder_that_cannot_be_written_is_a_warning(dataset: Dataset, tiny_backb
     assert [warning.startswith(f"--cache_dir: {counting.folder}: ") for warning in counting.warnings] == [True]
 
 
-def test_image_that_changes_while_it_is_read_is_not_kept(dataset: Dataset, counting: Counting) -> None:
+def test_image_that_changes_while_it_is_read_is_not_cached(dataset: Dataset, counting: Counting) -> None:
     encode = counting.encode_images
 
     def meddle(images: Tensor) -> Tensor:
@@ -283,7 +283,7 @@ def test_no_more_than_two_batches_are_held(dataset: Dataset, tiny_backbone: Back
     assert used == 100
 
 
-def test_missing_images_are_told_before_any_is_read(dataset: Dataset, tmp_path: Path) -> None:
+def test_missing_images_are_reported_before_any_is_read(dataset: Dataset, tmp_path: Path) -> None:
     check_images(dataset, dataset.train)
     for number in (2, 5, 6):
         (tmp_path / "images" / f"{number}.jpg").unlink()
@@ -298,7 +298,7 @@ def test_missing_images_are_told_before_any_is_read(dataset: Dataset, tmp_path: 
     assert f"(folder {tmp_path / 'images'} does not exist)" in refusal(check_images, dataset, dataset.train)
 
 
-def test_views_follow_one_another_and_each_is_kept_by_itself(dataset: Dataset, counting: Counting) -> None:
+def test_views_follow_one_another_and_are_cached_separately(dataset: Dataset, counting: Counting) -> None:
     views = [RandomView(1, number, (32, 32), 0.5) for number in range(3)]
     both, labels = counting.reader(dataset).of_views(dataset.train, "images", views[:2])
     assert both.shape[0] == len(labels) == 22

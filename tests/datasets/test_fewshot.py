@@ -230,7 +230,7 @@ def test_list_that_trains_on_test_images_is_refused(list_file: ListFile) -> None
 
 
 @pytest.mark.parametrize("document", [[], {"train": []}, {"train": [], "val": [], "more": []}])
-def test_file_that_is_no_list_is_refused(document: Any, list_file: ListFile) -> None:
+def test_file_that_is_not_a_list_is_refused(document: Any, list_file: ListFile) -> None:
     list_file.path.write_text(json.dumps(document))
     assert refusal(list_file.read, of_classes(2), 1).startswith(
         f"{list_file.path}: must be an object with the lists train and val"
@@ -238,9 +238,7 @@ def test_file_that_is_no_list_is_refused(document: Any, list_file: ListFile) -> 
 
 
 @pytest.mark.parametrize(("images", "shots", "expected"), [(4, 4, (3, 1)), (10, 16, (8, 2)), (2, 2, (1, 1)), (30, 16, (16, 4))])
-def test_take_all_keeps_some_training_images_back_where_there_is_no_validation_part(
-    images: int, shots: int, expected: tuple[int, int]
-) -> None:
+def test_take_all_reserves_training_images_without_a_validation_part(images: int, shots: int, expected: tuple[int, int]) -> None:
     train, val = draw_few_shot(made_up(images, 0), shots, random.Random(1), "take-all")
     assert (set(per_class(train).values()), set(per_class(val).values())) == ({expected[0]}, {expected[1]})
     assert not set(train) & set(val)

@@ -108,7 +108,7 @@ def test_split_of_one_class_does_not_depend_on_the_others(flat: Path) -> None:
     assert [item.path for item in load(flat).test if item.classname == "wood_frog"] == before
 
 
-def test_what_is_no_image_litters_no_class(flat: Path) -> None:
+def test_files_that_are_not_images_are_ignored(flat: Path) -> None:
     before = load(flat)
     (flat / ".git").mkdir()
     (flat / "notes.txt").touch()
@@ -128,7 +128,7 @@ def test_class_too_small_to_be_split_is_refused_by_name(count: int, flat: Path) 
     )
 
 
-def test_four_images_a_class_are_enough(flat: Path) -> None:
+def test_four_images_per_class_are_enough(flat: Path) -> None:
     draw_images(flat / "few", *(f"{n}.png" for n in range(4)))
     assert [sum(item.classname == "few" for item in part) for part in (load(flat).train, load(flat).val, load(flat).test)] == [
         2,
@@ -207,7 +207,7 @@ def test_wrong_classnames_are_refused(text: str, reason: str, flat: Path) -> Non
     assert refusal(load, flat) == f"{flat / 'classnames.txt'}{reason}"
 
 
-def test_folder_without_classes_or_none_at_all_is_refused(tmp_path: Path) -> None:
+def test_folder_that_is_missing_or_without_classes_is_refused(tmp_path: Path) -> None:
     assert refusal(load, tmp_path).startswith(f"{tmp_path}: no class folders")
     assert refusal(load, tmp_path / "nowhere") == f"--root_path: {tmp_path / 'nowhere'}: no such folder"
     assert refusal(load_dataset, "folder", None) == "--root_path: dataset folder requires the image folder"
@@ -219,7 +219,7 @@ def test_folder_that_may_not_be_read_is_refused(flat: Path) -> None:
     assert refusal(load, flat).startswith(f"{flat / 'Ant'}: the folder cannot be read")
 
 
-def test_what_a_class_folder_holds_besides_images_is_counted(flat: Path) -> None:
+def test_other_files_in_a_class_folder_are_counted(flat: Path) -> None:
     for name in ("a.heic", "b.heic", "notes.txt", ".DS_Store"):
         (flat / "Ant" / name).touch()
     (flat / "Ant" / "more").mkdir()

@@ -131,7 +131,7 @@ def test_bundled_names_are_the_1000_in_order_with_two_of_them_twice(test_data: P
     assert BUNDLED_NAMES.read_bytes() == (test_data / "names" / "imagenet_classnames.txt").read_bytes()
 
 
-def test_bundled_names_serve_where_there_is_no_list() -> None:
+def test_bundled_names_are_used_without_a_list() -> None:
     names = bundled()
     assert list(names) == sorted(names)
     assert len(names) == 1000

@@ -1,4 +1,4 @@
-"""Images are opened by their content; what is none is refused by name."""
+"""Images are opened by their content; other files are refused by name."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_truncated_image_is_refused_by_name(kind: str, tmp_path: Path) -> None:
         assert refusal(open_image, path).startswith(f"{path}: not a readable image: ")
 
 
-def test_file_that_is_no_image_is_refused_by_name(tmp_path: Path) -> None:
+def test_file_that_is_not_an_image_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "picture.jpg"
     path.write_text("these are words\n" * 50)
     assert refusal(open_image, path).startswith(f"{path}: not a readable image: ")

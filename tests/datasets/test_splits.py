@@ -84,7 +84,7 @@ def test_unusual_but_harmless_path_is_read(path: str, split_file: Callable[[Any]
 
 @pytest.mark.parametrize("wrong", [{}, None, "a/1.jpg", 3])
 @pytest.mark.parametrize("part", ["train", "val", "test"])
-def test_part_that_is_no_list_is_refused(part: str, wrong: Any, split_file: Callable[[Any], Path]) -> None:
+def test_part_that_is_not_a_list_is_refused(part: str, wrong: Any, split_file: Callable[[Any], Path]) -> None:
     path = split_file(GOOD | {part: wrong})
     assert refusal(read_split, path).startswith(f"{path}: {part}: must be a list")
 
@@ -98,7 +98,7 @@ def test_document_without_exactly_the_three_parts_is_refused(document: Any, spli
 
 
 @pytest.mark.parametrize("text", ["", "{", "{'train': []}", "train", '{"train": [' + "[" * 100_000, "1" * 5000])
-def test_file_that_is_no_json_is_refused(text: str, split_file: Callable[[Any], Path]) -> None:
+def test_file_that_is_not_json_is_refused(text: str, split_file: Callable[[Any], Path]) -> None:
     path = split_file(text)
     assert refusal(read_split, path).startswith(f"{path}: not readable as JSON: ")
 
@@ -179,7 +179,7 @@ def test_file_in_place_of_the_datasets_folder_is_refused(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_missing_root_is_refused_with_the_command_that_tells_more(name: str, tmp_path: Path) -> None:
+def test_missing_root_is_refused_with_the_command_that_helps(name: str, tmp_path: Path) -> None:
     message = refusal(load_dataset, name, str(tmp_path))
     assert message.startswith(f"--root_path: {tmp_path / DATASETS[name].folder}: no such folder")
     assert f"python -m tools.data check {name}" in message

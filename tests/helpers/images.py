@@ -18,7 +18,7 @@ def make_items(n: int, part: str) -> tuple[Item, ...]:
 
 
 class Shelf:
-    """Opens an item as 40 × 48 random pixels of its own; `opened` lists what was asked for."""
+    """Opens an item as 40 × 48 random pixels, different for each item; `opened` lists the items."""
 
     def __init__(self) -> None:
         self.opened: list[str] = []

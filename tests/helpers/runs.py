@@ -1,4 +1,4 @@
-"""Short whole runs that tests break off, in this process or in one of their own, and what must not depend on that."""
+"""Short whole runs that tests interrupt, in this process or in another, and the results that must not depend on it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FLAGS = [text for key, value in (SMALL | {"prune_interval": 2, "save_every": 1})
 
 
 def outcome(folder: Path) -> tuple[str, dict, dict]:
-    """What must not depend on interruptions: the log without its times, the prompt's tensors as bytes, the result."""
+    """The results that must not depend on interruptions: the log without its times, the prompt's tensors as bytes, the result."""
     metrics = re.sub(r'"seconds": [\d.e-]+', "", (folder / "metrics.jsonl").read_text())
     tensors = {name: tensor.numpy().tobytes() for name, tensor in load_prompt(folder / "prompt.safetensors")[0].items()}
     result = json.loads((folder / "result.json").read_text())
@@ -38,23 +38,23 @@ def folder_of(output: Path, trainer: str) -> Path:
 
 
 def stop_in_call(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException) -> None:
-    """Makes the `number`-th question that the optimizer asks from here on raise `error`."""
-    asked = 0
-    answer = ReplayLog.query
+    """Makes the `number`-th query from here on raise `error`."""
+    count = 0
+    query = ReplayLog.query
 
-    def counting(self, asked_for, size, compute):
-        nonlocal asked
+    def counting(self, points, size, compute):
+        nonlocal count
         if not self.replaying:
-            asked += 1
-            if asked == number:
+            count += 1
+            if count == number:
                 raise error
-        return answer(self, asked_for, size, compute)
+        return query(self, points, size, compute)
 
     monkeypatch.setattr(ReplayLog, "query", counting)
 
 
 class Broken:
-    """A run below tmp_path that is broken off; `error` is the one line that it ended with."""
+    """A run below tmp_path that is interrupted; `error` is the one line that it ended with."""
 
     def __init__(self, root: Path, capsys: pytest.CaptureFixture):
         self.root, self.capsys = root, capsys
@@ -68,9 +68,9 @@ class Broken:
         assert len(self.error.splitlines()) == (1 if status else 0)
         return status
 
-    def stopped(self, monkeypatch: pytest.MonkeyPatch, question: int = 8) -> Path:
+    def stopped(self, monkeypatch: pytest.MonkeyPatch, query: int = 8) -> Path:
         with monkeypatch.context() as patch:
-            stop_in_call(patch, question, Interrupted("test"))
+            stop_in_call(patch, query, Interrupted("test"))
             assert self.run() == 3
         return self.folder
 
@@ -94,8 +94,8 @@ def call_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, number: int,
     monkeypatch.setattr(owner, name, counting)
 
 
-def tell_self(number: signal.Signals) -> Callable[[], None]:
-    """Sends this process a signal, which is there before the next line is run."""
+def signal_self(number: signal.Signals) -> Callable[[], None]:
+    """Sends this process a signal, which arrives before the next line runs."""
     return lambda: os.kill(os.getpid(), number)
 
 

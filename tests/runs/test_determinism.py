@@ -1,4 +1,4 @@
-"""The same settings give the same bits, whatever else goes on; what may differ is said in docs/reliability.md."""
+"""The same settings give the same bits, whatever else runs; docs/reliability.md says what may differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults tried on purpose: each ends with one line that says what happened, and loses nothing that was kept."""
+"""Injected faults: each ends with one line that says what happened, and loses nothing that was saved."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.usefixtures("one_mini")
 
 
 @pytest.mark.parametrize("held", ["config.yaml", "state of another seed"])
-def test_state_of_other_settings_is_refused_and_never_gone_on_from(
+def test_checkpoint_of_other_settings_is_refused_and_never_resumed(
     held: str, whole: tuple, broken: Broken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = broken.stopped(monkeypatch)
@@ -113,7 +113,7 @@ def fail_with(number: int) -> Callable[..., None]:
 @pytest.mark.parametrize(
     ("limit", "name"), [(600, "(split.json|log.txt)"), (1300, r"(metrics.jsonl|losses.bin)"), (30_000, "prompt.safetensors")]
 )
-def test_disk_that_fills_up_names_the_file_and_the_run_goes_on_once_there_is_room(
+def test_full_disk_names_the_file_and_the_run_resumes_once_there_is_space(
     limit: int, name: str, whole: tuple, broken: Broken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The system refuses what would make a file larger than `limit`."""
@@ -160,9 +160,7 @@ def test_disk_that_is_full_from_the_start_leaves_no_folder(broken: Broken, monke
     assert not broken.folder.exists()
 
 
-def test_output_that_nobody_takes_any_more_ends_the_run_with_what_was_done_kept(
-    whole: tuple, broken: Broken, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_closed_output_ends_the_run_and_saves_its_steps(whole: tuple, broken: Broken, monkeypatch: pytest.MonkeyPatch) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     full = os.open("/dev/full", os.O_WRONLY)
@@ -234,7 +232,7 @@ def raising(error: BaseException) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_loss_that_is_not_finite_stops_with_its_step_and_the_good_one_is_kept(
+def test_loss_that_is_not_finite_names_its_step_and_the_one_before_is_saved(
     value: float, broken: Broken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses, calls = Objective._losses, iter(range(10**6))
@@ -289,7 +287,7 @@ def test_clock_that_jumps_changes_nothing(whole: tuple, broken: Broken, monkeypa
     assert outcome(broken.folder) == whole
 
 
-def test_files_have_the_permissions_that_the_user_asks_for(broken: Broken) -> None:
+def test_files_have_the_permissions_of_the_users_umask(broken: Broken) -> None:
     before = os.umask(0o027)
     try:
         assert broken.run() == 0

@@ -80,7 +80,7 @@ def test_damaged_config_of_an_earlier_run_is_refused(text: str, call: Call, tmp_
 
 
 @pytest.mark.parametrize("blocked", ["outputs", "outputs/digits", "outputs/digits/sharpzo/Mini/1shots/seed1"])
-def test_file_in_the_way_of_the_run_folder_is_refused_and_kept(blocked: str, call: Call, tmp_path: Path) -> None:
+def test_file_in_the_way_of_the_run_folder_is_refused_and_untouched(blocked: str, call: Call, tmp_path: Path) -> None:
     (tmp_path / blocked).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / blocked).write_text("in the way")
     call(*FEW).assert_refused(str(tmp_path / "outputs"))

@@ -165,7 +165,7 @@ def test_split_names_and_pictures(payload: bytes, tmp_path: Path, fed: Callable)
 
 @pytest.fixture(scope="module")
 def broken_off(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output folder of a craft run that was broken off."""
+    """The output folder of a craft run that was interrupted."""
     root = tmp_path_factory.mktemp("broken_off")
     with pytest.MonkeyPatch.context() as patch:
         stop_in_call(patch, 8, Interrupted("test"))
@@ -175,7 +175,7 @@ def broken_off(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def interrupted(broken_off: Path, tmp_path: Path, fed: Callable) -> tuple[Path, Callable[[], tuple[int, str]]]:
-    """A run folder of a craft run that was broken off, and the same command again."""
+    """A run folder of a craft run that was interrupted, and the same command again."""
     shutil.copytree(broken_off, tmp_path / "outputs")
     return folder_of(tmp_path / "outputs", "craft"), lambda: fed("--prompt_trainer", "craft")
 
@@ -344,7 +344,7 @@ def written_prompt(path: Path, forged: dict) -> None:
     save_prompt(path, {"w": torch.zeros(4), "context": torch.zeros(4, 128, dtype=torch.float64)}, about)
 
 
-def test_prompt_that_tells_the_truth_is_used(tmp_path: Path, fed: Callable) -> None:
+def test_valid_prompt_is_used(tmp_path: Path, fed: Callable) -> None:
     written_prompt(tmp_path / "prompt.safetensors", {})
     assert fed("--load_prompt", str(tmp_path / "prompt.safetensors"))[0] == 0
 

@@ -1,4 +1,4 @@
-"""SIGKILL, as by a lost node or a power cut, at moments that nobody chose: what the run ends with does not show it."""
+"""SIGKILL, as by a lost node or a power cut, at random moments: the results of the run do not show it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from utils.replay import find_checkpoint
 
 
 def survive(flags: list[str], kills: int, seed: int, root: Path, log: Path) -> tuple[int, Path, Path]:
-    """Runs `flags` unbroken, and again with up to `kills` kills. How many there were, and the folders of both."""
+    """Runs `flags` uninterrupted, and again with up to `kills` kills. The number of kills, and the folders of both."""
     status, seconds = run_to_the_end([*flags, "--output_dir", str(root / "whole")], log)
     assert status == 0, log.read_text()
     generator, killed = random.Random(seed), 0
@@ -36,7 +36,7 @@ def survive(flags: list[str], kills: int, seed: int, root: Path, log: Path) -> t
     return killed, whole, resumed
 
 
-def test_run_killed_a_few_times_ends_as_the_unbroken_one(tmp_path: Path) -> None:
+def test_run_killed_a_few_times_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
     killed, *_ = survive([*FLAGS, "--total_steps", "20"], 3, 1, tmp_path, tmp_path / "log")
     assert killed >= 1
 
@@ -69,8 +69,8 @@ def test_embedded_default_survives_kills_at_random_moments(seed: int, tmp_path: 
 
 
 @pytest.mark.parametrize("trainer", ["sharpzo", "craft"])
-def test_kept_state_is_sound_at_every_moment(trainer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a kill would leave before each change that a run makes to its files: from any of them it could go on."""
+def test_checkpoint_is_valid_at_every_moment(trainer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a kill would leave before each change that a run makes to its files: a run can resume from any of them."""
     import os
     import shutil
 

@@ -14,7 +14,7 @@ import pytest
 
 import main_sharpzo
 from tests.helpers.ranks import run_ranks
-from tests.helpers.runs import FLAGS, Broken, call_at, folder_of, outcome, tell_self
+from tests.helpers.runs import FLAGS, Broken, call_at, folder_of, outcome, signal_self
 from utils.replay import ReplayLog
 
 pytestmark = pytest.mark.usefixtures("one_mini")
@@ -75,7 +75,7 @@ def test_tensorboard_continues_its_curves_after_a_kill(number: int, broken: Brok
 
 def run_until_killed(number: int, flags: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        call_at(patch, ReplayLog, "save", number + 1, tell_self(signal.SIGKILL))
+        call_at(patch, ReplayLog, "save", number + 1, signal_self(signal.SIGKILL))
         main_sharpzo.main(flags)
 
 

@@ -72,13 +72,13 @@ def test_queries_are_2d_plus_s_a_stage_1_step_and_2_a_stage_2_step_and_2d_a_mask
     assert [entry["queries"] for entry in finished.metrics] == np.cumsum(costs).tolist()
 
 
-def test_dense_stage_2_with_q_samples_costs_2q_a_step(call: Call) -> None:
+def test_dense_stage_2_with_q_samples_costs_2q_per_step(call: Call) -> None:
     flags = [*FEW, "--total_steps", "3", "--prompt_trainer", "zo", "--num_pertub", "3"]
     run = call(*flags, folder="digits/zo/Mini/1shots/seed1")
     assert [entry["queries"] for entry in run.metrics] == [0, 12, 18, 24]
 
 
-def test_split_is_in_coops_form_with_16_and_4_a_class(finished: Outcome) -> None:
+def test_split_is_in_coops_form_with_16_and_4_per_class(finished: Outcome) -> None:
     split = finished.split
     assert set(split) == {"train", "val"}
     for part, shots in (("train", 16), ("val", 4)):
@@ -120,9 +120,7 @@ def test_what_is_printed_is_what_is_logged(call: Call) -> None:
     assert run.out.splitlines() == run.log
 
 
-def test_config_of_a_run_names_every_setting_and_asks_for_the_same_run_again(
-    finished: Outcome, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_config_of_a_run_has_every_setting_and_repeats_the_run(finished: Outcome, capsys: pytest.CaptureFixture[str]) -> None:
     config = finished.config
     assert {key: config[key] for key in TINY} == TINY
     assert (config["dataset"], config["template"], config["zo_eps_mask"]) == ("digits", "a photo of a {}.", 1e-5)

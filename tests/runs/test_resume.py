@@ -1,4 +1,4 @@
-"""A run that was stopped goes on, and ends with the bits that it would have had; a damaged state is refused with its reason."""
+"""An interrupted run resumes and ends with the bits of an uninterrupted one; a damaged checkpoint is refused with its reason."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ trainers = pytest.mark.parametrize("trainer", [name for name, info in TRAINERS.i
 
 
 @trainers
-def test_run_stopped_twice_ends_as_the_unbroken_one(trainer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_interrupted_twice_ends_like_an_uninterrupted_one(
+    trainer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     flags = [*FLAGS, "--prompt_trainer", trainer]
     assert main([*flags, "--output_dir", str(tmp_path / "whole")]) == 0
     broken = [*flags, "--output_dir", str(tmp_path / "broken")]
@@ -42,16 +44,16 @@ def test_run_stopped_twice_ends_as_the_unbroken_one(trainer: str, tmp_path: Path
     assert {path.name for path in resumed.iterdir()} == {path.name for path in whole.iterdir()}
 
 
-def test_run_goes_on_from_where_it_was_and_does_not_compute_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumed_run_does_not_compute_its_first_steps_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flags = [*FLAGS, "--prompt_trainer", "sharpzo", "--output_dir", str(tmp_path)]
     with monkeypatch.context() as patch:
         stop_in_call(patch, 12, Interrupted("test"))
         assert main(flags) == 3
-    asked: list[int] = []
+    computed: list[int] = []
     losses = Objective._losses
 
     def counted(self, W, images, dtype):
-        asked.append(len(W))
+        computed.append(len(W))
         return losses(self, W, images, dtype)
 
     monkeypatch.setattr(Objective, "_losses", counted)
@@ -59,11 +61,13 @@ def test_run_goes_on_from_where_it_was_and_does_not_compute_it_again(tmp_path: P
     log = (folder_of(tmp_path, "sharpzo") / "log.txt").read_text()
     step = int(re.search(r"resuming after step (\d+)", log).group(1))
     assert step >= 4
-    # 2d + S queries a step of stage 1, none of which is asked again
-    assert sum(asked) < 4 * (2 * 16 + 4)
+    # 2d + S queries per step of stage 1, none of which is computed again
+    assert sum(computed) < 4 * (2 * 16 + 4)
 
 
-@pytest.mark.parametrize("damage", ["torn state", "changed state", "changed answers", "lost answers", "changed log", "foreign"])
+@pytest.mark.parametrize(
+    "damage", ["truncated checkpoint", "changed checkpoint", "changed losses", "lost losses", "changed log", "foreign"]
+)
 def test_damaged_state_is_refused_with_its_reason_and_the_previous_one_used(
     damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -75,13 +79,13 @@ def test_damaged_state_is_refused_with_its_reason_and_the_previous_one_used(
     folder = folder_of(tmp_path / "broken", "sharpzo")
     state, answers, log = folder / CHECKPOINT, folder / LOSSES, folder / "metrics.jsonl"
     kept = json.loads(state.read_text())["checkpoint"]["step"]
-    if damage == "torn state":
+    if damage == "truncated checkpoint":
         state.write_text(state.read_text()[:-20])
-    elif damage == "changed state":
+    elif damage == "changed checkpoint":
         state.write_text(state.read_text().replace(f'"step": {kept}', f'"step": {kept + 1}'))
-    elif damage == "changed answers":
+    elif damage == "changed losses":
         answers.write_bytes(answers.read_bytes()[:-1] + b"\x01")
-    elif damage == "lost answers":
+    elif damage == "lost losses":
         answers.write_bytes(answers.read_bytes()[:-8])
     elif damage == "changed log":
         log.write_text(log.read_text()[:-2] + "}}")
@@ -122,7 +126,7 @@ def test_interrupted_run_with_another_setting_is_refused_naming_it(
     assert main([*flags, "--save_every", "3", "--max_seconds", "600"]) == 0
 
 
-def test_second_process_in_a_run_folder_is_refused_until_the_first_is_gone(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_second_process_in_a_run_folder_is_refused_until_the_first_ends(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     import subprocess
     import sys
     import time
@@ -143,7 +147,7 @@ def test_second_process_in_a_run_folder_is_refused_until_the_first_is_gone(tmp_p
     lock(folder)[0].close()
 
 
-def test_run_that_goes_on_with_other_versions_says_so(
+def test_run_resumed_with_other_versions_logs_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     flags = [*FLAGS, "--output_dir", str(tmp_path)]
@@ -228,7 +232,7 @@ GRADIENTS = {"coop": ("coop",), "fo": ("fo",), "stage 2": ("sharpzo", "--stage2"
 
 
 @pytest.mark.parametrize("name", GRADIENTS)
-def test_run_that_backpropagates_keeps_one_number_a_step_and_what_its_gradients_moved(
+def test_run_that_backpropagates_records_one_number_per_step_and_its_moved_tensors(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer, *more = GRADIENTS[name]

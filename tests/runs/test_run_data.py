@@ -103,7 +103,7 @@ def test_second_run_reads_its_features_and_computes_the_same(call: Call, monkeyp
     assert first.json("result")["test_accuracy"] == second.json("result")["test_accuracy"]
 
 
-def test_damaged_cache_is_told_and_changes_nothing(call: Call, tmp_path: Path) -> None:
+def test_damaged_cache_is_reported_and_changes_nothing(call: Call, tmp_path: Path) -> None:
     first = call()
     for path in (tmp_path / "cache").glob("*.safetensors"):
         path.write_bytes(path.read_bytes()[:-3])
@@ -112,7 +112,7 @@ def test_damaged_cache_is_told_and_changes_nothing(call: Call, tmp_path: Path) -
     assert second.out.count("damaged entry of the feature cache") == 3
 
 
-def test_where_features_are_kept_is_not_what_a_run_is(call: Call, tmp_path: Path) -> None:
+def test_cache_folder_does_not_identify_a_run(call: Call, tmp_path: Path) -> None:
     call()
     assert "finished already" in call("--cache_dir", str(tmp_path / "other")).out
     assert "finished already" in call("--no-cache").out

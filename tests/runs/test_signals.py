@@ -1,4 +1,4 @@
-"""Told to stop, at any moment: exit status 3, nothing lost, and the same command goes on."""
+"""A signal at any moment: exit status 3, nothing lost, and the same command resumes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from datasets import features
-from tests.helpers.runs import Broken, call_at, stop_in_call, tell_self
+from tests.helpers.runs import Broken, call_at, stop_in_call, signal_self
 from trainers.blackbox.objective import Objective
 from trainers.sharpzo.stage2 import SparseZO
 from utils import replay, run
@@ -48,12 +48,12 @@ PLACES = {
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_sigterm_anywhere_ends_with_status_three_and_the_same_command_goes_on(
+def test_sigterm_anywhere_ends_with_status_three_and_the_same_command_resumes(
     place: str, whole: tuple, broken: Broken, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-        call_at(patch, *PLACES[place], tell_self(signal.SIGTERM))
+        call_at(patch, *PLACES[place], signal_self(signal.SIGTERM))
         assert broken.run() == 3
     assert re.fullmatch(r"interrupted \(SIGTERM\)( after step \d)?: run the same command to resume\n", broken.error)
     assert not list(tmp_path.rglob("*.tmp"))
@@ -63,7 +63,7 @@ def test_sigterm_anywhere_ends_with_status_three_and_the_same_command_goes_on(
 def test_sigterm_while_answers_are_repeated_loses_none(whole: tuple, broken: Broken, monkeypatch: pytest.MonkeyPatch) -> None:
     state = (broken.stopped(monkeypatch) / CHECKPOINT).read_text()
     with monkeypatch.context() as patch:
-        call_at(patch, ReplayLog, "query", 3, tell_self(signal.SIGTERM))
+        call_at(patch, ReplayLog, "query", 3, signal_self(signal.SIGTERM))
         assert broken.run() == 3
     assert (broken.folder / CHECKPOINT).read_text() == state
     broken.ends_as(whole)
@@ -71,9 +71,9 @@ def test_sigterm_while_answers_are_repeated_loses_none(whole: tuple, broken: Bro
 
 def test_signals_that_follow_the_first_are_ignored(whole: tuple, broken: Broken, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        call_at(patch, ReplayLog, "record", 4, tell_self(signal.SIGINT))
+        call_at(patch, ReplayLog, "record", 4, signal_self(signal.SIGINT))
         for other in ("save", "close"):
-            call_at(patch, ReplayLog, other, 3 if other == "save" else 1, tell_self(signal.SIGINT))
+            call_at(patch, ReplayLog, other, 3 if other == "save" else 1, signal_self(signal.SIGINT))
         assert broken.run() == 3
     assert "SIGINT" in broken.error
     broken.ends_as(whole)
@@ -104,9 +104,7 @@ def test_hang_up_interrupts_unless_it_is_ignored_as_below_nohup() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_first_run_speaks_of_no_earlier_one_and_overwriting_does_not_go_on(
-    broken: Broken, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_a_resumed_run_logs_the_resumption(broken: Broken, monkeypatch: pytest.MonkeyPatch) -> None:
     broken.stopped(monkeypatch)
     assert "earlier" not in broken.printed
     with monkeypatch.context() as patch:

@@ -45,7 +45,7 @@ def test_eval_test_logs_test_accuracy_and_changes_nothing_else(call: Call) -> No
     assert run.prompt == prompt
 
 
-def test_zero_shot_asks_no_queries_and_draws_no_images(call: Call) -> None:
+def test_zero_shot_costs_no_queries_and_draws_no_images(call: Call) -> None:
     run = call(*FEW, "--prompt_trainer", "zero-shot", folder="digits/zero-shot/Mini/1shots/seed1")
     result = run.result
     assert (run.status, result["queries"], result["trainer"]) == (0, 0, "zero-shot")

@@ -59,7 +59,7 @@ def test_work_is_counted_over_distinct_prompt_positions() -> None:
     assert multiply_adds(twice.fast.engine, images, 8) == by_hand + images * width
 
 
-def test_a_row_tells_what_a_gradient_costs_by_tangents_and_how_exact_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_has_the_cost_and_error_of_a_gradient_by_tangents(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tangent_costs, "multiplies_bfloat16_faster", lambda device: True)
     row = measure("eurosat", class_names("eurosat"), random_backbone(SMALL), 1, 1, generation=False, tangents=True)
     assert row["tangent_ratio_float32"] == pytest.approx(row["tangent_seconds_float32"] / row["cge_gradient_seconds_float32"])

@@ -120,7 +120,7 @@ def test_part_of_a_dataset_says_what_it_lacks(eurosat: Path, capsys: pytest.Capt
     assert len(call.lines) == 3
 
 
-def test_split_that_cannot_be_read_is_told_in_its_own_words(eurosat: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreadable_split_is_reported_in_the_words_of_a_run(eurosat: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = eurosat / "eurosat" / DATASETS["eurosat"].split
     path.write_text(json.dumps({"train": [["/etc/passwd", 0, "Forest"]], "val": [], "test": []}))
     call = Call(capsys, "check", "--root_path", str(eurosat), "eurosat")

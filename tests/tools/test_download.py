@@ -121,7 +121,7 @@ def test_file_that_changed_meanwhile_is_fetched_anew(server: Server, tmp_path: P
     assert fetch(source, tmp_path).read_bytes() == CONTENT[::-1]
 
 
-def test_server_that_cannot_continue_is_asked_for_all(server: Server, tmp_path: Path) -> None:
+def test_server_that_cannot_continue_sends_the_whole_file(server: Server, tmp_path: Path) -> None:
     server.files["/data.bin"], server.tags, server.cut = CONTENT, False, 3000
     source = Download(server.url("data.bin"), md5(CONTENT))
     with pytest.raises(RunError):
@@ -208,7 +208,7 @@ def test_damaged_or_other_archive_is_one_line(server: Server, tmp_path: Path) ->
         bring([piece], tmp_path)
 
 
-def test_what_is_there_is_left_alone_and_the_rest_told_or_fetched(
+def test_existing_files_are_untouched_and_missing_ones_listed_or_fetched(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.files["/split.json"] = b"[]"

@@ -113,7 +113,7 @@ def test_weights_hold_the_logit_scale_and_the_manifest_what_the_files_are(tmp_pa
     assert manifest["backbone"]["weights_sha256"] == classifier.backbone.fingerprint()
 
 
-def test_int8_is_kept_with_its_figures_or_refused_with_them(
+def test_int8_is_exported_or_refused_with_its_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     run, output = tuned(tmp_path / "run", "sharpzo"), tmp_path / "exported"

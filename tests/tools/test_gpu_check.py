@@ -37,7 +37,7 @@ def test_tangents_that_are_silently_zero_fail(tmp_path: Path, monkeypatch: pytes
     ]
 
 
-def test_what_is_found_is_kept_at_once_and_a_part_that_breaks_off_is_a_failure(tmp_path: Path) -> None:
+def test_findings_are_stored_at_once_and_a_part_that_stops_is_a_failure(tmp_path: Path) -> None:
     report = Report(tmp_path / "values.json")
     report.note("feature_errors", {"float32": 1e-6})
     report.require(True, "never said")

@@ -55,7 +55,7 @@ def test_plan_is_an_upper_bound_where_validation_decides_the_change_point() -> N
 
 
 @pytest.mark.parametrize("trainer", [name for name in TRAINERS if name != "saved"])
-def test_plan_is_told_of_every_trainer_under_each_of_its_options(trainer: str) -> None:
+def test_plan_covers_every_trainer_under_each_of_its_options(trainer: str) -> None:
     config = Job(("--prompt_trainer", trainer, "--n_ctx", "1", "--ctx_init", "photo")).config
     for name, field in FIELDS.items():
         if field.metadata["kind"] is bool:
@@ -111,7 +111,7 @@ def test_estimate_that_leaves_runs_out_is_a_lower_bound(tmp_path: Path, capsys: 
         assert next(line for line in capsys.readouterr().out.splitlines() if line.startswith("left: ")).count(words) == 1
 
 
-def test_file_that_is_no_benchmark_is_refused(tmp_path: Path) -> None:
+def test_file_that_is_not_a_benchmark_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text('[{"dataset": "dtd"}]')
     assert f"--benchmark: {tmp_path / 'b.json'}" in refusal(Benchmark.read, tmp_path / "b.json")
 

@@ -166,7 +166,7 @@ def test_artifact_that_cannot_be_made_stops_no_other(tmp_path: Path, capsys: pyt
     assert (tmp_path / "made/table7.md").is_file()
 
 
-def test_missing_matplotlib_is_told_before_anything_runs(
+def test_missing_matplotlib_is_reported_before_anything_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(plotting.importlib.util, "find_spec", lambda name: None)

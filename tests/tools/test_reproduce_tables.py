@@ -145,7 +145,7 @@ def test_rival_with_one_seed_gives_no_interval_but_what_trains_nothing_does(tmp_
     assert found.paired(("digits",), f"Mini, {OURS}", "Mini, zero-shot").n == 3
 
 
-def test_average_over_a_part_of_the_papers_datasets_stands_beside_no_figure_of_the_paper(tmp_path: Path) -> None:
+def test_average_over_some_of_the_papers_datasets_has_no_figure_of_the_paper_beside_it(tmp_path: Path) -> None:
     for entry in PLANS["table1"](JobFactory(PAPER, str(tmp_path / "runs"), "/data", seeds=(1,))):
         if entry.row == f"RN50, {OURS}":
             finish(entry.job)

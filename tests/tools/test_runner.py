@@ -22,7 +22,7 @@ from tools.common import runner
 from utils.config import REPOSITORY
 
 
-def test_sweep_skips_what_is_finished_and_goes_on_with_what_was_interrupted(
+def test_sweep_skips_finished_runs_and_resumes_interrupted_ones(
     calls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE", '{"2": "interrupt"}')

@@ -70,7 +70,7 @@ def test_variants_and_other_shots_have_no_paper_number(tmp_path: Path, capsys: p
     assert "ViT-B/16, 16 shots" in text and "ViT-B/16, 4 shots" in text
 
 
-def test_average_stands_only_behind_complete_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_complete_rows_have_an_average(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path, 80.0)
     write_run(tmp_path, 70.0, prompt_trainer="bbt")
     config = yaml.safe_load((tmp_path / "eurosat/bbt/ViT-B-16/16shots/seed1/config.yaml").read_text())
@@ -96,7 +96,7 @@ def test_average_has_the_interval_of_the_seeds_means(tmp_path: Path, capsys: pyt
     assert row(summary(capsys, tmp_path), "SharpZO")[-1].startswith("71.00 ± 2.48 (n = 3); paper 71.69")
 
 
-def test_zero_shot_stands_in_the_table_of_each_number_of_shots(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_zero_shot_is_in_the_table_of_each_number_of_shots(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for shots in (1, 16):
         write_run(tmp_path, 60.0 + shots, shots=shots)
     write_run(tmp_path, 47.0, prompt_trainer="zero-shot", shots=4)

@@ -21,7 +21,7 @@ from tools.common.runs import Job
 from utils.config import REPOSITORY
 
 
-def test_card_or_data_that_is_not_there_is_told_before_any_run(
+def test_missing_card_or_data_is_reported_before_any_run(
     calls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
@@ -55,7 +55,7 @@ def test_zero_shot_runs_once_and_a_grid_names_its_points() -> None:
     assert {job.config.shots for job in zero_shot} == {16}
 
 
-def test_run_under_another_template_is_not_taken_for_the_one_asked(calls: Path, tmp_path: Path) -> None:
+def test_run_under_another_template_does_not_count(calls: Path, tmp_path: Path) -> None:
     assert swept(tmp_path, "--seeds", "1") == 0
     (job,) = sweep.make_jobs(sweep.parse([*DIGITS, "--seeds", "1", "--output_dir", str(tmp_path / "out folder")]))
     assert job.state == "finished"

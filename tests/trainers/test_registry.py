@@ -42,7 +42,7 @@ def problem_of(trainer: str, task: FewShotTask, **options: object) -> tuple[Conf
 
 @pytest.mark.parametrize("position", ["middle", "front"])
 @pytest.mark.parametrize("trainer", ONE_PER_PROBLEM)
-def test_class_name_stands_where_it_stood_in_training(trainer: str, position: str, task: FewShotTask) -> None:
+def test_class_name_has_its_position_from_training(trainer: str, position: str, task: FewShotTask) -> None:
     config, problem = problem_of(trainer, task, class_token_position=position)
     objective, w = problem.objective, problem.initial + 0.3
     scorer = registered(TRAINERS[trainer].restore)(config, task, objective.model.tensors(w))

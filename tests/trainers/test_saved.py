@@ -59,7 +59,7 @@ def test_prompt_that_was_trained_again_is_not_taken_for_the_one_that_was_scored(
     assert main([*score.flags, "--overwrite"]) == 0 and score.state == "finished"
 
 
-def test_out_of_memory_is_not_told_as_a_prompt_that_does_not_fit(
+def test_out_of_memory_is_not_reported_as_a_prompt_that_does_not_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     def fail(*arguments: object) -> None:

@@ -121,7 +121,7 @@ def test_a_bad_section_is_refused_even_when_another_trainer_runs(from_yaml: Call
     assert refusal("--config", path, "--prompt_trainer", "fo").startswith(f"{path}:3: shots: 'none' is not a whole number")
 
 
-def test_key_that_stands_twice_is_refused_at_its_second_line(from_yaml: Callable[[str], str]) -> None:
+def test_duplicate_key_is_refused_at_its_second_line(from_yaml: Callable[[str], str]) -> None:
     path = from_yaml("dataset: digits\nsigma: 0.1\nshots: 4\nsigma: 0.2\n")
     assert refusal("--config", path) == f"{path}:4: sigma: the key is given twice"
 
@@ -140,7 +140,7 @@ def test_config_that_names_no_dataset_is_refused(text: str, from_yaml: Callable[
 @pytest.mark.parametrize(
     "text", ["- shots\n", "shots\n", "dataset: [digits\n", "dataset: 'digits\n", "a: b: c\n", "\tshots: 4\n"]
 )
-def test_config_that_is_no_mapping_is_refused(text: str, from_yaml: Callable[[str], str]) -> None:
+def test_config_that_is_not_a_mapping_is_refused(text: str, from_yaml: Callable[[str], str]) -> None:
     path = from_yaml(text)
     assert refusal("--config", path).startswith(path)
 
@@ -228,6 +228,6 @@ def test_fidelity_that_cannot_be_is_refused(argv: tuple[str, ...], reason: str) 
 
 
 @pytest.mark.parametrize("name", ["potato", "mps", "", "cuda:x"])
-def test_a_device_that_is_none_is_refused(name: str) -> None:
+def test_name_that_is_not_a_device_is_refused(name: str) -> None:
     with pytest.raises(UserError, match="--device"):
         resolve("--device", name)

@@ -17,7 +17,7 @@ from utils.settings import Config
 SMALL = Config(dataset="digits", popsize=6, sigma=0.3, bound=0.0)
 
 
-def test_candidates_are_told_with_their_own_losses() -> None:
+def test_candidates_get_their_own_losses() -> None:
     optimizer, loss = naive_cmaes(dataclasses.replace(SMALL, deploy="mean"), 4), Quadratic(4)
     told = []
     tell = optimizer.inner.tell

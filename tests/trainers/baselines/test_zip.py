@@ -1,4 +1,4 @@
-"""ZIP's prompt: its sizes, its maps against explicit matrices, its start, and a file that stands alone."""
+"""ZIP's prompt: its sizes, its maps against explicit matrices, its start, and a prompt file that needs nothing else."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_map_is_the_product_of_its_five_factors(width: int) -> None:
     torch.testing.assert_close(ours.norm(dim=0), torch.ones(q, dtype=torch.float64))
 
 
-def test_map_to_a_width_that_is_no_power_of_two_keeps_lengths_on_average() -> None:
+def test_map_to_a_width_that_is_not_a_power_of_two_preserves_lengths_on_average() -> None:
     norms = torch.stack([fastfood_map(48, 8, torch.Generator().manual_seed(seed)).norm(dim=0) for seed in range(40)])
     assert float(norms.square().mean()) == pytest.approx(1.0, abs=0.1)
 
@@ -111,7 +111,7 @@ def test_saved_prompt_holds_all_it_is_made_of(tmp_path: Path) -> None:
     assert (result["queries"], result["forwards"], result["tower_images"]) == (40, 40, 20)
 
 
-def test_fresh_batches_pass_the_image_tower_once_a_step(tmp_path: Path) -> None:
+def test_fresh_batches_pass_the_image_tower_once_per_step(tmp_path: Path) -> None:
     _, result = run_zip(tmp_path, "--train_features", "fresh", "--train_batch", "8")
     assert (result["queries"], result["forwards"], result["tower_images"]) == (40, 40, 4 * 8)
 

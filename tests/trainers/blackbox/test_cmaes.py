@@ -119,7 +119,7 @@ def test_global_generators_are_left_alone(quadratic) -> None:
 
 
 @pytest.mark.parametrize(("estimator", "gradient"), [("zo", 2 * D), ("fo", 1), ("none", 0)])
-def test_num_queries_is_what_a_step_costs(quadratic, estimator: str, gradient: int) -> None:
+def test_num_queries_is_the_cost_of_a_step(quadratic, estimator: str, gradient: int) -> None:
     loss = quadratic(D)
     stage = make(estimator=estimator)
     assert stage.num_queries(1) == gradient + S

@@ -1,4 +1,4 @@
-"""Image sets: the bits of the backbone's own transform, in order, with no more kept than memory allows."""
+"""Image sets: the bits of the backbone's own transform, in order, with no more in memory than the limit allows."""
 
 from __future__ import annotations
 

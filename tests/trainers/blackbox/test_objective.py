@@ -1,4 +1,4 @@
-"""The black box: its losses are cross-entropies of open_clip's own features, counted, forward only, in the asked precision."""
+"""The black box: its losses are cross-entropies of open_clip's features, counted, forward only, in the given precision."""
 
 from __future__ import annotations
 
@@ -285,7 +285,7 @@ def test_population_precision_is_of_ranked_losses_alone(tiny_backbone: Backbone)
     torch.testing.assert_close(ranked, plain(W), rtol=0, atol=0.05)
 
 
-def test_stage_1_asks_for_ranks_of_its_population_and_for_exact_differences(tiny_backbone: Backbone) -> None:
+def test_stage_1_ranks_its_population_and_takes_exact_differences(tiny_backbone: Backbone) -> None:
     asked = []
 
     class Spy(Objective):

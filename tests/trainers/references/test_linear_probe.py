@@ -36,7 +36,7 @@ def test_decisions_are_those_of_scikit_learn(classes: int) -> None:
     np.testing.assert_allclose(logits.softmax(1).numpy(), expected, atol=1e-9)
 
 
-def test_the_best_strength_on_the_validation_images_is_taken_without_a_query(tiny_backbone: Backbone) -> None:
+def test_the_best_strength_by_validation_is_chosen_without_queries(tiny_backbone: Backbone) -> None:
     task = make_task(tiny_backbone)
     classes, width = len(task.dataset.classnames), task.test_samples.inputs.shape[1]
     sets = [samples(n, classes, seed, width) for n, seed in ((40, 1), (200, 2), (200, 3))]

@@ -57,7 +57,7 @@ def test_the_initial_point_is_zero_shot_clip(task: FewShotTask) -> None:
     torch.testing.assert_close(logits.float(), expected)
 
 
-def test_the_best_point_of_the_grid_on_the_validation_images_is_taken_without_a_query(task: FewShotTask) -> None:
+def test_the_grids_best_point_by_validation_is_chosen_without_queries(task: FewShotTask) -> None:
     problem = tip_adapter.problem(CONFIG, task)
     optimizer, objective = tip_adapter.build(CONFIG, problem), problem.objective
     assert problem.steps == len(GRID)

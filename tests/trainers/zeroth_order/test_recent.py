@@ -322,7 +322,7 @@ def test_lbfgs_counts_line_search_evaluations_and_keeps_the_best_point() -> None
     assert float(bowl(optimizer.solution[None])) == min(losses)
 
 
-def test_lbfgs_goes_on_after_scipy_has_given_up() -> None:
+def test_lbfgs_continues_after_scipy_has_given_up() -> None:
     optimizer = LBFGS(torch.zeros(D, dtype=torch.float64), estimator=CGE(mu=1e-4))
     # at the exact minimum scipy ends at once, since the gradient is zero
     assert [optimizer.step(bowl)["best_loss"] for _ in range(5)] == [0.0] * 5
