@@ -73,9 +73,13 @@ def scored_another(path: Path, config: Config) -> bool:
 
 
 def fingerprint(config: Config) -> str:
-    """SHA-256 of the settings that decide what a run computes. Data and weights are hashed by content instead (ReplayLog)."""
-    settings = {key: value for key, value in identity(config.as_dict()).items() if key not in PATHS}
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    """SHA-256 of the settings that decide what a run computes. Data and weights are hashed by content instead (ReplayLog).
+
+    Defaults are left out, so that a version with a new setting still resumes the runs of the version before.
+    """
+    settings = identity(config.as_dict())
+    given = {key: value for key, value in settings.items() if key not in PATHS and value != DEFAULTS[key]}
+    return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()
 
 
 def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
