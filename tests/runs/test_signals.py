@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from datasets import features
-from tests.helpers.runs import Broken, call_at, stop_in_call, signal_self
+from tests.helpers.runs import Broken, call_at, signal_self, stop_in_call
 from trainers.blackbox.objective import Objective
 from trainers.sharpzo.stage2 import SparseZO
 from utils import replay, run
