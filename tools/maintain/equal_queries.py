@@ -5,9 +5,9 @@
     python -m tools.maintain.equal_tables                               # tables and figure of docs/optimizers.md
 
 The CSVs are in docs/optimizers. Each name has four settings and, where the best of them is at the edge of its ladder, a fifth
-beyond it. One setting per name and budget is used on all sets: the one with the lowest validation loss, mean over CHOICE_SETS,
-on the validation images of a seed that no table has. Rows that exist are not run again. A run that passes several budgets is
-scored at each, unless its path depends on the budget.
+beyond it. One setting per name is used on all sets and at all budgets: the one with the lowest validation loss at 5,000 queries,
+mean over CHOICE_SETS, at a seed that no table has. Rows that exist are not run again. A run that passes several budgets is scored
+at each, unless its path depends on the budget.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ SETS = ("digits", "icons_emoji", "icons_styles")
 # icons_styles has no part in any choice
 CHOICE_SETS = ("digits", "icons_emoji")
 CHOICE_SEED = 101
+CHOICE_BUDGET = 5000
 SEEDS = (1, 2, 3, 4, 5)
 BUDGETS = (5000, 20_000)
 COLUMNS = ("name", "set", "budget", "settings", "seed", "queries", "cpu_seconds", "train_loss", "val_loss", "val_accuracy")
@@ -92,11 +93,11 @@ class Row(NamedTuple):
     seed: str
 
 
-def grid(name: str, budget: int) -> list[str]:
-    """The four settings of a name at a budget."""
+def grid(name: str) -> list[str]:
+    """The four settings of a name."""
     if name == "sharpzo":
-        # 552 queries per generation of stage 1, and 512 for each mask: shares of about a third and two thirds
-        points = [max(1, round(share * budget / 552)) for share in (1 / 3, 2 / 3)]
+        # at 552 queries per generation of stage 1, a third and two thirds of the budget
+        points = [round(share * CHOICE_BUDGET / 552) for share in (1 / 3, 2 / 3)]
         return [f"change_point={point} zo_lr={lr}" for point in points for lr in (0.1, 0.3)]
     pattern, ladder, first = LADDERS[name]
     start = ladder.index(first)
@@ -218,33 +219,40 @@ def work_off(tasks: Tasks, table: str, name: str, dataset: str, settings: str, s
             print(*row.values(), flush=True)
 
 
-def choose(names: Sequence[str], budgets: Sequence[int]) -> None:
+def choose(names: Sequence[str]) -> None:
     """Runs the grids, then what lies beyond them."""
     tasks = Tasks()
     for dataset in CHOICE_SETS:
         for name in names:
-            for settings in dict.fromkeys(settings for budget in budgets for settings in grid(name, budget)):
-                work_off(tasks, "choice", name, dataset, settings, CHOICE_SEED, [b for b in budgets if settings in grid(name, b)])
+            for settings in grid(name):
+                work_off(tasks, "choice", name, dataset, settings, CHOICE_SEED, [CHOICE_BUDGET])
     for dataset in CHOICE_SETS:
         for name in names:
-            for budget in budgets:
-                further = beyond(name, best_settings(name, budget, grid(name, budget)))
-                if further:
-                    work_off(tasks, "choice", name, dataset, further, CHOICE_SEED, [budget])
+            further = beyond(name, lowest(name, grid(name)))
+            if further:
+                work_off(tasks, "choice", name, dataset, further, CHOICE_SEED, [CHOICE_BUDGET])
 
 
-def best_settings(name: str, budget: int, among: Sequence[str] = ()) -> str:
-    """The settings of the lowest validation loss, mean over CHOICE_SETS; the first among equals."""
-    if name.startswith(PLUS):
-        return " ".join([PLUS_SETTINGS, ABLATIONS.get(name.removeprefix(WITHOUT), "")]).strip()
+def lowest(name: str, among: Sequence[str] = ()) -> str:
+    """The settings, any or `among` these, of the lowest validation loss, mean over CHOICE_SETS; the first among equals."""
     losses: dict[str, dict[str, float]] = {}
     for row in read("choice"):
-        if row["name"] == name and row["budget"] == str(budget) and (not among or row["settings"] in among):
+        if row["name"] == name and row["budget"] == str(CHOICE_BUDGET) and (not among or row["settings"] in among):
             losses.setdefault(row["settings"], {})[row["set"]] = float(row["val_loss"])
     complete = {settings: by_set for settings, by_set in losses.items() if len(by_set) == len(CHOICE_SETS)}
     if len(complete) < NUMBER:
         raise UserError(f"{FOLDER / 'choice.csv'}: run python -m tools.maintain.equal_queries choose {name} first")
     return min(complete, key=lambda settings: statistics.mean(complete[settings].values()))
+
+
+def best_settings(name: str, budget: int) -> str:
+    """Those chosen at CHOICE_BUDGET; a change point moves to the same share of another budget."""
+    if name.startswith(PLUS):
+        return " ".join([PLUS_SETTINGS, ABLATIONS.get(name.removeprefix(WITHOUT), "")]).strip()
+    parts = lowest(name).split()
+    if name == "sharpzo":
+        parts[0] = f"change_point={int(parts[0].partition('=')[2]) * budget // CHOICE_BUDGET}"
+    return " ".join(parts)
 
 
 def measure(names: Sequence[str], budgets: Sequence[int], sets: Sequence[str], seeds: Sequence[int]) -> None:
@@ -264,7 +272,7 @@ def main(argv: list[str]) -> int:
     parser = make_parser("tools.maintain.equal_queries", __doc__)
     parser.add_argument("what", choices=("choose", "measure"))
     parser.add_argument("names", nargs="*", help="trainers; all without any")
-    parser.add_argument("--queries", type=int, nargs="+", default=[BUDGETS[0]])
+    parser.add_argument("--queries", type=int, nargs="+", default=[BUDGETS[0]], help="for measure")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS), help="for measure")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="for measure")
     arguments = parser.parse_args(argv)
@@ -276,7 +284,7 @@ def main(argv: list[str]) -> int:
             raise UserError(f"{name}: unknown name; use some of {', '.join(known)}")
     names, budgets = arguments.names or known, sorted(set(arguments.queries))
     if arguments.what == "choose":
-        choose(names, budgets)
+        choose(names)
     else:
         measure(names, budgets, arguments.sets, arguments.seeds)
     return 0
