@@ -3,7 +3,6 @@
     python -m tools.maintain.compare_rules screen mezo       # screen.csv: four or five settings, seed 1, a quarter of the queries
     python -m tools.maintain.compare_rules final mezo        # final.csv: the best of them, seeds 1 to 5, all queries
     python -m tools.maintain.compare_rules final sharpzo     # SharpZO as configs/digits.yaml has it
-    python -m tools.maintain.compare_rules recent fzoo       # recent.csv: the same for the rules of 2024 to 2026
     python -m tools.maintain.compare_rules stage1 rge        # stage1.csv: a stage-1 option in SharpZO's default, seeds 1 to 5
     python -m tools.maintain.compare_rules write             # both tables into docs/optimizers.md
 
@@ -31,7 +30,7 @@ from utils.files import write_text
 
 QUERIES = 34_740
 # the row of SharpZO with the settings of configs/digits.yaml, in each table
-REFERENCE = {"final": "sharpzo", "recent": "sharpzo", "stage1": "zo"}
+REFERENCE = {"final": "sharpzo", "stage1": "zo"}
 SEEDS = (1, 2, 3, 4, 5)
 DOCUMENT = REPOSITORY / "docs" / "optimizers.md"
 FOLDER = REPOSITORY / "docs" / "optimizers"
@@ -54,26 +53,6 @@ GRIDS = {
     "sep-cma": [f"sigma={sigma}" for sigma in (0.1, 0.2, 0.4, 1.0, 2.0)],
     "spsa": [f"spsa_a={a}" for a in (0.03, 0.1, 0.3, 1.0, 3.0)],
 }
-
-# the rules of 2024 to 2026 and the classical references: measured on another machine, so with a table of their own
-RECENT = {
-    "adam-cge": [f"zo_lr={lr}" for lr in (0.03, 0.1, 0.3, 1.0)],
-    "lbfgs": [f"zo_eps_cge={mu}" for mu in (1e-4, 1e-3, 1e-2, 1e-1)],
-    "openai-es": [f"zo_lr={lr} sigma={sigma}" for lr in (0.03, 0.1) for sigma in (0.1, 0.4)],
-    "plain-cma": [f"sigma={sigma}" for sigma in (0.1, 0.2, 0.4, 1.0)],
-    "fzoo": [f"zo_lr={lr}" for lr in (0.003, 0.01, 0.03, 0.1)],
-    "r-adazo": [f"zo_lr={lr}" for lr in (0.001, 0.003, 0.01, 0.03)],
-    "conmezo": [f"zo_lr={lr}" for lr in (0.1, 0.3, 1.0, 3.0)],
-    "curvzo": [f"zo_lr={lr}" for lr in (0.03, 0.1, 0.3, 1.0)],
-    "zoar": [f"zo_lr={lr}" for lr in (0.0003, 0.001, 0.003, 0.01)],
-    "guided-es": [f"zo_lr={lr}" for lr in (0.1, 0.3, 1.0, 3.0)],
-    "zosa": [f"zo_lr={lr}" for lr in (0.003, 0.01, 0.03, 0.1)],
-    "zest": [f"zo_lr={lr}" for lr in (0.3, 1.0, 3.0, 10.0)],
-    "loren": [f"zo_lr={lr}" for lr in (0.01, 0.03, 0.1, 0.3)],
-    "bszo": [f"zo_lr={lr}" for lr in (0.1, 0.3, 1.0, 3.0)],
-}
-# rows of the first table that are run again beside them
-BESIDE = ("sharpzo", "mezo", "zo-adam", "sep-cma")
 
 # changes to SharpZO's default; as many generations of stage 1 as published, or as the queries of its 30 pay for
 STAGE_1 = {
@@ -155,19 +134,18 @@ def work_off(table: str, jobs: Iterator[Job]) -> None:
 
 
 def screening(name: str) -> Iterator[Job]:
-    for settings in (GRIDS | RECENT)[name]:
+    for settings in GRIDS[name]:
         yield name, {"name": name, "settings": settings, "seed": 1, "queries": QUERIES // 4, "with_test": False}
 
 
 def best_settings(name: str) -> str:
     """The screened settings of the highest validation accuracy, the first among equals. "" for SharpZO, which has its own."""
-    grid = (GRIDS | RECENT).get(name)
+    grid = GRIDS.get(name)
     if not grid:
         return ""
-    table = "recent-screen" if name in RECENT else "screen"
-    rows = [row for row in read(table) if row["name"] == name]
+    rows = [row for row in read("screen") if row["name"] == name]
     if len(rows) < len(grid):
-        raise UserError(f"{FOLDER / table}.csv: run python -m tools.maintain.compare_rules screen {name} first")
+        raise UserError(f"{FOLDER / 'screen'}.csv: run python -m tools.maintain.compare_rules screen {name} first")
     return max(rows, key=lambda row: float(row["val_accuracy"]))["settings"]
 
 
@@ -236,14 +214,13 @@ def with_tables(document: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("screen", "final", "recent", "stage1", "write"))
+    parser.add_argument("what", choices=("screen", "final", "stage1", "write"))
     parser.add_argument("names", nargs="*", help="ZO optimizers, or options of stage 1; empty with write")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     arguments = parser.parse_args()
     known = {
-        "screen": [*GRIDS, *RECENT],
+        "screen": [*GRIDS],
         "final": [*GRIDS, "sharpzo", "zo", "cma-es"],
-        "recent": [*RECENT, *BESIDE],
         "stage1": [*STAGE_1],
         "write": [],
     }
@@ -252,9 +229,9 @@ def main() -> int:
             if name not in known[arguments.what]:
                 raise UserError(f"{name}: unknown name; use one of {', '.join(known[arguments.what])}")
             if arguments.what == "screen":
-                work_off("recent-screen" if name in RECENT else "screen", screening(name))
-            elif arguments.what in ("final", "recent"):
-                work_off(arguments.what, finals(name, arguments.seeds))
+                work_off("screen", screening(name))
+            elif arguments.what == "final":
+                work_off("final", finals(name, arguments.seeds))
             else:
                 work_off("stage1", stage_one(name, arguments.seeds))
         if arguments.what == "write":

@@ -47,6 +47,8 @@ ABLATIONS = {
     "adam": "zo_update=sgd zo_lr=10",
 }
 WITHOUT = f"{PLUS} without "
+# no prompts and no queries: --queries 0
+REFERENCES = ("tip-adapter", "linear-probe")
 
 # ascending values of a setting, and where the four of a name start
 STEPS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
@@ -173,11 +175,12 @@ def run(
     problem = build_problem(config, task)
     objective, optimizer = problem.objective, build_optimizer(config, problem)
     # CPU time on one thread is less sensitive to other load
-    seconds = 0.0
+    seconds, steps = 0.0, 0
     for budget in budgets:
         started = time.process_time()
-        while objective.queries + optimizer.num_queries(1) <= budget:
+        while steps < problem.steps and objective.queries + optimizer.num_queries(1) <= budget:
             optimizer.step(objective)
+            steps += 1
         seconds += time.process_time() - started
         w = optimizer.solution.clone()
         row = Row(name, dataset, str(budget), settings, str(seed))._asdict()
@@ -249,6 +252,8 @@ def best_settings(name: str, budget: int) -> str:
     """Those chosen at CHOICE_BUDGET; a change point moves to the same share of another budget."""
     if name.startswith(PLUS):
         return " ".join([PLUS_SETTINGS, ABLATIONS.get(name.removeprefix(WITHOUT), "")]).strip()
+    if name in REFERENCES:
+        return ""
     parts = lowest(name).split()
     if name == "sharpzo":
         parts[0] = f"change_point={int(parts[0].partition('=')[2]) * budget // CHOICE_BUDGET}"
@@ -278,7 +283,7 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     known = ["sharpzo", *LADDERS]
     if arguments.what == "measure":
-        known += [PLUS, *(WITHOUT + part for part in ABLATIONS)]
+        known += [PLUS, *(WITHOUT + part for part in ABLATIONS), *REFERENCES]
     for name in arguments.names:
         if name not in known:
             raise UserError(f"{name}: unknown name; use some of {', '.join(known)}")

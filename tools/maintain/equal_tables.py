@@ -131,6 +131,11 @@ def table(budget: int) -> str:
         compared = [from_sharpzo.get(name, "–"), below_ours.get(name, "–")]
         seconds = "/".join(f"{seconds_of(own, dataset):.0f}" if dataset in found[name] else "–" for dataset in SETS)
         lines.append(f"| {' | '.join([f'`{name}`', settings, *cells(found[name]), counts, rank, *compared, seconds])} |")
+    without = accuracies(0)
+    lines.append(f"| **references on features, without prompts** {'|' * len(header)}")
+    for name in without:
+        counts = "/".join(str(len(without[name].get(dataset, ()))) for dataset in SETS)
+        lines.append(f"| {' | '.join([f'`{name}`', 'its defaults', *cells(without[name]), counts, '–', '–', '–', '–'])} |")
     return "\n".join(lines)
 
 
