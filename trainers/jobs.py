@@ -32,6 +32,7 @@ from utils.files import sha256
 from utils.identity import dataset_name, run_path
 from utils.interrupt import Deadline
 from utils.loggers import Loggers
+from utils.memory import return_freed
 from utils.progress import Progress
 from utils.ranks import Alone, Ranks
 from utils.replay import METRICS
@@ -182,6 +183,7 @@ class Tune(ZeroShot):
         self.early_stop = EarlyStop(self.config.patience, self.ranks) if self.config.patience else None
         # image features are computed, and the problem has what it needs of the towers
         self.task = dataclasses.replace(self.task, backbone=self.task.backbone.released())
+        return_freed()
         lower("memory_limit")
 
     @property
