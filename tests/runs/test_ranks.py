@@ -201,9 +201,9 @@ def test_torchrun_restarts_a_killed_rank_and_the_run_ends_as_one_process(tmp_pat
     command += [str(REPOSITORY / "main_sharpzo.py"), *LONG, "--overwrite", "--output_dir", str(tmp_path / "run")]
     with (tmp_path / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as launcher:
         try:
-            wait_for(folder / "checkpoint.json")
+            wait_for(folder / "checkpoint.json", 240)
             os.kill(child_of(launcher.pid, last=True), signal.SIGKILL)
-            assert launcher.wait(120) == 0, (tmp_path / "log").read_text()
+            assert launcher.wait(240) == 0, (tmp_path / "log").read_text()
         finally:
             launcher.terminate()
     assert "resuming after step" in (tmp_path / "log").read_text()

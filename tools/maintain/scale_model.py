@@ -1,7 +1,7 @@
 """How far one run scales over devices: a model from measured times of passes and messages, as a table.
 
     python -m tools.maintain.scale_model docs/scale/measured.json              # the tables of docs/scale.md
-    python -m tools.maintain.scale_model --measure docs/scale/measured.json    # minutes on a quiet machine; shares of it are kept
+    python -m tools.maintain.scale_model --measure docs/scale/measured.json    # minutes
 
 A step queries in calls. A call's B points are cut into passes of equal size, whose number is a multiple of N (--passes_multiple
 N); each rank computes its share of passes, a ring all-gather of losses follows (N − 1 hops), and every rank repeats the update:
@@ -54,18 +54,23 @@ class Machine:
 
 @dataclass(frozen=True)
 class Run:
-    """The paper's run: d, S, T_c, T, K_int, and q queries pairs per stage-2 step."""
+    """The paper's run: d, S, T_c, T, K_int, and `pairs` of queries per stage-2 step.
+
+    `exact`: whether the gradient behind ε* is computed in float64, which its step μ decides.
+    """
 
     d: int
     popsize: int
     change_point: int
     steps: int
     interval: int
+    exact: bool
     pairs: int = 1
 
     def stage1(self, machine: Machine, devices: int) -> float:
         """Seconds of a step: the gradient behind ε*, then the population."""
-        return machine.call(2 * self.d, devices) + machine.call(self.popsize, devices) + machine.update
+        gradient = (machine.double if self.exact else 1) * machine.call(2 * self.d, devices)
+        return gradient + machine.call(self.popsize, devices) + machine.update
 
     def stage2(self, machine: Machine, devices: int) -> float:
         """Seconds of a step without the mask."""
@@ -89,9 +94,12 @@ def run_of(dataset: str, pairs: int = 1) -> Run:
     """The settings of the dataset's YAML."""
     from datasets import DATASETS as KNOWN
     from trainers import TRAINERS
+    from trainers.blackbox.objective import FLOAT64_BELOW
 
     config = load_config(["--config", f"configs/{dataset}.yaml", "--root_path", "."], TRAINERS, KNOWN)
-    return Run(config.intrinsic_dim, config.popsize, int(config.change_point), config.total_steps, config.prune_interval, pairs)
+    exact = config.zo_eps_cge < FLOAT64_BELOW
+    sizes = config.intrinsic_dim, config.popsize, int(config.change_point), config.total_steps, config.prune_interval
+    return Run(*sizes, exact, pairs)
 
 
 def machine_of(measured: Mapping[str, Any], dataset: str) -> Machine:
@@ -130,6 +138,19 @@ def measured_table(measured: Mapping[str, Any]) -> Table:
     return table
 
 
+def shorter(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Seconds on ranks and of messages, of each the shortest so far: what other processes take only adds to it."""
+    merged = dict(now)
+    if "hop_seconds" in before and "hop_seconds" in now:
+        merged["hop_seconds"] = min(before["hop_seconds"], now["hop_seconds"])
+    if "ranks" in before and "ranks" in now:
+        merged["ranks"] = {
+            queries: {layout: min(seconds, before["ranks"][queries][layout]) for layout, seconds in cells.items()}
+            for queries, cells in now["ranks"].items()
+        }
+    return merged
+
+
 @command
 def main(argv: list[str]) -> int:
     parser = make_parser("tools.maintain.scale_model", __doc__)
@@ -143,7 +164,7 @@ def main(argv: list[str]) -> int:
 
         found = json.loads(arguments.measured.read_text(encoding="utf-8")) if arguments.measured.is_file() else {}
         for part in arguments.measure or PARTS:
-            found |= measure(part)
+            found |= shorter(found, measure(part))
             arguments.measured.parent.mkdir(parents=True, exist_ok=True)
             arguments.measured.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     measured = json.loads(arguments.measured.read_text(encoding="utf-8"))

@@ -29,14 +29,18 @@ from utils.seeds import numpy_generator
 IMAGES_PER_CLASS = 4
 SIZES = ("--intrinsic_dim", "32", "--batch_size", "8", "--shots", "1", "--threads", "1", "--no-save_model")
 STAGES = {"stage 1": ("--total_steps", "1", "--change_point", "1"), "stage 2": ("--total_steps", "3", "--change_point", "0")}
-CASES: dict[str, tuple[str, ...]] = {
+FORWARD: dict[str, tuple[str, ...]] = {
     f"sharpzo, {stage}, {kind}": (*flags, "--tower_weights", kind)
     for kind in ("float32", "bfloat16", "int8")
     for stage, flags in STAGES.items()
-} | {
-    "craft, backpropagation, float32": ("--prompt_trainer", "craft", "--total_steps", "2"),
-    "coop, backpropagation, float32": ("--prompt_trainer", "coop", "--epochs", "2"),
 }
+# with images that pass the image tower in every step, as published, and with their features cached
+BACKWARD: dict[str, tuple[str, ...]] = {
+    f"{trainer}, backpropagation, {images} images": ("--prompt_trainer", trainer, *steps, "--train_features", images)
+    for trainer, steps in (("craft", ("--total_steps", "2")), ("coop", ("--epochs", "2")))
+    for images in ("fresh", "cached")
+}
+CASES = FORWARD | BACKWARD
 
 
 def make_inputs(folder: Path) -> list[str]:

@@ -93,7 +93,9 @@ def mini_batches(config: Config, task: FewShotTask, *, drop_last: bool = True, n
     """Batches of `--train_batch` training images' features: the cached ones, or those of newly augmented images."""
     fresh = config.train_features == "fresh"
     generator = torch_generator(config.seed, "mini-batches")
-    load = _fresh_features(config, task, normalize) if fresh else lambda which, number: task.train_samples[which]
+    # not the task, which would keep the towers
+    samples = task.train_samples
+    load = _fresh_features(config, task, normalize) if fresh else lambda which, number: samples[which]
     n = len(task.train) if fresh else len(task.train_samples)
     return MiniBatches(n, size=config.train_batch, generator=generator, load=load, fresh=fresh, drop_last=drop_last)
 
