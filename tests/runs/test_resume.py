@@ -19,6 +19,7 @@ from trainers import TRAINERS
 from trainers.blackbox.objective import Objective
 from trainers.sharpzo.algorithm import SharpZO
 from trainers.sharpzo.stage1 import SharpnessAwareCMAES
+from utils import identity
 from utils.interrupt import Interrupted
 from utils.lock import lock
 from utils.replay import CHECKPOINT, LOSSES, PREVIOUS_CHECKPOINT
@@ -247,3 +248,23 @@ def test_run_that_backpropagates_records_one_number_per_step_and_its_moved_tenso
     assert (folder / LOSSES).stat().st_size == 8 * (3 + (4 * (2 * 16 + 4) if more else 0))
     assert main(broken) == 0
     assert outcome(folder) == outcome(folder_of(tmp_path / "whole", trainer))
+
+
+def test_run_of_a_version_without_a_setting_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """The version that began the run did not know --patience."""
+    flags = [*FLAGS, "--output_dir", str(tmp_path)]
+    known = identity.identity
+
+    def without(settings):
+        return {key: value for key, value in known(settings).items() if key != "patience"}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(identity, "identity", without)
+        stop_in_call(patch, 8, Interrupted("test"))
+        assert main(flags) == 3
+    config = folder_of(tmp_path, "sharpzo") / "config.yaml"
+    config.write_text("".join(line for line in config.read_text().splitlines(keepends=True) if "patience" not in line))
+    assert main(flags) == 0
+    assert "resuming after step" in capsys.readouterr().out
