@@ -64,7 +64,13 @@ def one_thread() -> Iterator[None]:
 
 @pytest.mark.parametrize(
     ("trainer", "flags"),
-    [("sharpzo", []), ("sharpzo", ["--backbone", "Mini-RN"]), ("craft", []), ("bpt-vlm", ["--deep"])],
+    [
+        ("sharpzo", []),
+        ("sharpzo", ["--backbone", "Mini-RN"]),
+        ("craft", []),
+        ("bpt-vlm", ["--deep"]),
+        ("blackvip", ["--pt_backbone", "clip", "--max_queries", "20"]),
+    ],
 )
 def test_graph_agrees_with_the_classifier_at_every_batch_size(trainer: str, flags: list[str], tmp_path: Path) -> None:
     run, output = tuned(tmp_path / "run", trainer, *flags), tmp_path / "exported"
@@ -135,10 +141,10 @@ def test_int8_is_exported_or_refused_with_its_figures(
 def test_what_cannot_be_exported_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    run = tuned(tmp_path / "run", "blackvip")
+    run = tuned(tmp_path / "run", "tip-adapter")
     capsys.readouterr()
     assert main([str(run), "--output", str(tmp_path / "exported")]) == 2
-    assert "blackvip runs a second encoder" in capsys.readouterr().err and not (tmp_path / "exported").exists()
+    assert "tip-adapter has no text features" in capsys.readouterr().err and not (tmp_path / "exported").exists()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main([str(run), "--output", str(tmp_path / "exported")]) == 2
     assert "pip install -e '.[export]'" in capsys.readouterr().err

@@ -16,6 +16,7 @@ Written by `python -m tools.data document` from `datasets/__init__.py` and `data
 split file (JSON: `train`, `val` and `test` lists of [relative path, label, class name]). If `DATA/FOLDER` does not exist,
 `DATA/datasets/FOLDER` is used, as in the released code.
 
+<!-- needs: network, dataset -->
 ```sh
 python -m tools.data check --root_path DATA              # what exists, what is missing or damaged, and where to get it
 python -m tools.data download eurosat --root_path DATA   # fetches what has a scriptable source; never overwrites

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torchvision.transforms import Normalize, Resize
 
 from clip.visual_prompt import encode_prompted
+from trainers.baselines.blackvip.problem import SavedPrompt, read_prompt
 from trainers.baselines.craft import Adapter
-from trainers.classifier import Classifier
+from trainers.classifier import Classifier, unfilled_task
 from utils.errors import UserError
 
 BATCH = 2
@@ -78,6 +79,32 @@ class PromptedTower(nn.Module):
         return encode_prompted(self.visual, embedded, self.tokens.expand(n, -1, -1, -1))
 
 
+class PromptedPixels(nn.Module):
+    """BlackVIP's image tower: a second encoder and the decoder make a prompt of each image, which is added to its pixels."""
+
+    W: Tensor
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, visual: nn.Module, prompt: SavedPrompt):
+        super().__init__()
+        self.visual, self.encoder = visual, prompt.encoder.module
+        self.register_buffer("W", prompt.W)
+        for i, (mean, variance) in enumerate(prompt.statistics):
+            self.register_buffer(f"mean_{i}", mean)
+            self.register_buffer(f"variance_{i}", variance)
+        for name, bound in zip(("low", "high"), prompt.model.valid_range, strict=True):
+            self.register_buffer(name, bound.float())
+        self._encode, self._decoder, self._epsilon = prompt.encoder.encode, prompt.model.decoder, prompt.model.epsilon
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        blocks = range(len(self._decoder.blocks))
+        statistics = [(getattr(self, f"mean_{i}"), getattr(self, f"variance_{i}")) for i in blocks]
+        prompts, _ = self._decoder(self.W, self._encode(pictures), statistics)
+        prompted: Tensor = self.visual(torch.clamp(pictures + self._epsilon * prompts[0], self.low, self.high))
+        return prompted
+
+
 class Head(nn.Module):
     """Logits (n, K) of features (n, D): the weights (K, D) hold the logit scale; CraFT's adapter is added where there is one."""
 
@@ -96,11 +123,6 @@ class Head(nn.Module):
 def build(classifier: Classifier) -> tuple[ImageEncoder, Head]:
     """The two halves of the classifier. Raises UserError for a prompt that cannot be exported."""
     trainer = "zero-shot" if classifier.zero_shot else classifier.about["prompt_trainer"]
-    if trainer == "blackvip":
-        raise UserError(
-            f"{classifier.config.load_prompt}: blackvip runs a second encoder and a decoder on each image, which the exported "
-            "graph does not hold; use python -m tools.predict, or export a prompt of another trainer"
-        )
     text = classifier.scorer.text
     if text is None:
         raise UserError(f"{classifier.config.load_prompt}: {trainer} has no text features, which the exported head is made of")
@@ -108,6 +130,9 @@ def build(classifier: Classifier) -> tuple[ImageEncoder, Head]:
     tower, adapter = classifier.backbone.model.visual, None
     if trainer == "bpt-vlm":
         tower = PromptedTower(tower, classifier.tensors["visual_tokens"])
+    if trainer == "blackvip":
+        task = unfilled_task(classifier.backbone, classifier.classnames)
+        tower = PromptedPixels(tower, read_prompt(classifier.config, task, classifier.tensors))
     if trainer == "craft":
         adapter = Adapter(len(classifier.classnames), hidden=classifier.config.adapter_dim, generator=torch.Generator())
         prefix = "adapter."

@@ -119,7 +119,8 @@ class Decoder:
 
     def _first_grid(self, trigger: Tensor, z: Tensor) -> Tensor:
         """[z, trigger] as an image with channels last, (B, n, start, start, channels)."""
-        B, n = len(trigger), len(z)
+        # len() of a tensor would fix the number of images in an exported graph
+        B, n = trigger.shape[0], z.shape[0]
         together = torch.cat([z.expand(B, n, -1), trigger[:, None].expand(B, n, -1)], dim=2)
         return together.view(B, n, -1, self.start, self.start).permute(0, 1, 3, 4, 2)
 

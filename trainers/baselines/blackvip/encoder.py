@@ -20,10 +20,11 @@ RANDOM = "@random"
 
 @dataclass(frozen=True)
 class Encoder:
-    """z (n, dim) float32 of CLIP-normalized images (n, 3, H, W)."""
+    """z (n, dim) float32 of CLIP-normalized images (n, 3, H, W). `module`: the network that `encode` runs."""
 
     dim: int
     encode: Callable[[Tensor], Tensor]
+    module: nn.Module
 
     def __call__(self, images: Tensor) -> Tensor:
         with torch.inference_mode():
@@ -39,7 +40,7 @@ def load_encoder(name: str, backbone: Backbone, seed: int) -> Encoder:
     """
     if name == "clip":
         visual = backbone.model.visual
-        return Encoder(visual.output_dim, lambda images: backbone.model.encode_image(images.to(backbone.device)))
+        return Encoder(visual.output_dim, lambda images: backbone.model.encode_image(images.to(backbone.device)), visual)
     # timm's models share no base class with these attributes
     model: Any = _timm_model(name, seed).to(backbone.device).eval().requires_grad_(False)
     side = model.default_cfg["input_size"][1:]
@@ -54,7 +55,7 @@ def load_encoder(name: str, backbone: Backbone, seed: int) -> Encoder:
         features: Tensor = model.forward_features(images)[:, 0] if by_class_token else model(images)
         return features
 
-    return Encoder(model.num_features, encode)
+    return Encoder(model.num_features, encode, model)
 
 
 def _timm_model(name: str, seed: int) -> nn.Module:

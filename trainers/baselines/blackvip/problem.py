@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -187,14 +188,28 @@ def visual_prompt(config: Config, task: FewShotTask, encoder: Encoder, reference
     return model, warnings
 
 
-def restore(config: Config, task: FewShotTask, tensors: Mapping[str, Tensor]) -> Scorer:
-    """The saved decoder with its saved statistics, on this dataset's class names and test images."""
+class SavedPrompt(NamedTuple):
+    """A saved decoder W (1, d) with its saved statistics, and the networks around it."""
+
+    model: VisualPrompt
+    encoder: Encoder
+    W: Tensor
+    statistics: Statistics
+
+
+def read_prompt(config: Config, task: FewShotTask, tensors: Mapping[str, Tensor]) -> SavedPrompt:
     encoder = load_encoder(config.pt_backbone, task.backbone, config.seed)
-    *_, test_images = image_sets(config, task)
     model, _ = visual_prompt(config, task, encoder, torch.empty(0, encoder.dim))
     W = tensors["w"][None].to(task.backbone.device, torch.float32)
     names = [f"blocks.{i}.norm" for i in range(len(model.decoder.blocks))]
     statistics = [(tensors[f"{name}.mean"][None].to(W), tensors[f"{name}.variance"][None].to(W)) for name in names]
+    return SavedPrompt(model, encoder, W, statistics)
+
+
+def restore(config: Config, task: FewShotTask, tensors: Mapping[str, Tensor]) -> Scorer:
+    """The saved prompt on this dataset's class names and test images."""
+    model, encoder, W, statistics = read_prompt(config, task, tensors)
+    *_, test_images = image_sets(config, task)
     return Scorer(
         lambda images: model.score(W, images, statistics, torch.float32)[0],
         EncodedImages(test_images, encoder),
