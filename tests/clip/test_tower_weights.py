@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,12 @@ from clip.backbone import Backbone
 from clip.deep_text import DeepText
 from clip.packed import matrices, pack, quantize, rounded
 from clip.text import TextFeatures
+from datasets import DATASETS
+from main_sharpzo import main
 from tests.conftest import make_tiny_backbone
+from trainers import TRAINERS, jobs
+from utils.config import load_config
+from utils.run import read_result
 
 NAMES = ["cat", "small dog", "river of a rather long name", "red square"]
 WORDS = "a photo of a"
@@ -133,10 +139,25 @@ def test_engine_keeps_neither_image_tower_nor_embedding_table(kind: str) -> None
     assert text(contexts(1)).shape == (1, 4, 24) and backbone.logit_scale > 0
 
 
-def test_prompt_tuned_on_an_int8_tower_is_scored_on_either(one_mini: None, tmp_path: Path) -> None:
-    from main_sharpzo import main
-    from utils.run import read_result
+@pytest.mark.parametrize("trainer", ["sharpzo", "bbt", "zip", "mezo", "coop", "craft", "bpt-vlm", "blackvip"])
+def test_run_keeps_the_image_tower_only_where_its_steps_encode_images(trainer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    towers = []
+    load = jobs.load_task
 
+    def watched(*arguments: Any) -> Any:
+        task = load(*arguments)
+        towers.append(weakref.ref(task.backbone.model.visual))
+        return task
+
+    monkeypatch.setattr(jobs, "load_task", watched)
+    flags = ["--config", "configs/digits.yaml", "--prompt_trainer", trainer, "--shots", "1", "--intrinsic_dim", "8"]
+    job = jobs.make_job(load_config(flags, TRAINERS, DATASETS), torch.device("cpu"))
+    job.prepare(lambda setting: None)
+    gc.collect()
+    assert (towers[0]() is not None) == (trainer in ("bpt-vlm", "blackvip"))
+
+
+def test_prompt_tuned_on_an_int8_tower_is_scored_on_either(one_mini: None, tmp_path: Path) -> None:
     flags = ["--total_steps", "4", "--change_point", "2", "--shots", "1", "--intrinsic_dim", "8", "--popsize", "4"]
     flags += ["--dataset", "digits", "--backbone", "Mini", "--output_dir", str(tmp_path)]
     assert main([*flags, "--tower_weights", "int8"]) == 0

@@ -1,6 +1,6 @@
 """Stands in for main_sharpzo.py in tests of the sweep: fills a run folder in no time, or does what FAKE says of its seed.
 
-FAKE is JSON: {"SEED": "fail" | "interrupt" | "wait" | "wait once"}. Each call adds a line to the file that FAKE_CALLS names.
+FAKE is JSON: {"SEED": "fail" | "interrupt" | "signal" | "wait" | "wait once"}. Each call adds a line to the file that FAKE_CALLS names.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ def main() -> int:
     path = run_path(config)
     path.mkdir(parents=True, exist_ok=True)
     (path / "config.yaml").write_text(yaml.safe_dump(config.as_dict() | {"threads": config.threads or 3}))
+    if does == "signal":
+        # as SLURM signals all processes of a task, before this one listens
+        os.kill(os.getpid(), signal.SIGUSR2)
     if does == "interrupt":
         return 3
     if does == "wait" or (does == "wait once" and not (path / "waiting").exists()):

@@ -83,14 +83,14 @@ def test_signal_before_the_time_limit_checkpoints_the_run_and_requeues_the_task(
 def test_status_counts_runs_and_quotes_the_last_line_of_each_failure(
     local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("FAKE", '{"1": "fail", "2": "interrupt"}')
-    assert swept(tmp_path, "--seeds", "1", "2", "3") == 1
+    monkeypatch.setenv("FAKE", '{"1": "fail", "2": "interrupt", "5": "signal"}')
+    assert swept(tmp_path, "--seeds", "1", "2", "3", "5") == 1
     capsys.readouterr()
-    assert swept(tmp_path, "--seeds", "1", "2", "3", "4", "--status") == 1
+    assert swept(tmp_path, "--seeds", "1", "2", "3", "4", "5", "--status") == 1
     *lines, last = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("failed: ") and lines[0].endswith("seed1'")
     assert lines[1] == "  error: the seed is unlucky" and lines[2].startswith("  log: ")
-    assert last == "4 runs: 1 finished, 1 interrupted, 1 not started, 1 failed"
+    assert last == "5 runs: 1 finished, 2 interrupted, 1 not started, 1 failed"
     # run again, it does not count as failed
     monkeypatch.setenv("FAKE", "{}")
     assert swept(tmp_path, "--seeds", "1", "2", "3") == 0
