@@ -1,6 +1,6 @@
 """Stands in for main_sharpzo.py in tests of the sweep: fills a run folder in no time, or does what FAKE says of its seed.
 
-FAKE is JSON: {"SEED": "fail" | "interrupt" | "signal" | "wait" | "wait once"}. Each call adds a line to the file that FAKE_CALLS names.
+FAKE is JSON: {"SEED": "fail" | "interrupt" | "signal" | "wait" | "wait once"}. Each call adds a line to the file FAKE_CALLS.
 """
 
 from __future__ import annotations
