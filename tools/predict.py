@@ -24,7 +24,7 @@ from typing import NamedTuple, TextIO
 from tqdm import tqdm
 
 from datasets.listing import SUFFIXES, is_image_name
-from tools.common.cli import command, make_parser
+from tools.common.cli import command, make_parser, user_path, user_path_text
 from trainers.classifier import Classifier, Outcome
 from utils.errors import RunError, UserError
 from utils.files import is_terminal
@@ -175,11 +175,11 @@ def number(kind: Callable[[str], float], low: float, high: float) -> Callable[[s
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = make_parser("tools.predict", __doc__)
-    parser.add_argument("prompt", type=Path, help="run folder or prompt.safetensors")
+    parser.add_argument("prompt", type=user_path, help="run folder or prompt.safetensors")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, folders, or - for paths on standard input")
     parser.add_argument("--topk", type=number(int, 1, 1000), default=1, help="classes per image (default: 1)")
     parser.add_argument("--format", choices=FORMATS, default="table")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
+    parser.add_argument("--output", type=user_path, metavar="FILE", help="default: standard output")
     parser.add_argument("--classnames", nargs="+", metavar="NAME", help="other classes: names, or one file with a name per line")
     parser.add_argument(
         "--reject", type=number(float, 0, 1), default=0.0, metavar="P", help=f'probability below which the label is "{UNKNOWN}"'
@@ -187,7 +187,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--zero_shot", action="store_true", help="the run's template instead of its prompt, for comparison")
     parser.add_argument("--on_error", choices=("row", "fail"), default="row", help="of an image that cannot be read")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 …")
-    parser.add_argument("--checkpoint", help="the backbone's weight file, where it is no longer where the run found it")
+    parser.add_argument("--checkpoint", type=user_path_text, help="the backbone's weight file, if it moved since the run")
     parser.add_argument("--batch_size", type=number(int, 1, 1 << 20), default=0, help="images per pass; default: the run's")
     return parser.parse_args(argv)
 

@@ -57,7 +57,8 @@ def build_parser(trainers: Mapping[str, TrainerInfo], datasets: Collection[str],
         if meta["group"] not in groups:
             groups[meta["group"]] = parser.add_argument_group(meta["group"])
         group = groups[meta["group"]]
-        default = "" if field.default in (None, "") else f" (default: {field.default})"
+        default = default_text(name)
+        default = f" (default: {default})" if default else ""
         text = meta["help"] + default
         if name == "prompt_trainer":
             text += "; " + "; ".join(f"{key}: {trainer.help}" for key, trainer in trainers.items())
@@ -71,6 +72,16 @@ def build_parser(trainers: Mapping[str, TrainerInfo], datasets: Collection[str],
             metavar = "{" + ",".join(meta["choices"]) + "}" if "choices" in meta else name.upper()
             group.add_argument(f"--{name}", metavar=metavar, help=text)
     return parser
+
+
+def default_text(name: str) -> str:
+    """The default of a setting, which is the paper's, and that of the run without flags where its YAML has another."""
+    default = FIELDS[name].default
+    text = "" if default in (None, "") else str(default)
+    shipped = read_yaml(REPOSITORY / Config.config).get(name)
+    if shipped is None or isinstance(shipped.value, dict) or _coerce(name, shipped.value, shipped.where) == default:
+        return text
+    return "; ".join(part for part in (text, f"{Path(Config.config).name} has {shipped.value}") if part)
 
 
 def load_config(

@@ -75,6 +75,17 @@ def test_tilde_is_the_home_folder_where_no_shell_expands_it(tmp_path: Path, monk
     assert user_path_text("") == "" and user_path_text("./runs") == "./runs"
 
 
+def test_every_path_argument_of_a_command_expands_the_tilde() -> None:
+    """argparse with type=Path leaves ~ to the shell, which does not expand it behind "=" or in quotes."""
+    plain = [
+        f"{path.relative_to(REPOSITORY)}: {line.strip()}"
+        for path in (REPOSITORY / "tools").rglob("*.py")
+        for line in path.read_text().splitlines()
+        if "type=Path" in line
+    ]
+    assert plain == []
+
+
 def test_commands_do_not_import_commands() -> None:
     for path in (REPOSITORY / "tools").rglob("*.py"):
         if "maintain" in path.parts:

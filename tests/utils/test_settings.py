@@ -12,7 +12,8 @@ import yaml
 from datasets import DATASETS
 from tests.helpers.settings import COMMON, LAPTOP, SHIFTS, TABLE_8, resolve
 from trainers import TRAINERS, TrainerInfo
-from utils.config import REPOSITORY, load_config
+from utils.config import FIELDS, REPOSITORY, default_text, load_config
+from utils.setting_kinds import PATHS
 from utils.settings import Config
 
 
@@ -152,3 +153,27 @@ def test_config_is_frozen_and_its_dict_holds_every_setting() -> None:
     assert set(config.as_dict()) == {field.name for field in dataclasses.fields(Config)}
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.seed = 2  # type: ignore[misc]
+
+
+def test_help_gives_the_default_of_the_run_without_flags_beside_the_papers(capsys: pytest.CaptureFixture) -> None:
+    assert default_text("total_steps") == "20000; digits.yaml has 4000"
+    # the same in both, and a setting that the YAML leaves alone
+    assert default_text("sigma") == "0.4"
+    assert default_text("popsize") == "40"
+    with pytest.raises(SystemExit):
+        load_config(["--help"], TRAINERS, DATASETS)
+    assert "(default: 20000; digits.yaml has 4000)" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("key", ["root_path", "output_dir", "cache_dir", "checkpoint", "split_file", "load_prompt"])
+def test_tilde_in_any_path_flag_or_key_is_the_home_folder(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert getattr(load_config([f"--{key}=~/x"], TRAINERS, DATASETS), key) == str(tmp_path / "x")
+    trainer = "saved" if key == "load_prompt" else "sharpzo"
+    (tmp_path / "mine.yaml").write_text(f"dataset: digits\nprompt_trainer: {trainer}\n{key}: ~/x\n")
+    assert getattr(load_config(["--config=~/mine.yaml"], TRAINERS, DATASETS), key) == str(tmp_path / "x")
+
+
+def test_every_path_setting_is_in_the_test_of_the_tilde() -> None:
+    paths = {name for name in FIELDS if name.endswith(("_path", "_dir", "_file")) or name in PATHS}
+    assert paths == {"root_path", "output_dir", "cache_dir", "checkpoint", "split_file", "load_prompt"}

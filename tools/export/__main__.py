@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from tools.common.cli import command, make_parser
+from tools.common.cli import command, make_parser, user_path, user_path_text
 from tools.common.runs import root_of_run
 from tools.export import checks, int8
 from tools.export.graph import Head, ImageEncoder, build, preprocessing, write_onnx
@@ -122,12 +122,12 @@ def manifest(classifier: Classifier, figures: dict[str, Any] | None, output: Pat
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = make_parser("tools.export", __doc__)
-    parser.add_argument("prompt", type=Path, help="run folder or prompt.safetensors")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("prompt", type=user_path, help="run folder or prompt.safetensors")
+    parser.add_argument("--output", type=user_path, required=True, metavar="DIR")
     parser.add_argument("--int8", action="store_true", help="also an 8-bit form; refused if it loses over 0.5 points of accuracy")
     parser.add_argument("--zero_shot", action="store_true", help="the run's template instead of its prompt")
-    parser.add_argument("--root_path", help="where the dataset is; default: where the run found it")
-    parser.add_argument("--checkpoint", help="the backbone's weight file, where it is no longer where the run found it")
+    parser.add_argument("--root_path", type=user_path_text, help="folder of the dataset; default: that of the run")
+    parser.add_argument("--checkpoint", type=user_path_text, help="the backbone's weight file, if it moved since the run")
     parser.add_argument("--check_images", type=int, default=1000, help="most validation and test images (0: all; default: 1000)")
     parser.add_argument("--checks", action=argparse.BooleanOptionalAction, default=True, help="compare the graphs with PyTorch")
     arguments = parser.parse_args(argv)

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tools.common.cli import user_path
 from tools.maintain.icon_classes import LEAST_TEST, VAL_SHOTS, Cut, cut_set, cut_shift
 from tools.maintain.icon_pictures import Picture, draw, permitted_prefixes, read_pictures, read_rules
 
@@ -146,10 +147,10 @@ def main() -> None:
     jobs = parser.add_subparsers(dest="job", required=True)
     for job, text in (("draw", "draw every permitted set"), ("cut", "write the few-shot sets, licenses and hashes")):
         command = jobs.add_parser(job, help=text)
-        command.add_argument("package", type=Path, help="the unpacked npm package")
-        command.add_argument("drawn", type=Path, help="folder of the drawn sets")
+        command.add_argument("package", type=user_path, help="the unpacked npm package")
+        command.add_argument("drawn", type=user_path, help="folder of the drawn sets")
         if job == "cut":
-            command.add_argument("--output", type=Path, default=OUTPUT)
+            command.add_argument("--output", type=user_path, default=OUTPUT)
             command.add_argument("--dry-run", action="store_true", help="count only")
     args = parser.parse_args()
     if args.job == "draw":

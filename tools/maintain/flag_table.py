@@ -8,7 +8,7 @@ from __future__ import annotations
 from datasets import DATASETS
 from tools.common.tables import Table
 from trainers import TRAINERS
-from utils.config import FIELDS
+from utils.config import FIELDS, default_text
 
 PAGE = """# Flags
 
@@ -38,7 +38,8 @@ def flag_table() -> str:
         if name == "dataset":
             text += ": " + ", ".join(DATASETS)
         flag = f"`--{name}`" if meta["kind"] is not bool else f"`--{name}`, `--no-{name}`"
-        default = "" if field.default in (None, "") else f"`{field.default}`"
+        default, *shipped = default_text(name).split("; ")
+        default = "; ".join([f"`{default}`" if default and FIELDS[name].default not in (None, "") else default, *shipped])
         table.rows.append([flag, default, text])
     return table.grid()
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from clip.backbone import Backbone
 from clip.prompt import Projection
 from clip.text import TextFeatures
+from tools.common.cli import user_path
 from trainers.blackbox.batches import FullBatch
 from trainers.blackbox.cmaes import CMAES
 from trainers.blackbox.estimators import CGE, RGE
@@ -165,7 +166,7 @@ def replay(trace: Trace, engine: str = "fast") -> dict[str, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("trace", type=Path, help="recording, as an npz file")
+    parser.add_argument("trace", type=user_path, help="recording, as an npz file")
     parser.add_argument("--engine", choices=("fast", "stock"), default="fast")
     arguments = parser.parse_args()
     worst = replay(read_trace(arguments.trace), arguments.engine)

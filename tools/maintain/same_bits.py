@@ -18,6 +18,8 @@ from pathlib import Path
 
 from safetensors import safe_open
 
+from tools.common.cli import user_path
+
 # two-stage trainers change early, so that both stages run within the budget
 TWO_STAGES = ("--change_point", "2", "--prune_interval", "20", "--max_queries", "3000")
 STAGE2 = ("mezo", "sparse-mezo", "cge", "zo-sign", "zo-momentum", "zo-adam", "zo-conservative", "forward-gradient", "polystep")
@@ -98,9 +100,9 @@ def _without_seconds(line: str) -> dict[str, object]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("old", type=Path)
-    parser.add_argument("new", type=Path)
-    parser.add_argument("--work", type=Path, required=True, help="folder for the runs: DIR/CHECKOUT_NAME/CASE")
+    parser.add_argument("old", type=user_path)
+    parser.add_argument("new", type=user_path)
+    parser.add_argument("--work", type=user_path, required=True, help="folder for the runs: DIR/CHECKOUT_NAME/CASE")
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="CASE")
     arguments = parser.parse_args()
     different = 0

@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from clip.bundled import initial_token_table
+from tools.common.cli import user_path
 from tools.maintain.icon_corpus import Corpus, collect
 from tools.maintain.score_icons import score
 
@@ -221,12 +222,12 @@ def main() -> None:
     jobs = parser.add_subparsers(dest="job", required=True)
     gather = jobs.add_parser("collect", help="write the file of training pictures")
     for name in ("package", "drawn", "output"):
-        gather.add_argument(name, type=Path)
+        gather.add_argument(name, type=user_path)
     teach = jobs.add_parser("train", help="train a pair of towers")
-    teach.add_argument("pictures", type=Path)
-    teach.add_argument("--config", type=Path, required=True, help="open_clip's description of the towers, as JSON")
-    teach.add_argument("--output", type=Path, required=True)
-    teach.add_argument("--start", type=Path, help="begin with the weights in this file")
+    teach.add_argument("pictures", type=user_path)
+    teach.add_argument("--config", type=user_path, required=True, help="open_clip's description of the towers, as JSON")
+    teach.add_argument("--output", type=user_path, required=True)
+    teach.add_argument("--start", type=user_path, help="begin with the weights in this file")
     teach.add_argument("--steps", type=int, default=0, help="0: as many as --seconds hold")
     teach.add_argument("--seconds", type=float, default=3600.0)
     teach.add_argument("--batch", type=int, default=1024)
@@ -239,11 +240,11 @@ def main() -> None:
     teach.add_argument("--limit-seconds", type=float, default=0.0, help="stop here wherever the schedule is; 0: never")
     teach.add_argument("--save-seconds", type=float, default=120.0)
     test = jobs.add_parser("score", help="zero-shot accuracy on the bundled sets")
-    test.add_argument("weights", type=Path)
-    test.add_argument("--config", type=Path, required=True)
-    test.add_argument("--sets", type=Path, default=Path(__file__).resolve().parents[2] / "datasets" / "icons")
+    test.add_argument("weights", type=user_path)
+    test.add_argument("--config", type=user_path, required=True)
+    test.add_argument("--sets", type=user_path, default=Path(__file__).resolve().parents[2] / "datasets" / "icons")
     test.add_argument("--template", default="a photo of a {}.")
-    test.add_argument("--json", type=Path)
+    test.add_argument("--json", type=user_path)
     for command in (teach, test):
         command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
         command.add_argument("--threads", type=int, default=1)

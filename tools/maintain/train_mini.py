@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 
 from clip import MINIS
 from clip.bundled import initial_token_table, model_config, weights_of
+from tools.common.cli import user_path
 from tools.maintain.glyphs import draw_glyphs, write_captions
 
 
@@ -133,8 +134,8 @@ def save(model: CLIP, ids: torch.Tensor, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=MINIS, default="Mini")
-    parser.add_argument("--output", type=Path, help="default: the bundled file of the model")
-    parser.add_argument("--compare", type=Path, help="print the largest difference to this file's weights")
+    parser.add_argument("--output", type=user_path, help="default: the bundled file of the model")
+    parser.add_argument("--compare", type=user_path, help="print the largest difference to this file's weights")
     parser.add_argument("--pictures", type=int, default=40_000)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--batch", type=int, default=256)
