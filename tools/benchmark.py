@@ -163,13 +163,16 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--passes", type=int, default=4, help="engine passes per round")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 …")
+    parser.add_argument(
+        "--tower_weights", choices=("float32", "bfloat16", "int8"), default="float32", help="of the engine's tower"
+    )
     parser.add_argument("--tangents", action="store_true", help="also time ∇L by the tangent engine and by differences")
     parser.add_argument("--generation", action="store_true", help="also time one stage-1 step and check its gradient")
     parser.add_argument("--output", type=user_path, help="also write the rows as JSON")
     arguments = parser.parse_args(argv)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    backbone = random_backbone(TEXT, str(pick_device(arguments.device)))
+    backbone = random_backbone(TEXT, str(pick_device(arguments.device))).with_tower_weights(arguments.tower_weights)
     rows = []
     for dataset in arguments.datasets:
         options = arguments.rounds, arguments.passes, arguments.generation, arguments.tangents
