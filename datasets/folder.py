@@ -46,7 +46,7 @@ def read_folder(name: str, folder: Path, needed: Sequence[str] = PARTS) -> Datas
         parts = [_items({key: _paths(f"{part}/{key}", listings) for key in names}, names) for part in PARTS]
     _refuse_equal_prompts(folder, names)
     outside = {".": list_images(folder), **{part: list_images(folder / part) for part in divided}}
-    notes = _notes(folder, listings, outside)
+    notes = _notes(folder, listings, outside, divided)
     return of_files(name, list(names.values()), parts, folder, as_displayed=True, notes=notes)
 
 
@@ -141,16 +141,21 @@ def _instead(listing: Listing) -> str:
     return f" (besides {describe(listing.others)}; convert pictures of other formats to JPEG or PNG)" if listing.others else ""
 
 
-def _notes(folder: Path, classes: Mapping[str, Listing], outside: Mapping[str, Listing]) -> tuple[str, ...]:
-    """One line on what the class folders hold besides images, and one on images outside them."""
+def _notes(
+    folder: Path, classes: Mapping[str, Listing], outside: Mapping[str, Listing], divided: Sequence[str]
+) -> tuple[str, ...]:
+    """A line per part (or one in all) on what the class folders hold besides images, and one on images outside them."""
     notes = []
-    others = sum((listing.others for listing in classes.values()), Counter[str]())
-    if others:
-        holders = [key for key, listing in classes.items() if listing.others]
+    for place in divided or ["."]:
+        part = {key: listing for key, listing in classes.items() if not divided or key.startswith(f"{place}/")}
+        others = sum((listing.others for listing in part.values()), Counter[str]())
+        if not others:
+            continue
+        holders = [key for key, listing in part.items() if listing.others]
         more = f" and {len(holders) - SHOWN} more" if len(holders) > SHOWN else ""
-        used = sum(len(listing.images) for listing in classes.values())
+        used = count(sum(len(listing.images) for listing in part.values()))
         notes.append(
-            f"{folder}: {used} images; skipped {describe(others)} in class folder{'s' * (len(holders) > 1)} "
+            f"{folder / place}: {used}; skipped {describe(others)} in class folder{'s' * (len(holders) > 1)} "
             f"{', '.join(holders[:SHOWN])}{more}"
         )
     for place, listing in outside.items():

@@ -276,3 +276,15 @@ def test_one_name_in_two_unicode_forms_is_one_class(flat: Path) -> None:
 def test_single_class_is_refused(tmp_path: Path) -> None:
     draw_images(tmp_path / "unlabeled", *(f"{n}.png" for n in range(8)))
     assert "with one class every prompt scores 100%" in refusal(load, tmp_path)
+
+
+def test_skipped_files_are_counted_per_part(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        for name in ("ant", "bee"):
+            draw_images(tmp_path / part / name, "1.png", "2.png")
+    for path in ("train/ant/notes.txt", "test/bee/1.heic", "test/bee/2.heic"):
+        (tmp_path / path).write_bytes(b"")
+    assert load(tmp_path).notes == (
+        f"{tmp_path / 'train'}: 4 images; skipped 1 .txt in class folder train/ant",
+        f"{tmp_path / 'test'}: 4 images; skipped 2 .heic in class folder test/bee",
+    )

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from main_sharpzo import main
 from tests.helpers.runs import FLAGS, Broken, folder_of
+from tools.common.runs import Job
 from trainers import TRAINERS
 from utils.config import REPOSITORY
 from utils.identity import identity
@@ -50,6 +51,12 @@ def test_finished_run_under_the_former_name_is_found(former: Path, tmp_path: Pat
         assert main([*FLAGS, *flags, "--output_dir", str(tmp_path / "outputs")]) == 0
         assert f"{former}: finished already with zero-shot" in capsys.readouterr().out
     assert not folder_of(tmp_path / "outputs", "sharpzo").exists()
+
+
+@pytest.mark.parametrize("name", ["sharpzo", "zo-pruned"])
+def test_sweep_reuses_a_finished_run_under_the_former_name(name: str, former: Path, tmp_path: Path) -> None:
+    job = Job((*FLAGS, "--prompt_trainer", name, "--output_dir", str(tmp_path / "outputs")))
+    assert (job.path, job.state) == (former, "finished")
 
 
 def test_prompt_of_the_former_name_is_scored(former: Path, tmp_path: Path) -> None:
