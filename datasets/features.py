@@ -22,7 +22,7 @@ from utils.parallel import parallel_map
 
 # the packages that decode, resize and encode an image: another version may give other bits
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "pillow")
-# entries are written as a long pass proceeds, so that one that is interrupted resumes near where it stopped
+# entries are written during a long pass, so that an interrupted one resumes near where it stopped
 BATCHES_PER_ENTRY = 16
 
 View = Callable[[Image.Image, Item], Image.Image]

@@ -12,7 +12,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError, features
 from datasets.pixels import to_rgb
 from utils.errors import UserError, shortened
 
-# Pillow's other formats include some that it passes to other programs, as PostScript to Ghostscript
+# some of Pillow's other formats start external programs, such as Ghostscript for PostScript
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP", *(["AVIF"] if features.check("avif") else []))
 TIFF_BEGINNINGS = (b"II*\0", b"MM\0*")
 SAMPLES_PER_PIXEL, BITS_PER_SAMPLE = 277, 258
@@ -30,7 +30,7 @@ def open_image(path: Path, as_displayed: bool = True) -> Image.Image:
     try:
         with Image.open(existing(path), formats=FORMATS) as image:
             return to_rgb(image, as_displayed)
-    # Pillow's format plugins raise a dozen types for damaged files, and all of them mean the same to the user
+    # Pillow's format plugins raise a dozen types for damaged files, all of which mean the same to the user
     except Exception as error:
         raise UserError(f"{path}: {unreadable(path, error)}") from error
 

@@ -14,7 +14,7 @@ from utils.errors import UserError, is_unicode
 SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jif .jfif .png .gif .bmp .dib .ppm .pgm .pbm .pnm .tif .tiff .webp .avif".split()  # noqa: SIM905
 )
-# folders that operating systems, network drives and tools make: none of them is a class
+# folders that operating systems, network drives and tools make; they are not classes
 SYSTEM_FOLDERS = frozenset(
     name.casefold()
     for name in (

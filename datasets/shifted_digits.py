@@ -19,10 +19,10 @@ from datasets.packaged import package_folder
 from datasets.split import Dataset, Item
 from utils.seeds import numpy_generator
 
-# standard deviation of the noise, of 255 levels
+# standard deviation of the noise, in gray levels of 255
 NOISE = 48
 DEGREES = 25
-# a turned picture of 8 × 8 pixels would be a blot
+# an 8 × 8 picture would not survive the rotation
 TURNED_SIDE = 32
 
 

@@ -122,7 +122,7 @@ class StepLog:
             if self.replay and self.step < self.replayed_steps:
                 self.replay.verify()
         except BaseException as error:
-            # a full disk may be what ended the loop; the checkpoint before it is still valid then
+            # the loop may have ended because the disk is full; the checkpoint before it is still valid then
             with contextlib.suppress(OSError):
                 self._save()
             if isinstance(error, Interrupted):
@@ -142,7 +142,7 @@ class StepLog:
         if unusable:
             raise RunError(f"{', '.join(unusable)}: step sizes are too large (--zo_lr, --sigma) or too small to divide by")
         seconds = self._stopwatch.seconds
-        # evaluating and writing serve the reader of the log and are not part of the method's time
+        # evaluation and logging are not part of the method's time
         with self._stopwatch.paused():
             entry = {"step": step, "stage": stage, "seconds": round(seconds, 3)} | self.objective.costs() | figures
             w = self.optimizer.solution

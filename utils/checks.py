@@ -125,7 +125,7 @@ def _check_derivatives(config: Config, trainers: Mapping[str, TrainerInfo], refu
     for part, trainer in _parts(config, trainers):
         if trainer.derivative:
             refuse("objective", f"accuracy has no derivative, which {part} requires")
-    # only these have a stage 1; all others ignore the setting
+    # the other trainers have no stage 1 and ignore the setting
     estimator = config.smoothness_estimator if trainers[name].two_stages or name == "cma-es" else "none"
     if estimator in ("fo", "jvp"):
         refuse("objective", f"accuracy has no derivative, which --smoothness_estimator {estimator} requires")

@@ -22,7 +22,7 @@ def pick_device(name: str) -> torch.device:
 
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    # torch accepts more names, such as meta and mps, on which a run would fail later
+    # torch accepts more names, such as meta and mps, on which a run fails later
     kind, colon, index = name.partition(":")
     if kind not in DEFAULT_MEMORY_LIMIT or (colon and not (index.isascii() and index.isdigit() and len(index) <= 3)):
         raise UserError(f"--device: {name!r} is not a device; use auto, cpu, cuda or cuda:N")

@@ -9,7 +9,7 @@ import yaml
 
 from utils.errors import UserError
 
-# a dataset's YAML, its section for a trainer, and a setting there by shots
+# levels below a dataset's settings: the section of a trainer, and values by shots in it
 DEEPEST = 2
 
 
@@ -61,6 +61,6 @@ def _scalar(node: yaml.Node, where: str) -> Any:
         raise UserError(f"{where}: {node.value!r} is not text, a number or true/false (YAML reads it as {node.tag})")
     try:
         return yaml.constructor.SafeConstructor().construct_object(node)
-    # PyYAML's constructors pass on whatever a tag's conversion raised
+    # PyYAML's constructors raise whatever the conversion of a tag raises
     except (yaml.YAMLError, ValueError, LookupError) as error:
         raise UserError(f"{where}: {node.value!r} does not fit its tag {node.tag}") from error

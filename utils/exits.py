@@ -21,7 +21,7 @@ def exit_status(load: Callable[[], Config], work: Callable[[Config], None]) -> i
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # a class name that the terminal's encoding lacks must not end the run
+            # a class name that the terminal cannot encode must not end the run
             stream.reconfigure(errors="backslashreplace")
     status, reason = _attempt(load, work)
     if reason:

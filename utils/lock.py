@@ -28,7 +28,7 @@ def lock(path: Path) -> tuple[TextIO, bool]:
     file = (path / LOCK).open("a")
     try:
         locked = _lock(file)
-        # the owner may have removed the file meanwhile; a lock on it would then keep nobody out
+        # the owner may have removed the file meanwhile; a lock on it would exclude no one
         if not os.path.samestat(os.fstat(file.fileno()), (path / LOCK).stat()):
             raise FileNotFoundError
     except OSError as error:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from utils.files import with_filename, write_all
 
 LOGGER = "sharpzo"
-# these report through their own loggers, or the root logger, what reaches the user as our own errors
+# what these libraries log reaches the user as errors of ours
 LIBRARIES = ("open_clip", "PIL", "timm")
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 MIB = 1 << 20
-# what torch's CPU allocator says on Linux, and on Windows and macOS
+# messages of torch's CPU allocator on Linux, and on Windows and macOS
 ON_CPU = re.compile(r"DefaultCPUAllocator|can't allocate memory|not enough memory", re.IGNORECASE)
 
 

@@ -12,7 +12,7 @@ from utils.files import is_terminal
 
 LINE_SECONDS = 30.0
 LINE_SHARE = 0.05
-# so that a run of a few seconds does not print a line for each 5%
+# a run of a few seconds should not print twenty lines
 LEAST_SECONDS = 2.0
 
 

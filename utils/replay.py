@@ -23,7 +23,7 @@ from utils.files import with_filename, write_all, write_bytes, write_json
 
 LOSSES, METRICS, CHECKPOINT, PREVIOUS_CHECKPOINT = "losses.bin", "metrics.jsonl", "checkpoint.json", "checkpoint.previous.json"
 EXTRAS = ("extras.0.safetensors", "extras.1.safetensors")
-# what an unfinished run of the former version holds in their place
+# what an unfinished run of an earlier version has instead
 FORMER_FILES = ("answers.bin", "state.json", "state.previous.json")
 FORMAT = 4
 
@@ -164,7 +164,7 @@ class ReplayLog:
         if self._extras:
             from safetensors.numpy import save
 
-            # the two files alternate, so that the previous checkpoint keeps its own
+            # the two files alternate, so that the previous checkpoint still has its own
             name = EXTRAS[0] if self._saved is None or EXTRAS[0] not in self._saved.files else EXTRAS[1]
             content = save(dict(self._extras))
             write_bytes(self.folder / name, content)

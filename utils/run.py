@@ -86,7 +86,7 @@ def _is_irregular(entry: Path) -> bool:
     try:
         return not (stat.S_ISREG(entry.lstat().st_mode) or _is_wandbs(entry))
     except FileNotFoundError:
-        # another process at work here has just removed or renamed it
+        # another process has just removed or renamed it
         return False
 
 
@@ -119,7 +119,7 @@ def _other_settings(path: Path, keys: list[str], theirs: Mapping[str, Any], ours
     more = f" and {len(keys) - 8} more" if len(keys) > 8 else ""
     if finished:
         return f"{path}: holds a run with other settings: {shown}{more}; use --run_name NAME, or --overwrite to replace it"
-    # to replace it would lose what it has computed
+    # replacing it would lose its steps
     plain = [key for key in keys if isinstance(theirs[key], int | float | str) and not isinstance(theirs[key], bool)]
     flags = " ".join(f"--{key} {theirs[key]}" for key in plain)
     resume = f"add {flags} to resume it, or " if flags and len(plain) == len(keys) <= 3 else ""
@@ -166,7 +166,7 @@ class Run:
         Raises RunError where another process works in the folder or has meanwhile finished the run.
         """
         self.path = path
-        # without the name of the YAML that it came from, config.yaml is itself a YAML that --config takes
+        # without the setting `config`, config.yaml is itself a file for --config
         settings = {key: value for key, value in config.as_dict().items() if key != "config"}
         self._files = contextlib.ExitStack()
         with self._files:
@@ -187,7 +187,7 @@ class Run:
                 self._log_resumption(checkpoint)
             elif earlier == "unfinished":
                 self.log(f"{path}: an earlier run did not finish and left no valid checkpoint; starting over")
-            # all went well: they are closed when the run ends
+            # from here on the run closes them
             self._files = self._files.pop_all()
 
     def _log_resumption(self, checkpoint: Checkpoint) -> None:

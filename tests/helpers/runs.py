@@ -136,7 +136,7 @@ def kill_after(seconds: float, flags: list[str], log: Path) -> int | None:
 
 def run_to_the_end(flags: list[str], log: Path) -> tuple[int, float]:
     """Exit status and seconds of main in a process of its own."""
-    # the server itself starts with the first process that is asked of it
+    # the server itself starts with the first process that it forks
     fork(time.sleep, 0).join()
     begun = time.monotonic()
     process = start(flags, log)

@@ -112,7 +112,7 @@ the hash of a picture that the backbones were trained on, in any color. Terms: t
 
 ## icons_badges: bundled
 
-18 marks that something else carries, such as a plus sign on a calendar; see icons_broad.
+18 marks on other icons, such as a plus sign on a calendar; see icons_broad.
 
 ## icons_styles: bundled
 

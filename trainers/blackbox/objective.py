@@ -130,7 +130,7 @@ class Objective:
             gradient.copy_(found)
             return torch.cat([value, found[: 0 if moved else None]]).numpy()
 
-        # once it has moved, w is no longer what a repeated answer was asked at
+        # after the first update a replayed w differs from the recorded one, so only the first call is verified
         verified = w[: 0 if self._moved else None]
         loss, *_ = numbers = torch.from_numpy(self.query(verified.detach().numpy(), 1 if moved else 1 + len(w), compute))
         self._moved = moved or {}
@@ -184,7 +184,7 @@ class Objective:
             if near is not None:
                 return near.loss_and_slopes(tangents, images.split(model.images_per_pass(1)), self.criterion, self.passes)
         if dtype not in self._passed:
-            # what a pass keeps for later passes must not be made inside a transform
+            # tensors that later passes reuse must not be created inside a transform
             with torch.inference_mode():
                 self._losses(w[None], images, dtype)
             self._passed.add(dtype)
