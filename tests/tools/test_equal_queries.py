@@ -10,7 +10,7 @@ from scipy import stats
 
 from tools.maintain import equal_queries, equal_tables
 from tools.maintain.equal_queries import LADDERS, NUMBER, Tasks, append, best_settings, beyond, grid, run
-from tools.maintain.equal_tables import average_ranks, between, differences, holm, stratified
+from tools.maintain.equal_tables import between, differences, ranks_of, stratified
 from utils.errors import UserError
 
 
@@ -69,11 +69,6 @@ def test_stratified_difference_is_the_paired_t_test_on_one_set_and_tighter_withi
     assert stratified([[2.0, 2.0], [2.0, 2.0]]).p == 0.0
 
 
-def test_holm_multiplies_by_the_number_of_hypotheses_left_and_never_decreases() -> None:
-    assert holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.5}) == pytest.approx({"a": 0.04, "c": 0.09, "b": 0.09, "d": 0.5})
-    assert holm({"a": 0.6, "b": 0.7}) == {"a": 1.0, "b": 1.0}
-
-
 def test_differences_pair_by_seed_and_skip_sets_with_fewer_than_two_pairs() -> None:
     found = {
         "sharpzo": {"digits": {1: 70.0, 2: 72.0, 3: 71.0}, "icons_emoji": {1: 30.0}},
@@ -85,10 +80,11 @@ def test_differences_pair_by_seed_and_skip_sets_with_fewer_than_two_pairs() -> N
     assert (apart["mezo"].sets, apart["mezo"].n, apart["mezo"].mean) == (1, 2, 3.5)
 
 
-def test_average_ranks_share_ties_and_leave_out_names_without_every_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_leave_out_names_without_every_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(equal_tables, "SETS", ("x", "y"))
-    found = {"a": {"x": {1: 3.0}, "y": {1: 5.0}}, "b": {"x": {1: 2.0}, "y": {1: 5.0}}, "c": {"x": {1: 9.0}}}
-    assert average_ranks(found) == {"a": 1.25, "b": 1.75}
+    found = {name: {"x": {1: 1.0 * i, 2: 3.0 * i}, "y": {1: 5.0}} for i, name in enumerate("abc")} | {"d": {"x": {1: 9.0}}}
+    assert ranks_of(found) == {"a": 2.5, "b": 2.0, "c": 1.5}
+    assert ranks_of({"a": found["a"], "b": found["b"]}) == {}
 
 
 def test_text_between_markers_is_replaced_and_a_missing_marker_is_named() -> None:

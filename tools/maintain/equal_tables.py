@@ -19,6 +19,7 @@ from typing import NamedTuple
 from tools.common.cli import command, make_parser
 from tools.common.plotting import finish, require_matplotlib, start
 from tools.common.samples import grouped, sample
+from tools.common.verdicts import LEVEL, average_ranks, holm
 from tools.maintain.equal_queries import ABLATIONS, BUDGETS, FOLDER, PLUS, SETS, WITHOUT, read
 from trainers import TRAINERS
 from utils.config import REPOSITORY
@@ -27,7 +28,6 @@ from utils.files import write_text
 
 DOCUMENT = REPOSITORY / "docs" / "optimizers.md"
 REFERENCE = "sharpzo"
-LEVEL = 0.05
 
 # accuracies by name, set and seed
 Accuracies = Mapping[str, Mapping[str, Mapping[int, float]]]
@@ -59,15 +59,6 @@ def stratified(by_set: Sequence[Sequence[float]]) -> Difference:
     return Difference(count, n, mean, half, float(2 * stats.t.sf(abs(mean) / error, degrees)))
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """p-values corrected for their number by Holm's step-down procedure."""
-    corrected, largest = {}, 0.0
-    for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[name]))
-        corrected[name] = largest
-    return corrected
-
-
 def accuracies(budget: int) -> dict[str, dict[str, dict[int, float]]]:
     found: dict[str, dict[str, dict[int, float]]] = {}
     for row in read("equal"):
@@ -91,22 +82,20 @@ def differences(found: Accuracies, reference: str) -> dict[str, Difference]:
     return results
 
 
-def average_ranks(found: Accuracies) -> dict[str, float]:
-    """Mean over sets of each name's rank by mean accuracy, 1 the best, among the names that are on every set."""
-    names = [name for name in found if all(dataset in found[name] for dataset in SETS)]
-    ranks: dict[str, list[float]] = {name: [] for name in names}
-    for dataset in SETS:
-        means = {name: statistics.mean(found[name][dataset].values()) for name in names}
-        for name in names:
-            ties = sum(other == means[name] for other in means.values())
-            ranks[name].append(sum(other > means[name] for other in means.values()) + (ties + 1) / 2)
-    return {name: statistics.mean(values) for name, values in ranks.items()}
+def ranks_of(found: Accuracies) -> dict[str, float]:
+    """Average over the sets of each name's rank by mean accuracy, 1 the best, among the names that are on every set."""
+    means = {
+        name: [statistics.mean(by_set[dataset].values()) for dataset in SETS]
+        for name, by_set in found.items()
+        if all(dataset in by_set for dataset in SETS)
+    }
+    return average_ranks(means).averages if len(means) > 2 else {}
 
 
 def against(found: Accuracies, reference: str, sign: int = 1) -> dict[str, str]:
     """By name: `sign` times its difference from the reference, ± the 95% interval, and what Holm's correction leaves of it."""
     apart = differences(found, reference)
-    corrected = holm({name: difference.p for name, difference in apart.items()})
+    corrected = dict(zip(apart, holm([difference.p for difference in apart.values()]), strict=True))
     shown = {}
     for name, difference in apart.items():
         p, mean = corrected[name], sign * difference.mean
@@ -120,7 +109,7 @@ def table(budget: int) -> str:
     """Markdown: names on more sets first, then by mean accuracy over their sets."""
     found = {name: by_set for name, by_set in accuracies(budget).items() if not name.startswith(WITHOUT)}
     rows = [row for row in read("equal") if row["budget"] == str(budget)]
-    from_sharpzo, below_ours, ranks = against(found, REFERENCE), against(found, PLUS, -1), average_ranks(found)
+    from_sharpzo, below_ours, ranks = against(found, REFERENCE), against(found, PLUS, -1), ranks_of(found)
     header = ["name", "settings", *SETS, "n", "mean rank", f"above `{REFERENCE}`", f"`{PLUS}` above it", "CPU s"]
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for name in sorted(found, key=lambda name: (-len(found[name]), -overall(found[name]))):
