@@ -158,7 +158,7 @@ def draw(output: Path) -> Path:
     require_matplotlib()
     found = {budget: accuracies(budget) for budget in BUDGETS}
     rows = read("equal")
-    names = [name for name in found[BUDGETS[0]] if name in found[BUDGETS[-1]]]
+    names = [name for name in found[BUDGETS[0]] if not name.startswith(WITHOUT)]
     figure, panels = start(nrows=2, ncols=len(SETS), figsize=(9.6, 6.0), squeeze=False, sharey="col")
     for column, dataset in enumerate(SETS):
         for number, name in enumerate(names):
@@ -182,9 +182,10 @@ def draw(output: Path) -> Path:
         panels[0][column].set_title(dataset, fontsize="medium")
         panels[0][column].set_xscale("log")
         panels[0][column].set_xticks(BUDGETS, [grouped(budget) for budget in BUDGETS])
+        panels[0][column].set_xlim(0.7 * BUDGETS[0], 1.4 * BUDGETS[-1])
         panels[0][column].minorticks_off()
         panels[0][column].set_xlabel("queries")
-        panels[1][column].set_xscale("log")
+        panels[1][column].set_xlim(left=0)
         panels[1][column].set_xlabel("CPU seconds")
         for row in range(2):
             panels[row][column].grid(alpha=0.3)
