@@ -12,7 +12,7 @@ from torch import Tensor
 from utils.settings import Config
 
 if TYPE_CHECKING:
-    from trainers.blackbox.objective import SampleSet
+    from trainers.blackbox.samples import SampleSet
 
 # logits (B, n, K) and labels (n,) → what each image costs at each point, (B, n)
 Criterion = Callable[[Tensor, Tensor], Tensor]
