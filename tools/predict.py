@@ -136,9 +136,12 @@ def opened(output: Path | None) -> Iterator[TextIO]:
         return
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(output.name + ".tmp")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        yield file
-    temporary.replace(output)
+    try:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            yield file
+        temporary.replace(output)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def classify(classifier: Classifier, paths: Iterable[str], arguments: argparse.Namespace) -> int:
@@ -203,7 +206,8 @@ def main(argv: list[str]) -> int:
     classifier = Classifier.load(arguments.prompt, arguments.device, names, arguments.zero_shot, arguments.checkpoint)
     unreadable = classify(classifier, paths, arguments)
     if unreadable:
-        raise RunError(f"{unreadable} images cannot be read; their rows say why")
+        images = "1 image" if unreadable == 1 else f"{unreadable:,} images"
+        raise RunError(f"{images} cannot be read; the rows say why")
     return 0
 
 
