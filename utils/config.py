@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Collection, Mapping
@@ -74,6 +75,7 @@ def build_parser(trainers: Mapping[str, TrainerInfo], datasets: Collection[str],
     return parser
 
 
+@functools.cache
 def default_text(name: str) -> str:
     """The default of a setting, which is the paper's, and that of the run without flags where its YAML has another."""
     default = FIELDS[name].default
