@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from clip import MINIS
 from datasets import DATASETS
@@ -125,6 +125,12 @@ def _most_steps(plan: Callable[[int], int], steps: int, budget: int) -> int:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if plan(middle) <= budget else (low, middle - 1)
     return low
+
+
+class Times(Protocol):
+    """What estimates the time of a run."""
+
+    def seconds(self, config: Config) -> float | None: ...
 
 
 class Benchmark:

@@ -22,7 +22,9 @@ def add_running_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the plan; run nothing")
     parser.add_argument("--print-commands", action="store_true", help="print the commands of unfinished runs and nothing else")
     parser.add_argument(
-        "--benchmark", type=user_path, help="JSON file of tools.benchmark --output, from which the plan estimates times"
+        "--benchmark",
+        type=user_path,
+        help="estimate times from a JSON file of tools.benchmark --output or a CSV of tools.summarize --csv",
     )
 
 

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from tools.common import slurm
-from tools.common.costs import Benchmark
 from tools.common.devices import devices_of
 from tools.common.logs import failure
+from tools.common.measured import read_times
 from tools.common.plan import print_commands, print_plan
 from tools.common.runner import INTERRUPTED, run_jobs
 from tools.common.runs import Job
@@ -59,7 +59,7 @@ def only_printed(jobs: Sequence[Job], arguments: argparse.Namespace) -> int | No
         print_commands(jobs)
         return 0
     if arguments.dry_run:
-        benchmark = Benchmark.read(arguments.benchmark) if arguments.benchmark else None
+        benchmark = read_times(arguments.benchmark) if arguments.benchmark else None
         print_plan(jobs, benchmark, devices_of(arguments))
         if arguments.launcher == "slurm":
             print(f"\n{slurm.script(jobs, arguments.slurm, arguments.runs_per_task)}", end="")

@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 
-from tools.common.costs import Benchmark, Cost, cost
+from tools.common.costs import Cost, Times, cost
 from tools.common.devices import warnings_for
 from tools.common.names import row_title
 from tools.common.runs import Job
@@ -17,7 +17,7 @@ from tools.common.tables import Table
 DONE = ("finished", "other settings")
 
 
-def print_plan(jobs: Sequence[Job], benchmark: Benchmark | None, devices: Sequence[str]) -> None:
+def print_plan(jobs: Sequence[Job], benchmark: Times | None, devices: Sequence[str]) -> None:
     """A table by dataset × method, totals, and on stderr what would fail on this machine."""
     print(plan_table(jobs, benchmark).plain())
     states = Counter(job.state for job in jobs)
@@ -33,7 +33,7 @@ def print_plan(jobs: Sequence[Job], benchmark: Benchmark | None, devices: Sequen
         print(f"warning: {line}", file=sys.stderr)
 
 
-def plan_table(jobs: Sequence[Job], benchmark: Benchmark | None) -> Table:
+def plan_table(jobs: Sequence[Job], benchmark: Times | None) -> Table:
     """A row for each dataset, method, backbone and number of shots."""
     groups: dict[tuple[str, str, str, int], list[Job]] = {}
     for job in jobs:
@@ -50,7 +50,7 @@ def plan_table(jobs: Sequence[Job], benchmark: Benchmark | None) -> Table:
     return table
 
 
-def time_left(jobs: Sequence[Job], benchmark: Benchmark | None, processes: int) -> str:
+def time_left(jobs: Sequence[Job], benchmark: Times | None, processes: int) -> str:
     """ ", 3.5 h on 2 processes"; a lower bound where the benchmark does not cover all runs."""
     if not benchmark:
         return ""

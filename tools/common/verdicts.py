@@ -41,6 +41,11 @@ def judge(samples: Sequence[Sample | None]) -> list[Verdict]:
     return verdicts
 
 
+def judge_below(samples: Sequence[Sample | None]) -> list[Verdict]:
+    """`judge` for claims "the mean is below 0", as of losses."""
+    return judge([one and one._replace(mean=-one.mean) for one in samples])
+
+
 def holm(p: Sequence[float]) -> list[float]:
     """Holm's adjusted p-values (1979): the k-th smallest of m times m − k + 1, made monotone, at most 1."""
     adjusted, highest = [0.0] * len(p), 0.0

@@ -5,8 +5,9 @@
     python -m tools.maintain.search_settings write              # docs/icons/search.csv, and the settings, best first
 
 The runs take configs/budgets/icons-5000.yaml and seeds that no table uses. Six settings of each method run on two sets with
-seed 101, and the better two of them again with seed 102. They are judged by the validation cross-entropy, its mean over sets
-and seeds; no test picture takes part.
+seed 101, and the better two of them again with seed 102. They are judged by the cross-entropy on all pictures of the training
+and validation lists that the run did not draw (`tools.maintain.held_out`), its mean over sets and seeds; no test picture takes
+part.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tools.common.devices import add_running_options, devices_of
 from tools.common.plan import print_commands, print_plan
 from tools.common.runner import run_jobs
 from tools.common.runs import FinishedRun, Job, flags_of, read_run
+from tools.maintain.held_out import HeldOut
 from utils.config import REPOSITORY
 from utils.errors import UserError
 from utils.files import write_text
@@ -51,7 +53,7 @@ GRIDS: dict[str, tuple[str, ...]] = {
         *("change_point=2 zo_lr=0.1", "change_point=2 zo_lr=0.03"),
     ),
 }
-COLUMNS = ("method", "settings", "dataset", "seed", "queries", "val_loss", "val_accuracy", "train_loss")
+COLUMNS = ("method", "settings", "dataset", "seed", "queries", "pictures", "val_loss", "val_accuracy", "train_loss")
 
 
 # method, settings, run
@@ -77,18 +79,21 @@ def finalists(screened: Sequence[Trial]) -> dict[str, list[str]]:
 
 
 def rows_of(every: Sequence[Trial]) -> list[dict[str, str]]:
-    return [row_of(method, settings, read_run(job.path)) for method, settings, job in every if job.state == "finished"]
+    judge = HeldOut()
+    runs = [(method, settings, read_run(job.path)) for method, settings, job in every if job.state == "finished"]
+    return [row_of(method, settings, run, judge.scores(run)) for method, settings, run in runs]
 
 
-def row_of(method: str, settings: str, run: FinishedRun) -> dict[str, str]:
+def row_of(method: str, settings: str, run: FinishedRun, scores: Mapping[str, float]) -> dict[str, str]:
     result = run.result
     row = {"method": method, "settings": settings, "dataset": result["dataset"], "seed": str(result["seed"])}
-    row |= {"queries": str(result["queries"]), "val_accuracy": f"{result['val_accuracy']:.2f}"}
-    return row | {part: f"{result[part]:.4f}" for part in ("val_loss", "train_loss")}
+    row |= {"queries": str(result["queries"]), "pictures": f"{scores['pictures']:.0f}"}
+    row |= {"val_accuracy": f"{scores['val_accuracy']:.2f}", "val_loss": f"{scores['val_loss']:.4f}"}
+    return row | {"train_loss": f"{result['train_loss']:.4f}"}
 
 
 def judged(rows: Sequence[Mapping[str, str]]) -> dict[str, dict[str, float]]:
-    """The mean validation cross-entropy by method and setting, over the sets and seeds that the setting has.
+    """The mean held-out cross-entropy by method and setting, over the sets and seeds that the setting has.
 
     Settings with fewer of them than the method's finalists are left out.
     """
@@ -147,7 +152,7 @@ def report(rows: Sequence[Mapping[str, str]], output_dir: str) -> int:
     write(rows, TABLE)
     for method, means in judged(rows).items():
         for settings, loss in sorted(means.items(), key=lambda item: item[1]):
-            print(f"{method}: {settings}: validation cross-entropy {loss:.4f}")
+            print(f"{method}: {settings}: held-out cross-entropy {loss:.4f}")
     return 0
 
 

@@ -9,7 +9,7 @@ from tools.common.names import label
 from tools.common.runs import FinishedRun
 from tools.common.samples import Sample, difference, show_difference, spread_ratio
 from tools.common.tables import Table
-from tools.common.verdicts import Verdict, judge
+from tools.common.verdicts import Verdict, judge, judge_below
 from tools.reproduce.plans import BY_MAGNITUDE, NAIVE_STAGE, STAGE_1, UNMASKED, WHOLE
 from tools.reproduce.results import LOSSES, Results, stage1_end
 from tools.reproduce.suites import OURS, PAPERS_RATIOS, PAPERS_RHOS, JobFactory
@@ -38,13 +38,15 @@ def claims_table(results: Results, maker: JobFactory) -> Table:
     every += ablations(results, maker)
     claims = [claim for claim in every if claim.figures]
     with_losses = any(any(claim.losses) for claim in claims)
-    entropies = ["training cross-entropy", "test cross-entropy"] if with_losses else []
-    table = Table("The paper's claims on this suite", ["claim", "on", "difference, points", *entropies, "verdict"])
-    for claim, verdict in zip(claims, verdicts(claims), strict=True):
-        losses = [show_difference(one) if one else "–" for one in (*claim.losses, None, None)[:2]] if with_losses else []
+    entropies = ["training cross-entropy", "verdict", "test cross-entropy"] if with_losses else []
+    table = Table("The paper's claims on this suite", ["claim", "on", "difference, points", "verdict", *entropies])
+    below = verdicts(claims, judge_below, lambda claim: claim.losses[0] if claim.losses else None)
+    for claim, verdict, training in zip(claims, verdicts(claims), below, strict=True):
+        first, second = (show_difference(one) if one else "–" for one in (*claim.losses, None, None)[:2])
         shown = show_difference(claim.figures) if claim.figures else "–"
-        table.rows.append([claim.text, claim.where, shown, *losses, str(verdict)])
-    table.rows += [[*row[:3], *["–" for _ in entropies], row[3]] for row in spreads(results, maker)]
+        row = [claim.text, claim.where, shown, str(verdict)]
+        table.rows.append([*row, *([first, str(training) if first != "–" else "–", second] if with_losses else [])])
+    table.rows += [[*row, *["–" for _ in entropies]] for row in spreads(results, maker)]
     table.notes.append(
         "Differences are paired by seed (the same images), mean ± 95% t-interval. holds, fails: the mean is above or below 0 "
         "and the paired t-test rejects at 5% after Holm's correction over the claim's rows; undecided: it does not, and as many "
@@ -53,19 +55,23 @@ def claims_table(results: Results, maker: JobFactory) -> Table:
         "other's, from the F distribution without a correction, and the claim holds if it lies below 1."
     )
     if with_losses:
-        table.notes.append("Cross-entropies: negative is better.")
+        table.notes.append("Cross-entropies: a negative difference is better; the claim holds on training where it is below 0.")
     table.notes += lacking(every)
     return table
 
 
-def verdicts(claims: Sequence[Claim]) -> list[Verdict]:
-    """In the order of the claims; each family is corrected by itself."""
+def verdicts(
+    claims: Sequence[Claim],
+    rule: Callable[[Sequence[Sample | None]], list[Verdict]] = judge,
+    of: Callable[[Claim], Sample | None] = lambda claim: claim.figures,
+) -> list[Verdict]:
+    """In the order of the claims, by the differences `of` them; each family is corrected by itself."""
     families: dict[str, list[int]] = {}
     for i, claim in enumerate(claims):
         families.setdefault(claim.family or claim.text, []).append(i)
     found: dict[int, Verdict] = {}
     for members in families.values():
-        found |= dict(zip(members, judge([claims[i].figures for i in members]), strict=True))
+        found |= dict(zip(members, rule([of(claims[i]) for i in members]), strict=True))
     return [found[i] for i in range(len(claims))]
 
 
@@ -77,7 +83,12 @@ def lacking(claims: Sequence[Claim]) -> list[str]:
             places.setdefault(claim.text, []).append(claim.where)
     if not places:
         return []
-    return ["Too few runs: " + "; ".join(f"{text} ({', '.join(where)})" for text, where in places.items()) + "."]
+    return ["Too few runs: " + "; ".join(f"{text} ({shortened(where)})" for text, where in places.items()) + "."]
+
+
+def shortened(places: Sequence[str]) -> str:
+    """Up to three places by name, more by their number."""
+    return ", ".join(places) if len(places) <= 3 else f"{len(places)} sets"
 
 
 def on_sets(

@@ -111,10 +111,11 @@ def draw_band(axes: Any, runs: Sequence[FinishedRun], y: str, row: str, style: M
     at, mean, std = band(runs, "queries", y)
     every = np.geomspace(max(run.curve("queries", y)[0][1] for run in runs), at[-1], POINTS)
     mean, std = (np.interp(every, at, values) for values in (mean, std))
-    name = f"{label(row)} (n = {len(runs)})"
-    axes.plot(every, mean, label=name, linewidth=1.2, markevery=POINTS // MARKERS, markersize=4, **style)
+    axes.plot(every, mean, label=label(row), linewidth=1.2, markevery=POINTS // MARKERS, markersize=4, **style)
     axes.fill_between(every, mean - std, mean + std, color=style["color"], alpha=0.15, linewidth=0)
     axes.set_xscale("log")
+    # Labels of the ticks between powers of ten would overlap.
+    axes.xaxis.set_minor_formatter("")
     axes.grid(alpha=0.3)
 
 

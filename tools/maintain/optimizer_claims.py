@@ -1,0 +1,85 @@
+"""SharpZO against every other optimizer of docs/optimizers/equal.csv, judged like the claims of tools.reproduce.
+
+python -m tools.maintain.optimizer_claims        # docs/icons/optimizers.md
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tools.common.cli import command, make_parser
+from tools.common.names import OURS, title
+from tools.common.samples import Sample, difference, show_difference
+from tools.common.tables import Table
+from tools.common.verdicts import judge, judge_below
+from utils.config import REPOSITORY
+from utils.files import write_text
+
+RECORDED = REPOSITORY / "docs" / "optimizers" / "equal.csv"
+OUTPUT = REPOSITORY / "docs" / "icons" / "optimizers.md"
+BUDGET = 5000
+MEASURES = ("test_accuracy", "train_loss", "test_loss")
+
+# by name and set: each measure by seed
+Measured = dict[tuple[str, str], dict[str, dict[str, float]]]
+
+
+def read(path: Path) -> Measured:
+    found: Measured = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if int(row["budget"]) == BUDGET:
+                for key in MEASURES:
+                    found.setdefault((row["name"], row["set"]), {}).setdefault(key, {})[row["seed"]] = float(row[key])
+    return found
+
+
+def paired(measured: Measured, sets: Sequence[str], name: str, key: str) -> Sample | None:
+    """SharpZO − `name`, by seed, in the mean over `sets`; None below two seeds that all of them have."""
+    pairs: list[tuple[Mapping[str, float], Mapping[str, float]]] = [
+        (measured.get((OURS, one), {}).get(key, {}), measured.get((name, one), {}).get(key, {})) for one in sets
+    ]
+    seeds = sorted(set.intersection(*(ours.keys() & theirs.keys() for ours, theirs in pairs)))
+    if len(seeds) < 2:
+        return None
+    first, second = ([sum(pair[side][seed] for pair in pairs) / len(sets) for seed in seeds] for side in (0, 1))
+    return difference(first, second)
+
+
+def claims(measured: Measured) -> Table:
+    """A row per rival and set, and one for the mean over sets; the rows of a rival are a family of Holm's correction."""
+    table = Table(
+        f"SharpZO against other optimizers, {BUDGET:,} queries",
+        ["claim", "on", "difference, points", "verdict", "training cross-entropy", "verdict", "test cross-entropy"],
+    )
+    sets = list(dict.fromkeys(one for name, one in measured if name == OURS))
+    for name in dict.fromkeys(name for name, _ in measured if name != OURS):
+        places = [(one, (one,)) for one in sets] + [(f"mean of {len(sets)} sets", tuple(sets))]
+        figures = [[paired(measured, members, name, key) for key in MEASURES] for _, members in places]
+        known = [i for i, row in enumerate(figures) if row[0]]
+        verdicts = judge([figures[i][0] for i in known]), judge_below([figures[i][1] for i in known])
+        for i, accuracy, training in zip(known, *verdicts, strict=True):
+            points, loss, test = (show_difference(one) if one else "–" for one in figures[i])
+            claim = f"SharpZO above {title(name)}"
+            table.rows.append([claim, places[i][0], points, str(accuracy), loss, str(training), test])
+    table.notes.append(
+        "Paired by seed, mean ± 95% t-interval; verdicts after Holm's correction over the rows of a rival: on accuracy, and "
+        "on the training cross-entropy, where SharpZO is better if the difference is negative."
+    )
+    return table
+
+
+@command
+def main(argv: list[str]) -> int:
+    make_parser("tools.maintain.optimizer_claims", __doc__).parse_args(argv)
+    text = claims(read(RECORDED)).markdown()
+    write_text(OUTPUT, text)
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""Puts the tables of docs/icons into docs/results.md, between the markers that name them.
+
+python -m tools.summarize RUNS --csv docs/icons/runs.csv
+python -m tools.reproduce claims equal parts --suite icons --from docs/icons/runs.csv --output docs/icons
+python -m tools.maintain.results_page
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+
+from tools.common.cli import command, make_parser
+from utils.config import REPOSITORY
+from utils.errors import UserError
+from utils.files import write_text
+
+PAGE = REPOSITORY / "docs" / "results.md"
+MADE = REPOSITORY / "docs" / "icons"
+PLACE = re.compile(r"<!-- (\w+) -->\n.*?<!-- end -->", re.DOTALL)
+
+
+def with_tables(text: str) -> str:
+    """The page with what docs/icons/NAME.md holds between `<!-- NAME -->` and `<!-- end -->`. UserError where one is missing."""
+
+    def fill(found: re.Match[str]) -> str:
+        path = MADE / f"{found[1]}.md"
+        if not path.is_file():
+            raise UserError(f"{path}: is missing; make it with tools.reproduce {found[1]} --suite icons --output docs/icons")
+        return f"<!-- {found[1]} -->\n{path.read_text(encoding='utf-8').strip()}\n<!-- end -->"
+
+    return PLACE.sub(fill, text)
+
+
+@command
+def main(argv: list[str]) -> int:
+    make_parser("tools.maintain.results_page", __doc__).parse_args(argv)
+    write_text(PAGE, with_tables(PAGE.read_text(encoding="utf-8")))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
