@@ -1,86 +1,82 @@
-"""Draws README's figure from recorded runs: test accuracy of each method against its queries, with zero-shot as a line.
+"""Draws README's figure: test accuracy against queries, one curve per method, with its 95% t-interval over seeds.
 
-python -m tools.maintain.front_figure docs/mini/runs.csv --output docs/front.png
+    python -m tools.maintain.front_figure outputs/front --output docs/front.png
+
+`outputs/front` holds the runs of one dataset; README has the commands that make them.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from tools.common.cli import command, make_parser, user_path
-from tools.common.names import OURS, title
+from tools.common.names import title
 from tools.common.plotting import finish, require_matplotlib, start
-from tools.reproduce.plans import table1
-from tools.reproduce.results import Results, recorded_runs
-from tools.reproduce.suites import SUITES, JobFactory
+from tools.common.runs import FinishedRun, find_runs
+from tools.common.samples import sample
+from trainers import TRAINERS
 from utils.errors import UserError
-from utils.settings import Config
 
-ZERO_SHOT = "zero-shot"
-SAME_QUERIES = "same queries"
-MARKERS = "osD^vP"
+# points of a curve; runs of different methods log at different queries
+POINTS = 80
+OURS = ("sharpzo", "sharpzo+")
 
 
-def draw(results: Results, methods: Sequence[str], backbone: str, output: Path) -> Path:
-    """One panel per dataset; the budgets of one method are joined by a line."""
-    columns = list(results.columns)
-    figure, panels = start(ncols=len(columns), figsize=(9.6, 3.4), squeeze=False)
-    for axes, column in zip(panels[0], columns, strict=True):
-        for number, method in enumerate(methods):
-            rows = [f"{backbone}, {method}", f"{backbone}, {method}, {SAME_QUERIES}"]
-            # Methods with equal budgets would hide each other's intervals.
-            draw_method(axes, results, [row for row in rows if results.sample(row, column)], column, number, 1.09 ** (number - 2))
-        zero = results.sample(f"{backbone}, {ZERO_SHOT}", column)
-        if zero:
-            axes.axhline(zero.mean, color="black", linewidth=0.9, linestyle="--", label=title(ZERO_SHOT))
-        axes.set_xscale("log")
-        axes.set_xlim(3_500, 60_000)
-        axes.set_xticks([5_000, 10_000, 20_000, 40_000], ["5,000", "10,000", "20,000", "40,000"])
-        axes.minorticks_off()
-        axes.set_title(column, fontsize="medium")
-        axes.grid(alpha=0.3)
-        axes.set_xlabel("queries")
-    panels[0][0].set_ylabel("test accuracy (%)")
-    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside right upper", fontsize="small")
+def by_method(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
+    """Runs that tuned something, the best method last so that its curve lies on top.
+
+    Raises UserError if there are none, or runs of several datasets.
+    """
+    found: dict[str, list[FinishedRun]] = defaultdict(list)
+    for run in runs:
+        if run.result["queries"]:
+            found[TRAINERS.canonical(run.result["trainer"])].append(run)
+    names = {run.result["dataset"] for of_method in found.values() for run in of_method}
+    if len(names) != 1:
+        raise UserError(f"the figure shows one dataset; the runs that tuned a prompt are of {', '.join(sorted(names)) or 'none'}")
+    return dict(sorted(found.items(), key=lambda item: np.mean([run.result["test_accuracy"] for run in item[1]])))
+
+
+def draw(methods: Mapping[str, Sequence[FinishedRun]], output: Path) -> Path:
+    figure, axes = start(figsize=(8.0, 4.2))
+    zero_shot = next(iter(methods.values()))[0].result["zero_shot_accuracy"]
+    for number, (name, runs) in enumerate(methods.items()):
+        curves = [run.curve("queries", "test_accuracy") for run in runs]
+        # before the first evaluation there is only zero-shot, at 0 queries
+        first, last = max(x[1] for x, _ in curves), min(x[-1] for x, _ in curves)
+        grid = np.linspace(first, last, POINTS)
+        samples = [sample(values) for values in np.array([np.interp(grid, x, y) for x, y in curves]).T.tolist()]
+        means, halves = (np.array([getattr(one, part) for one in samples]) for part in ("mean", "half"))
+        label, width = f"{title(name)} (n = {len(runs)})", 2.4 if name in OURS else 1.3
+        (line,) = axes.plot(grid, means, label=label, linewidth=width, color=f"C{number}")
+        if len(runs) > 1:
+            axes.fill_between(grid, means - halves, means + halves, alpha=0.15, color=line.get_color(), linewidth=0)
+    axes.axhline(zero_shot, color="black", linewidth=1.0, linestyle="--", label="Zero-shot")
+    axes.set_xlabel("queries")
+    axes.set_ylabel("test accuracy (%)")
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
+    axes.grid(alpha=0.3)
+    handles, labels = axes.get_legend_handles_labels()
+    # from the highest curve down, zero-shot last
+    order = [*range(len(handles) - 2, -1, -1), len(handles) - 1]
+    axes.legend([handles[i] for i in order], [labels[i] for i in order], fontsize="small", loc="lower right")
     return finish(figure, output)
-
-
-def draw_method(axes: Any, results: Results, rows: Sequence[str], column: str, number: int, shift: float) -> None:
-    samples = [figures for row in rows if (figures := results.sample(row, column))]
-    queries = [shift * results.cells[row, column][0].result["queries"] for row in rows]
-    heights, errors = [figures.mean for figures in samples], [figures.half for figures in samples]
-    method = rows[0].split(", ")[1] if rows else ""
-    ours = method == OURS
-    axes.errorbar(
-        queries,
-        heights,
-        errors,
-        marker=MARKERS[number],
-        color="crimson" if ours else f"C{(0, 1, 2, 4, 5, 7)[number]}",
-        markersize=8 if ours else 6,
-        linewidth=1,
-        capsize=3,
-        label=title(method),
-        zorder=3 if ours else 2,
-    )
 
 
 @command
 def main(argv: list[str]) -> int:
     parser = make_parser("tools.maintain.front_figure", __doc__)
-    parser.add_argument("recorded", type=user_path, metavar="CSV", help="a CSV of tools.summarize with the runs of table1")
-    parser.add_argument("--output", type=user_path, required=True, help="image file to write")
+    parser.add_argument("runs", type=user_path, nargs="+", metavar="RUN", help="run folders, or folders of runs at any depth")
+    parser.add_argument("--output", type=user_path, required=True, metavar="FILE")
     arguments = parser.parse_args(argv)
     require_matplotlib()
-    suite = SUITES["mini"]
-    found = Results.read(table1(JobFactory(suite, Config.output_dir)), recorded_runs(arguments.recorded))
-    if not found.cells:
-        raise UserError(f"{arguments.recorded}: has no run of table 1; give a CSV of tools.summarize")
-    methods = [method for method in suite.methods if method != ZERO_SHOT]
-    print(draw(found, methods, suite.backbones[0], arguments.output))
+    runs, _ = find_runs(arguments.runs)
+    print(draw(by_method(runs), arguments.output))
     return 0
 
 
