@@ -10,7 +10,7 @@ from scipy import stats
 
 from tools.maintain import equal_queries, equal_tables
 from tools.maintain.equal_queries import LADDERS, NUMBER, Tasks, append, best_settings, beyond, grid, run
-from tools.maintain.equal_tables import between, differences, ranks_of, stratified
+from tools.maintain.equal_tables import between, differences, ranks_of
 from utils.errors import UserError
 
 
@@ -54,29 +54,20 @@ def test_a_change_point_moves_with_the_budget(monkeypatch: pytest.MonkeyPatch) -
     assert best_settings("sharpzo", 20_000) == "change_point=24 zo_lr=0.3"
 
 
-def test_stratified_difference_is_the_paired_t_test_on_one_set_and_tighter_within_sets() -> None:
-    first, second = [1.0, 2.0, 0.5, 1.5], [11.0, 12.5, 10.5, 11.5]
-    alone = stratified([first])
-    expected = stats.ttest_1samp(first, 0.0)
-    assert alone.p == pytest.approx(expected.pvalue)
-    interval = expected.confidence_interval()
-    assert (alone.mean - alone.half, alone.mean + alone.half) == pytest.approx(tuple(interval))
-    both = stratified([first, second])
-    assert (both.sets, both.n, both.mean) == (2, 8, pytest.approx(6.3125))
-    # the gap between the sets is no noise: pooling all eight pairs would give ± 4.5
-    assert both.half < 1.0
-    assert stratified([[2.0, 2.0], [2.0, 2.0]]).p == 0.0
-
-
-def test_differences_pair_by_seed_and_skip_sets_with_fewer_than_two_pairs() -> None:
+def test_differences_are_paired_by_seed_in_the_mean_over_common_sets() -> None:
     found = {
-        "sharpzo": {"digits": {1: 70.0, 2: 72.0, 3: 71.0}, "icons_emoji": {1: 30.0}},
-        "mezo": {"digits": {2: 75.0, 3: 75.0, 4: 90.0}, "icons_emoji": {1: 40.0}},
-        "fzoo": {"digits": {4: 75.0}},
+        "sharpzo": {"digits": {1: 70.0, 2: 72.0, 3: 71.0}, "icons_emoji": {1: 30.0, 2: 32.0, 3: 31.0}},
+        "mezo": {"digits": {1: 72.0, 2: 75.0, 3: 75.0, 4: 90.0}, "icons_emoji": {1: 34.0, 2: 33.0, 3: 33.0}},
+        "bbt": {"digits": {2: 73.0, 3: 71.0}},
+        "fzoo": {"digits": {3: 75.0, 4: 75.0}},
     }
     apart = differences(found, "sharpzo")
-    assert apart.keys() == {"mezo"}
-    assert (apart["mezo"].sets, apart["mezo"].n, apart["mezo"].mean) == (1, 2, 3.5)
+    assert apart.keys() == {"mezo", "bbt"}  # fzoo has one seed in common
+    expected = stats.ttest_1samp([3.0, 2.0, 3.0], 0.0)
+    assert (apart["mezo"].n, apart["mezo"].mean) == (3, pytest.approx(8 / 3))
+    interval = expected.confidence_interval()
+    assert (apart["mezo"].mean - apart["mezo"].half, apart["mezo"].mean + apart["mezo"].half) == pytest.approx(tuple(interval))
+    assert (apart["bbt"].n, apart["bbt"].mean) == (2, 0.5)
 
 
 def test_ranks_leave_out_names_without_every_set(monkeypatch: pytest.MonkeyPatch) -> None:

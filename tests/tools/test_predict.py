@@ -1,4 +1,4 @@
-"""The command that classifies images: every format says the same, and an unreadable image is told, not hidden."""
+"""The command that classifies images: every format says the same, and an unreadable image is reported, not hidden."""
 
 from __future__ import annotations
 

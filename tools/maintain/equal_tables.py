@@ -2,23 +2,21 @@
 
     python -m tools.maintain.equal_tables
 
-A difference is paired by seed (same images, same A) on each set, then averaged over the sets: its standard error comes from the
-spread of the pairs within each set, its degrees of freedom from Welch and Satterthwaite. It is about these sets and no others.
-p-values of one table are corrected by Holm.
+A difference is one number per seed, the mean over the sets of two accuracies' difference at that seed: sets of one backbone share
+A at a seed, so that their differences are not independent. It is about these sets and no others. p-values of one table are
+corrected by Holm.
 """
 
 from __future__ import annotations
 
-import math
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from tools.common.cli import command, make_parser
 from tools.common.plotting import finish, require_matplotlib, start
-from tools.common.samples import grouped, sample
+from tools.common.samples import Sample, difference, grouped, paired_p, sample
 from tools.common.verdicts import LEVEL, average_ranks, holm
 from tools.maintain.equal_queries import ABLATIONS, BUDGETS, FOLDER, PLUS, SETS, WITHOUT, read
 from trainers import TRAINERS
@@ -33,32 +31,6 @@ REFERENCE = "sharpzo"
 Accuracies = Mapping[str, Mapping[str, Mapping[int, float]]]
 
 
-class Difference(NamedTuple):
-    """Mean over sets of paired differences: `sets` of them, `n` pairs in all, ± half of the 95% interval, two-sided p."""
-
-    sets: int
-    n: int
-    mean: float
-    half: float
-    p: float
-
-
-def stratified(by_set: Sequence[Sequence[float]]) -> Difference:
-    """From the paired differences on each set, at least two of them."""
-    from scipy import stats
-
-    count = len(by_set)
-    mean = statistics.mean(statistics.mean(values) for values in by_set)
-    variances = [statistics.variance(values) / len(values) / count**2 for values in by_set]
-    error = math.sqrt(sum(variances))
-    n = sum(map(len, by_set))
-    if not error:
-        return Difference(count, n, mean, 0.0, 1.0 if mean == 0 else 0.0)
-    degrees = error**4 / sum(v**2 / (len(values) - 1) for v, values in zip(variances, by_set, strict=True))
-    half = float(stats.t.ppf(0.975, degrees)) * error
-    return Difference(count, n, mean, half, float(2 * stats.t.sf(abs(mean) / error, degrees)))
-
-
 def accuracies(budget: int) -> dict[str, dict[str, dict[int, float]]]:
     found: dict[str, dict[str, dict[int, float]]] = {}
     for row in read("equal"):
@@ -67,18 +39,20 @@ def accuracies(budget: int) -> dict[str, dict[str, dict[int, float]]]:
     return found
 
 
-def differences(found: Accuracies, reference: str) -> dict[str, Difference]:
-    """Of every other name from the reference, on the sets where both have at least two seeds in common."""
+def differences(found: Accuracies, reference: str) -> dict[str, Sample]:
+    """Of every other name from the reference, in the mean over the sets that both have.
+
+    Over the seeds that both have on each of these sets; names with fewer than two of them are left out.
+    """
     results = {}
     for name in found:
-        pairs = []
-        for dataset in SETS:
-            ours, theirs = (found.get(key, {}).get(dataset, {}) for key in (name, reference))
-            common = sorted(ours.keys() & theirs.keys())
-            if len(common) > 1:
-                pairs.append([ours[seed] - theirs[seed] for seed in common])
-        if name != reference and pairs:
-            results[name] = stratified(pairs)
+        sets = [dataset for dataset in SETS if dataset in found[name] and dataset in found.get(reference, {})]
+        if name == reference or not sets:
+            continue
+        seeds = sorted(set.intersection(*(set(found[key][dataset]) for key in (name, reference) for dataset in sets)))
+        if len(seeds) > 1:
+            means = [[statistics.mean(found[key][one][seed] for one in sets) for seed in seeds] for key in (name, reference)]
+            results[name] = difference(*means)
     return results
 
 
@@ -95,12 +69,12 @@ def ranks_of(found: Accuracies) -> dict[str, float]:
 def against(found: Accuracies, reference: str, sign: int = 1) -> dict[str, str]:
     """By name: `sign` times its difference from the reference, ± the 95% interval, and what Holm's correction leaves of it."""
     apart = differences(found, reference)
-    corrected = dict(zip(apart, holm([difference.p for difference in apart.values()]), strict=True))
+    corrected = dict(zip(apart, holm([paired_p(figures) for figures in apart.values()]), strict=True))
     shown = {}
-    for name, difference in apart.items():
-        p, mean = corrected[name], sign * difference.mean
-        verdict = "not told apart" if p >= LEVEL else "above" if mean > 0 else "below"
-        figure = f"{mean:+.1f} ± {difference.half:.1f}".replace("-", "−")
+    for name, figures in apart.items():
+        p, mean = corrected[name], sign * figures.mean
+        verdict = "undecided" if p >= LEVEL else "above" if mean > 0 else "below"
+        figure = f"{mean:+.1f} ± {figures.half:.1f}".replace("-", "−")
         shown[name] = f"{figure}, {verdict} ({f'p = {p:.3f}' if p >= 0.001 else 'p < 0.001'})"
     return shown
 

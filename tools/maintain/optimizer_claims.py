@@ -15,6 +15,7 @@ from tools.common.names import OURS, title
 from tools.common.samples import Sample, difference, show_difference
 from tools.common.tables import Table
 from tools.common.verdicts import judge, judge_below
+from tools.maintain.equal_queries import WITHOUT
 from utils.config import REPOSITORY
 from utils.files import write_text
 
@@ -31,7 +32,7 @@ def read(path: Path) -> Measured:
     found: Measured = {}
     with path.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            if int(row["budget"]) == BUDGET:
+            if int(row["budget"]) == BUDGET and not row["name"].startswith(WITHOUT):
                 for key in MEASURES:
                     found.setdefault((row["name"], row["set"]), {}).setdefault(key, {})[row["seed"]] = float(row[key])
     return found
