@@ -170,7 +170,8 @@ def test_z_is_computed_once_a_batch(tiny_backbone: Backbone, monkeypatch: pytest
     encoded: list[int] = []
 
     def spy(name: str, backbone: Backbone, seed: int) -> Encoder:
-        return Encoder(24, lambda images: encoded.append(len(images)) or backbone.model.encode_image(images))
+        visual = backbone.model.visual
+        return Encoder(24, lambda images: encoded.append(len(images)) or backbone.model.encode_image(images), visual)
 
     monkeypatch.setattr(blackvip, "load_encoder", spy)
     problem = make_problem(tiny_backbone)
