@@ -76,7 +76,7 @@ LICENSES_INTRODUCTION = """# Authors and licenses of the bundled pictures
 
 Written by `python -m tools.maintain.build_icons cut`. The pictures were drawn at 32 × 32 pixels on white from the npm package
 [`@iconify/json`](https://www.npmjs.com/package/@iconify/json) {version}, which collects icon sets from their authors and records
-what is written here. They were not changed otherwise. A picture of a set under a CC BY-SA license is passed on under that license.
+what is listed here. They were not changed otherwise. A picture of a set under a CC BY-SA license is passed on under that license.
 Logos remain trademarks of their owners.
 
 | prefix | icon set | author | license | pictures |
