@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
 
 import open_clip
 import pytest
@@ -17,24 +14,11 @@ from tests.conftest import make_tiny_backbone
 from tests.helpers.data import refusal
 from tests.helpers.weights import (
     SMALL,
-    random_model,
 )
 from utils.device import pick_device
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder that is removed right after the test; pytest would keep the large files of three runs."""
-    yield tmp_path
-    shutil.rmtree(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def small() -> nn.Module:
-    return random_model(SMALL)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import pytest
 from clip.prompt import load_prompt
 from main_sharpzo import main
 from utils.interrupt import Interrupted
-from utils.replay import ReplayLog
+from utils.replay import CHECKPOINT, ReplayLog
 
 FINISHED = {"config.yaml", "env.json", "log.txt", "metrics.jsonl", "prompt.safetensors", "result.json", "split.json"}
 SMALL = {"shots": 2, "popsize": 4, "intrinsic_dim": 16, "total_steps": 9, "change_point": 4, "eval_every": 2}
@@ -51,6 +51,22 @@ def stop_in_call(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseExcept
         return query(self, points, size, compute)
 
     monkeypatch.setattr(ReplayLog, "query", counting)
+
+
+def whole_and_resumed(
+    flags: list[str], trainer: str, root: Path, monkeypatch: pytest.MonkeyPatch, queries: tuple[int, ...] = (5, 2)
+) -> tuple[Path, Path]:
+    """The folders of an uninterrupted run and of one that was interrupted in the n-th new query of each start, n in `queries`."""
+    flags = [*flags, "--prompt_trainer", trainer]
+    assert main([*flags, "--output_dir", str(root / "whole")]) == 0
+    interrupted = [*flags, "--output_dir", str(root / "interrupted")]
+    for number in queries:
+        with monkeypatch.context() as patch:
+            stop_in_call(patch, number, Interrupted("test"))
+            assert main(interrupted) == 3
+        assert (folder_of(root / "interrupted", trainer) / CHECKPOINT).exists()
+    assert main(interrupted) == 0
+    return folder_of(root / "whole", trainer), folder_of(root / "interrupted", trainer)
 
 
 class Broken:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from main_sharpzo import main
-from tests.helpers.runs import FLAGS, folder_of, outcome, stop_in_call
+from tests.helpers.runs import FLAGS, folder_of, outcome, stop_in_call, whole_and_resumed
 from trainers import TRAINERS
 from utils.interrupt import Interrupted
 
@@ -56,15 +56,8 @@ def test_run_ends_after_the_patience_with_its_best_prompt(trainer: str, tmp_path
 def test_run_that_resumes_ends_like_an_uninterrupted_one(
     trainer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_mini: None
 ) -> None:
-    flags = [*PATIENT, "--prompt_trainer", trainer, "--patience", "6", "--zo_lr", "1"]
-    assert main([*flags, "--output_dir", str(tmp_path / "whole")]) == 0
-    interrupted = [*flags, "--output_dir", str(tmp_path / "interrupted")]
-    for number in (4, 2):
-        with monkeypatch.context() as patch:
-            stop_in_call(patch, number, Interrupted("test"))
-            assert main(interrupted) == 3
-    assert main(interrupted) == 0
-    whole, resumed = (folder_of(tmp_path / name, trainer) for name in ("whole", "interrupted"))
+    flags = [*PATIENT, "--patience", "6", "--zo_lr", "1"]
+    whole, resumed = whole_and_resumed(flags, trainer, tmp_path, monkeypatch, queries=(4, 2))
     assert outcome(resumed) == outcome(whole)
 
 

@@ -14,7 +14,7 @@ import pytest
 from clip.backbone import Backbone
 from datasets.features import FeatureReader
 from main_sharpzo import main
-from tests.helpers.runs import FLAGS, Broken, folder_of, outcome, stop_in_call
+from tests.helpers.runs import FLAGS, Broken, folder_of, outcome, stop_in_call, whole_and_resumed
 from trainers import TRAINERS
 from trainers.blackbox.objective import Objective
 from trainers.sharpzo.algorithm import SharpZO
@@ -31,16 +31,7 @@ trainers = pytest.mark.parametrize("trainer", [name for name, info in TRAINERS.i
 def test_run_interrupted_twice_ends_like_an_uninterrupted_one(
     trainer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flags = [*FLAGS, "--prompt_trainer", trainer]
-    assert main([*flags, "--output_dir", str(tmp_path / "whole")]) == 0
-    broken = [*flags, "--output_dir", str(tmp_path / "broken")]
-    for number in (5, 2):
-        with monkeypatch.context() as patch:
-            stop_in_call(patch, number, Interrupted("test"))
-            assert main(broken) == 3
-        assert (folder_of(tmp_path / "broken", trainer) / CHECKPOINT).exists()
-    assert main(broken) == 0
-    whole, resumed = (folder_of(tmp_path / name, trainer) for name in ("whole", "broken"))
+    whole, resumed = whole_and_resumed(FLAGS, trainer, tmp_path, monkeypatch)
     assert outcome(resumed) == outcome(whole)
     assert {path.name for path in resumed.iterdir()} == {path.name for path in whole.iterdir()}
 

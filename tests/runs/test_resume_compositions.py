@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from main_sharpzo import main
-from tests.helpers.runs import FLAGS, folder_of, outcome, stop_in_call
-from utils.interrupt import Interrupted
+from tests.helpers.runs import FLAGS, outcome, whole_and_resumed
 
 
 @pytest.mark.parametrize(
@@ -27,13 +25,5 @@ from utils.interrupt import Interrupted
 def test_run_interrupted_twice_ends_like_an_uninterrupted_one(
     trainer: str, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_mini: None
 ) -> None:
-    flags = [*FLAGS, "--prompt_trainer", trainer, *options]
-    assert main([*flags, "--output_dir", str(tmp_path / "whole")]) == 0
-    interrupted = [*flags, "--output_dir", str(tmp_path / "interrupted")]
-    for number in (5, 2):
-        with monkeypatch.context() as patch:
-            stop_in_call(patch, number, Interrupted("test"))
-            assert main(interrupted) == 3
-    assert main(interrupted) == 0
-    whole, resumed = (folder_of(tmp_path / name, trainer) for name in ("whole", "interrupted"))
+    whole, resumed = whole_and_resumed([*FLAGS, *options], trainer, tmp_path, monkeypatch)
     assert outcome(resumed) == outcome(whole)

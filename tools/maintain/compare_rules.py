@@ -23,6 +23,7 @@ from typing import Any
 
 from datasets import DATASETS
 from tools.common.samples import difference
+from tools.maintain.equal_queries import FOLDER, read
 from trainers import TRAINERS
 from utils.config import REPOSITORY, load_config
 from utils.errors import UserError
@@ -33,7 +34,6 @@ QUERIES = 34_740
 REFERENCE = {"final": "sharpzo", "stage1": "zo"}
 SEEDS = (1, 2, 3, 4, 5)
 DOCUMENT = REPOSITORY / "docs" / "optimizers.md"
-FOLDER = REPOSITORY / "docs" / "optimizers"
 COLUMNS = ("name", "settings", "seed", "queries", "cpu_seconds", "train_loss", "val_accuracy", "test_accuracy")
 
 # four settings each, and a fifth beyond the best if that was at the edge of the grid
@@ -105,14 +105,6 @@ def run(name: str, settings: str, seed: int, queries: int, with_test: bool) -> d
     row |= {"train_loss": round(objective.loss_at(w, problem.train), 4)}
     row |= {"val_accuracy": round(100 * objective.accuracy(w, Samples(*val)), 2)}
     return row | {"test_accuracy": round(100 * objective.accuracy(w, problem.test), 2) if with_test else ""}
-
-
-def read(table: str) -> list[dict[str, str]]:
-    path = FOLDER / f"{table}.csv"
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def work_off(table: str, jobs: Iterator[Job]) -> None:
