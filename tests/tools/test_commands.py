@@ -116,12 +116,13 @@ def test_an_unmarked_command_that_cannot_run_is_found() -> None:
     assert needs_of(["pip", "install", "-r", "requirements.txt"]) == {"network"}
 
 
+# what is no part of the repository; .ci/run tests a copy without git, so git cannot say
+MADE = shutil.ignore_patterns(".*", "__pycache__", "outputs*", "site", "reproduced")
+
+
 def run_blocks(page: str, chosen: list[Block], folder: Path) -> None:
     """Runs the blocks as a reader does, in a copy of the repository."""
-    files = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
-    for name in files.split("\0")[:-1]:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(REPOSITORY / name, folder / name)
+    shutil.copytree(REPOSITORY, folder, ignore=MADE, dirs_exist_ok=True)
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     script = "\n".join(block.text for block in chosen)
     done = subprocess.run(["bash", "-euc", script], cwd=folder, env=environment, capture_output=True, text=True)
