@@ -77,8 +77,10 @@ def recorded(page: str, folder: Path) -> list[tuple[Block, list[list[str]]]]:
     stubs = folder / "stubs"
     stubs.mkdir()
     log = folder / "log"
+    # one line, so one write: the commands of a pipeline run at the same time
+    note = f"IFS=$'\\x1f'; line=\"$*\"; printf '%s\\n' \"${{line//$'\\n'/$'\\x1e'}}\" >> {log}"
     for name in ("python", *OTHERS):
-        (stubs / name).write_text(f"#!/bin/bash\n{{ printf '%s\\0' {name} \"$@\"; printf '\\1'; }} >> {log}\n")
+        (stubs / name).write_text(f'#!/bin/bash\nset -- {name} "$@"; {note}\n')
         (stubs / name).chmod(0o755)
     place = folder / "clone"
     (place / ".venv/bin").mkdir(parents=True)
@@ -91,7 +93,7 @@ def recorded(page: str, folder: Path) -> list[tuple[Block, list[list[str]]]]:
     assert done.returncode == 0, f"{page}: {done.stderr}"
     parts = re.split(r"\d+\x02", log.read_text(encoding="utf-8"))[1:]
     return [
-        (block, [line.split("\0")[:-1] for line in part.split("\1")[:-1]])
+        (block, [line.replace("\x1e", "\n").split("\x1f") for line in part.split("\n")[:-1]])
         for block, part in zip(blocks(page), parts, strict=True)
     ]
 
