@@ -74,7 +74,7 @@ class CommonSettings:
     tower_weights: str = option(
         "float32",
         "model",
-        "how the frozen text tower's matrices are stored; int8: one scale per output channel (docs/scale.md)",
+        "how the frozen text tower's matrices are stored; int8: one scale per output channel (docs/memory.md)",
         choices=("float32", "bfloat16", "int8"),
     )
     batch_size: int = option(256, "model", "images per pass through the image tower", low=1)

@@ -1,4 +1,4 @@
-"""The model of scaling: bounds that hold for any measurement, and the committed tables of docs/scale.md."""
+"""The model of scaling: bounds that hold for any measurement, and the committed tables of docs/scale-measured.md."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_repeated_measurements_keep_the_shortest() -> None:
 
 def test_committed_page_has_the_tables_of_the_committed_measurements() -> None:
     measured = json.loads((REPOSITORY / "docs" / "scale" / "measured.json").read_text())
-    page = (REPOSITORY / "docs" / "scale.md").read_text()
+    page = (REPOSITORY / "docs" / "scale-measured.md").read_text()
     assert model_table(measured).grid() in page
     assert measured_table(measured).grid() in page
     assert machine_of(measured, "eurosat").pass_seconds(1) < machine_of(measured, "imagenet").pass_seconds(1)

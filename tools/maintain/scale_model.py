@@ -1,6 +1,6 @@
 """How far one run scales over devices: a model from measured times of passes and messages, as a table.
 
-    python -m tools.maintain.scale_model docs/scale/measured.json              # the tables of docs/scale.md
+    python -m tools.maintain.scale_model docs/scale/measured.json              # the tables of docs/scale-measured.md
     python -m tools.maintain.scale_model --measure docs/scale/measured.json    # minutes
 
 A step queries in calls. A call's B points are cut into passes of equal size, whose number is a multiple of N (--passes_multiple

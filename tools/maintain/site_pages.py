@@ -15,6 +15,7 @@ PUBLISHED = {
     "CONTRIBUTING.md": "CONTRIBUTING.md",
     "CHANGELOG.md": "CHANGELOG.md",
     "clip/mini/README.md": "mini-clip.md",
+    "clip/icons/README.md": "icons-clip.md",
 }
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]*)(#[^)\s]*)?\)")
 
