@@ -55,8 +55,9 @@ def run(config: Config, deadline: Deadline, ranks: Ranks) -> None:
     from trainers.confusion import require_matplotlib, write_again, write_confusion
     from trainers.jobs import make_job
     from trainers.report import earlier_result, introduce, report
+    from utils.inputs import refuse_other_inputs, same_run_elsewhere
     from utils.lock import refuse_locked
-    from utils.run import Run, find_earlier_run, refuse_other_inputs, remove_checkpoint
+    from utils.run import Run, find_earlier_run, remove_checkpoint
 
     if config.confusion:
         require_matplotlib()
@@ -75,10 +76,11 @@ def run(config: Config, deadline: Deadline, ranks: Ranks) -> None:
     with explain_oom(job.config, device) as lower:
         # nothing is written before this has succeeded, so that what is refused leaves no folder
         job.prepare(lower)
-        inputs = job.inputs_sha256()
-        ranks.require_equal({"the digest of the weights": job.weights_sha256(), "that of the data": inputs})
+        digests = job.digests()
+        ranks.require_equal(dict(zip(("the digest of the weights", "that of the data"), digests.values(), strict=True)))
+        if earlier != "nothing":
+            ranks.decide(lambda: refuse_other_inputs(job.path, digests, finished=earlier == "finished elsewhere"))
         if earlier == "finished elsewhere":
-            ranks.decide(lambda: refuse_other_inputs(job.path, inputs))
             if ranks.rank == 0:
                 if config.confusion:
                     write_again(job)
@@ -87,8 +89,9 @@ def run(config: Config, deadline: Deadline, ranks: Ranks) -> None:
         if ranks.rank > 0:
             job.follow(deadline)
             return
-        with Run(job.path, job.config, {"device": device_name(device), "inputs_sha256": inputs}) as folder:
-            introduce(folder, job)
+        elsewhere = same_run_elsewhere(job.path, job.config, digests) if earlier == "nothing" else None
+        with Run(job.path, job.config, {"device": device_name(device), **digests}) as folder:
+            introduce(folder, job, *([elsewhere] if elsewhere else []))
             write_split(folder.path / "split.json", job.task.train, job.task.val)
             with opened(job.config, folder.path, folder.log) as loggers:
                 result = job.settings() | job.run(folder, deadline, loggers) | {"classes": job.predictions.rows()}

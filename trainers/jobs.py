@@ -30,6 +30,7 @@ from utils.device import DEFAULT_MEMORY_LIMIT
 from utils.errors import UserError
 from utils.files import sha256
 from utils.identity import dataset_name, run_path
+from utils.inputs import INPUTS, WEIGHTS
 from utils.interrupt import Deadline
 from utils.loggers import Loggers
 from utils.memory import return_freed
@@ -85,15 +86,12 @@ class ZeroShot:
     def warnings(self) -> list[str]:
         return list(dict.fromkeys(self.task.warnings))
 
-    def inputs_sha256(self) -> str:
-        """A digest of the weights, class names, features and labels: equal wherever the files lie."""
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of the weights, and of all inputs (weights, class names, features and labels): equal wherever the files lie."""
         digest = hashlib.sha256()
         for part in self._inputs():
             digest.update(part)
-        return digest.hexdigest()
-
-    def weights_sha256(self) -> str:
-        return self.task.backbone.fingerprint()
+        return {WEIGHTS: self.task.backbone.fingerprint(), INPUTS: digest.hexdigest()}
 
     def _inputs(self) -> list[bytes]:
         task = self.task

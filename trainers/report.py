@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from trainers.jobs import ZeroShot
 
 
-def introduce(folder: Run, job: ZeroShot) -> None:
-    """The opening lines."""
+def introduce(folder: Run, job: ZeroShot, *more: str) -> None:
+    """The opening lines. `more`: further warnings."""
     for line in job.introduction():
         folder.log(line)
-    for warning in job.warnings:
+    for warning in (*more, *job.warnings):
         folder.log(f"warning: {warning}")
     template = f"{job.config.template!r}" + (f" and {len(ENSEMBLE)} more" if job.config.ensemble else "")
     images = f"{template}, {len(job.task.test_samples)} test images"

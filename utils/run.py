@@ -43,7 +43,7 @@ RUN_FILES = frozenset(
 
 def find_earlier_run(path: Path, config: Config) -> str:
     """What the run folder holds: "nothing", an "unfinished" or a "finished" run of this configuration, or one that "finished
-    elsewhere": with data or weights from other paths, whose content is still to be compared (`refuse_other_inputs`).
+    elsewhere": with data or weights from other paths, whose content is still to be compared (`utils.inputs`).
 
     Raises UserError, unless `--overwrite` is given, where it holds a run of another configuration (naming the keys), of the
     former version, or of another content of `--load_prompt`; and in any case where it holds something that no run wrote.
@@ -124,20 +124,6 @@ def _other_settings(path: Path, keys: list[str], theirs: Mapping[str, Any], ours
     flags = " ".join(f"--{key} {theirs[key]}" for key in plain)
     resume = f"add {flags} to resume it, or " if flags and len(plain) == len(keys) <= 3 else ""
     return f"{path}: holds an unfinished run with other settings: {shown}{more}; {resume}use --run_name NAME for a new one"
-
-
-def refuse_other_inputs(path: Path, inputs_sha256: str) -> None:
-    """Raises UserError where the finished run in `path` used other data or weights than those with this digest."""
-    try:
-        earlier = json.loads((path / "env.json").read_text(encoding="utf-8"))["inputs_sha256"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        earlier = "unknown"
-    if earlier != inputs_sha256:
-        paths = ", ".join(f"--{key}" for key in PATHS if key != "load_prompt")
-        raise UserError(
-            f"{path}: holds a run with other data or weights, or from another machine ({paths} differ from its config.yaml); "
-            "use --run_name NAME"
-        )
 
 
 def read_result(path: Path) -> dict[str, Any]:

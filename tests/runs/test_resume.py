@@ -204,19 +204,41 @@ def fewer_steps(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "stopped_at"),
-    [(other_points, 8), (other_weights, 8), (other_weights, 1), (other_images, 8), (fewer_answers, 8), (fewer_steps, 8)],
+    ("change", "stopped_at", "said"),
+    [
+        (other_points, 8, "cannot resume: code, packages, weights"),
+        (fewer_answers, 8, "cannot resume: code, packages, weights"),
+        (fewer_steps, 8, "cannot resume: code, packages, weights"),
+        (other_weights, 8, "holds an unfinished run with other weights"),
+        (other_weights, 1, "holds an unfinished run with other weights"),
+        (other_images, 8, "holds an unfinished run with other images"),
+    ],
 )
 @pytest.mark.usefixtures("one_mini")
 def test_run_whose_code_weights_or_images_have_changed_is_refused_until_they_are_back(
-    change: Callable, stopped_at: int, whole: tuple, broken: Broken, monkeypatch: pytest.MonkeyPatch
+    change: Callable, stopped_at: int, said: str, whole: tuple, broken: Broken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = (broken.stopped(monkeypatch, stopped_at) / CHECKPOINT).read_bytes()
     with monkeypatch.context() as patch:
         change(patch)
+        assert broken.run() == (1 if "code" in said else 2)
+    assert f"{broken.folder}: {said}" in broken.error
+    assert (broken.folder / CHECKPOINT).read_bytes() == state
+    broken.ends_as(whole)
+
+
+@pytest.mark.usefixtures("one_mini")
+def test_losses_of_a_run_without_digests_are_compared_when_they_are_replayed(
+    whole: tuple, broken: Broken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """env.json of earlier versions lacks them."""
+    environment = broken.stopped(monkeypatch) / "env.json"
+    document = {key: value for key, value in json.loads(environment.read_text()).items() if not key.endswith("_sha256")}
+    environment.write_text(json.dumps(document))
+    with monkeypatch.context() as patch:
+        other_images(patch)
         assert broken.run() == 1
     assert f"{broken.folder}: cannot resume: code, packages, weights" in broken.error
-    assert (broken.folder / CHECKPOINT).read_bytes() == state
     broken.ends_as(whole)
 
 
