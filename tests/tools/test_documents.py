@@ -101,6 +101,7 @@ def test_links_of_the_site_lead_to_its_pages() -> None:
     assert site_links("[a](docs/runs.md#one-run) [b](DATASET.md)", "index.md") == "[a](runs.md#one-run) [b](DATASET.md)"
     assert site_links("[card](../clip/mini/README.md)", "data.md") == "[card](mini-clip.md)"
     assert site_links("[code](../examples/any_black_box.py)", "use.md") == "code (`examples/any_black_box.py`)"
+    assert site_links("[CITATION.cff](CITATION.cff)", "index.md") == "`CITATION.cff`"
     assert site_links("![a](front.png) [b](https://arxiv.org)", "use.md") == "![a](front.png) [b](https://arxiv.org)"
 
 
@@ -114,4 +115,5 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
         text=True,
     )
     assert built.returncode == 0, built.stderr
+    assert '<a href="front.png"><img ' in (tmp_path / "index.html").read_text(encoding="utf-8"), "pictures open in full size"
     assert all((tmp_path / place).with_suffix(".html").is_file() for place in PUBLISHED.values())

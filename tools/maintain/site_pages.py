@@ -17,6 +17,7 @@ PUBLISHED = {
     "clip/mini/README.md": "mini-clip.md",
     "clip/icons/README.md": "icons-clip.md",
 }
+IMAGE = re.compile(r'<img [^>]*?src="([^"]+)"[^>]*>')
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]*)(#[^)\s]*)?\)")
 
 
@@ -33,6 +34,11 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return site_links(markdown, page.file.src_uri)
 
 
+def on_page_content(html: str, **_: Any) -> str:
+    """Every picture opens in its full size, which a phone needs."""
+    return IMAGE.sub(r'<a href="\1">\g<0></a>', html)
+
+
 def site_links(markdown: str, page: str) -> str:
     """`markdown` of the `page` of the site, with its links, which hold in the repository, as they are on the site.
 
@@ -47,7 +53,7 @@ def site_links(markdown: str, page: str) -> str:
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
         place = PUBLISHED.get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else "")
         if not place or (REPOSITORY / path).is_dir():
-            return f"{text} (`{path}`)"
+            return f"`{path}`" if text == path else f"{text} (`{path}`)"
         return f"{image}[{text}]({posixpath.relpath(place, posixpath.dirname(page) or '.')}{anchor})"
 
     return LINK.sub(replace, markdown)
