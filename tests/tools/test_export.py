@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.numpy import load_file
 
 from clip.backbone import Backbone
@@ -106,6 +107,39 @@ def test_program_gives_the_same_labels_without_torch(tmp_path: Path) -> None:
     labels, probabilities = Classifier.load(run, "cpu").predict(paths)
     assert [row[:2] for row in rows] == [[path, label] for path, label in zip(paths, labels, strict=True)]
     assert np.allclose([float(row[2]) for row in rows], probabilities.max(1).values, atol=1e-3)
+
+
+def test_program_reads_pictures_as_the_classifier_does_and_explains_its_errors(tmp_path: Path) -> None:
+    run, output, digits = tuned(tmp_path / "run", "sharpzo"), tmp_path / "exported", read_digits()
+    export(run, output, "--no-checks")
+    folder = tmp_path / "pictures"
+    (folder / "deeper").mkdir(parents=True)
+    (folder / "notes.txt").write_text("not a picture")
+    upright = digits.open_image(digits.test[3]).resize((48, 40))
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a phone held upright: to be turned by 90 degrees
+    upright.transpose(Image.Transpose.ROTATE_90).save(folder / "phone.png", exif=turned)
+    glass = upright.convert("RGBA")
+    glass.putalpha(upright.convert("L"))
+    glass.save(folder / "deeper" / "glass.png")
+
+    def classify(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(output / "predict_onnx.py"), *arguments]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    rows = [line.split("\t") for line in classify(str(folder)).stdout.splitlines()]
+    assert [Path(row[0]).name for row in rows] == ["glass.png", "phone.png"]
+    labels, probabilities = Classifier.load(run, "cpu").predict([row[0] for row in rows])
+    assert [row[1] for row in rows] == labels
+    assert np.allclose([float(row[2]) for row in rows], probabilities.max(1).values, atol=1e-3)
+    for arguments, message in [
+        ((str(folder / "notes.txt"),), "notes.txt: cannot be read"),
+        (("missing.png",), "missing.png: cannot be read"),
+        (("--int8", str(folder)), "export with --int8"),
+        ((), "Classifies images"),
+    ]:
+        done = classify(*arguments)
+        assert done.returncode == 1 and message in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_weights_hold_the_logit_scale_and_the_manifest_what_the_files_are(tmp_path: Path) -> None:
