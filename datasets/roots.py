@@ -15,7 +15,8 @@ def dataset_folder(name: str, root: str | None) -> Path:
         what = "the image folder" if name == "folder" else f"the folder that holds {info.folder}/"
         raise UserError(f"--root_path: dataset {name} requires {what}")
     if not Path(root).is_dir():
-        raise UserError(f"--root_path: {root}: no such folder")
+        advice = "" if name == "folder" else "; name the folder that holds your datasets (DATASET.md has their sources)"
+        raise UserError(f"--root_path: {root}: no such folder{advice}")
     coop, released = Path(root) / info.folder, Path(root) / "datasets" / info.folder
     for place in (coop, released):
         if place.is_dir():

@@ -22,6 +22,7 @@ from datasets import DATASETS
 from tests.helpers.commands import NEEDS, PAGES, Block, all_blocks, blocks, flags_of_run, needs_of, recorded
 from trainers import TRAINERS
 from utils.config import REPOSITORY, load_config
+from utils.identity import run_path
 
 WITH_COMMANDS = [page for page in PAGES if blocks(page)]
 QUICK = [page for page in WITH_COMMANDS if any(not block.needs for block in blocks(page))]
@@ -97,6 +98,18 @@ def test_commands_stand_in_blocks_that_are_collected(page: str) -> None:
     fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     others = [content for language, content in fenced if language not in ("sh", "bash")]
     assert not [content for content in others if re.search(r"^(python|torchrun|pip|\./run)\S* ", content, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS)
+def test_run_folders_that_pages_name_are_those_of_the_runs_before(page: str, tmp_path: Path) -> None:
+    made: set[str] = set()
+    for block, commands in recorded(page, tmp_path):
+        for command in commands:
+            flags = flags_of_run(command)
+            if flags is not None and "code" not in needs_of(command):
+                made.add(str(run_path(load_config(flags, TRAINERS, DATASETS))))
+        named = set(re.findall(r"^RUN=(\S+)$", block.text, re.MULTILINE))
+        assert named <= made, f"{block}: {named - made}; the runs before are in {made}"
 
 
 def test_needs_are_words_of_the_list() -> None:

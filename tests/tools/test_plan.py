@@ -151,3 +151,22 @@ def test_dry_run_warns_of_a_root_path_and_a_device_that_are_not_there(
     captured = capsys.readouterr()
     assert "eurosat" in captured.out
     assert "warning: --root_path" in captured.err and "warning: --devices: cuda:1" in captured.err
+
+
+def test_dry_run_names_a_missing_folder_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [
+        "--datasets",
+        "eurosat",
+        "dtd",
+        "--root_path",
+        str(tmp_path / "no"),
+        "--backbones",
+        "ViT-B/16",
+        "--seeds",
+        "1",
+        "2",
+        "3",
+    ]
+    assert sweep.main([*argv, "--methods", "zero-shot", "bbt", "--dry-run"]) == 0
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert "no such folder; name the folder that holds your datasets" in warning

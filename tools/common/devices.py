@@ -72,8 +72,8 @@ def missing_datasets(configs: Iterable[Config]) -> list[str | None]:
 
 
 def warnings_for(configs: Iterable[Config], devices: Sequence[str]) -> list[str]:
-    """What would fail if the plan ran on this machine, for a dry run."""
-    found = [text for text in missing_datasets(configs) if text]
+    """What would fail if the plan ran on this machine, each reason once, for a dry run."""
+    found = list(dict.fromkeys(text for text in missing_datasets(configs) if text))
     try:
         check_devices(devices)
     except UserError as error:

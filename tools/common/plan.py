@@ -21,7 +21,7 @@ def print_plan(jobs: Sequence[Job], benchmark: Times | None, devices: Sequence[s
     """A table by dataset × method, totals, and on stderr what would fail on this machine."""
     print(plan_table(jobs, benchmark).plain())
     states = Counter(job.state for job in jobs)
-    print(f"\n{len(jobs)} runs: " + ", ".join(f"{count} {state}" for state, count in sorted(states.items())))
+    print(f"\n{grouped(len(jobs))} runs: " + ", ".join(f"{grouped(count)} {state}" for state, count in sorted(states.items())))
     left = [job for job in jobs if job.state not in DONE]
     prices = [cost(job.config) for job in left]
     total = grouped(sum(price.queries for price in prices if price))
