@@ -43,7 +43,8 @@ class Finding:
 def check(names: list[str], root: str, open_images: bool) -> bool:
     """Prints the table and all problems. True if the named datasets, or all that exist, have none."""
     if not Path(root).is_dir():
-        raise UserError(f"--root_path: {root}: no such folder; name the folder that holds your datasets (DATASET.md has their sources)")
+        advice = "name the folder that holds your datasets (DATASET.md has their sources)"
+        raise UserError(f"--root_path: {root}: no such folder; {advice}")
     named = bool(names)
     findings = [check_dataset(name, root, open_images) for name in names or SOURCES]
     present = [finding for finding in findings if finding.here or named]
