@@ -1,4 +1,4 @@
-"""The frozen CLIP: from a backbone name and perhaps a weight file to a model, its tokenizer and its image transform."""
+"""The frozen CLIP: from a backbone name and an optional weight file to a model, its tokenizer and its image transform."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ OPENAI_MODELS = {
 }
 # entries of published files that do not change which class has the largest logit
 WITHOUT_EFFECT = ("attn_mask", "text.attn_mask", "logit_bias")
-# sides' ratio beyond which a picture is cut to its middle before it is scaled
+# aspect ratio beyond which an image is cropped to its middle before it is resized
 WIDEST = 32
 
 
@@ -50,8 +50,8 @@ WIDEST = 32
 class Backbone:
     """A frozen CLIP in float32 on its device.
 
-    `known_tokens`: the token ids with a trained embedding, or None where all have one (the bundled ones have few).
-    `tower_weights`: what the text tower's matrices were rounded to. `weights_sha256`: the fingerprint, where it is known.
+    `known_tokens`: the token ids with a trained embedding, or None if all have one (the bundled backbones trained few).
+    `tower_weights`: what the text tower's matrices were rounded to. `weights_sha256`: the fingerprint, if it is known.
     """
 
     name: str
@@ -74,25 +74,25 @@ class Backbone:
         return (size, size) if isinstance(size, int) else tuple(size)
 
     def fingerprint(self) -> str:
-        """SHA-256 over the names and bytes of all weights as they were loaded: what a saved prompt belongs to."""
+        """SHA-256 over the names and bytes of all weights as loaded: it identifies the model that a saved prompt belongs to."""
         if self.weights_sha256:
             return self.weights_sha256
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
-            # the bytes themselves, since a copy of the largest tensor would be the peak of a small run
+            # a view, since a copy of the largest tensor would set the peak memory of a small run
             digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
 
     def with_tower_weights(self, kind: str) -> Backbone:
-        """The same CLIP with the matrices of its text tower rounded to `kind`, and with the fingerprint from before."""
+        """The same CLIP with the matrices of its text tower rounded to `kind`, and the fingerprint of the original weights."""
         model: Any = self.model if kind == "float32" else with_rounded_matrices(self.model, kind)
         return dataclasses.replace(self, model=model, tower_weights=kind, weights_sha256=self.fingerprint())
 
     def released(self) -> Backbone:
-        """The same without the weights, for when everything that needs them has been made.
+        """The same backbone without its weights, for use once everything that needs them has been built.
 
-        What still refers to a part of the model keeps that part.
+        Parts of the model that other objects refer to stay in memory.
         """
         model: Any = nn.Module()
         model.logit_scale = self.model.logit_scale
@@ -108,7 +108,7 @@ def load_backbone(name: str, device: torch.device, checkpoint: str | None = None
     """Builds `name` with its pretrained weights, or with those of the local file `checkpoint`, and freezes it.
 
     Raises UserError for an unknown name or tag, an activation that does not match the weights, weights that cannot be loaded
-    or are not finite, or a tower that has no prompt to tune.
+    or are not finite, or a text tower whose prompt cannot be tuned.
     """
     # building a model first fills it with random weights, which must not advance the caller's global generator
     with torch.random.fork_rng(devices=[]):
@@ -124,7 +124,7 @@ def load_backbone(name: str, device: torch.device, checkpoint: str | None = None
 
 
 def _refuse_nonfinite(model: nn.Module, where: str) -> None:
-    """Found here, damage is not mistaken for a step size that is too large."""
+    """Raises UserError for weights that are not finite, which would otherwise look like a run with too large a step size."""
     for key, tensor in model.state_dict().items():
         broken = int((~torch.isfinite(tensor)).sum()) if tensor.is_floating_point() and not key.endswith("attn_mask") else 0
         if broken:
@@ -145,7 +145,7 @@ def _bundled(name: str, checkpoint: str | None) -> tuple[nn.Module, frozenset[in
 def resolve_name(name: str, has_checkpoint: bool = False) -> tuple[str, str]:
     """open_clip's architecture and pretrained tag for a backbone name; with a checkpoint, "" unless the name gives a tag.
 
-    A name without a tag means its only weights, or OpenAI's where the activation is theirs; others must be chosen from.
+    A name without a tag selects its only weights, or OpenAI's if the activation is theirs; otherwise a tag is required.
     """
     if name in OPENAI_MODELS:
         return OPENAI_MODELS[name], "" if has_checkpoint else "openai"
@@ -153,10 +153,14 @@ def resolve_name(name: str, has_checkpoint: bool = False) -> tuple[str, str]:
     architecture = architecture.replace("/", "-")
     if architecture not in open_clip.list_models():
         close = difflib.get_close_matches(architecture, [*OPENAI_MODELS, *BUNDLED, *open_clip.list_models()], n=3)
-        raise UserError(f"--backbone: unknown model {name!r}" + (f"; near it: {', '.join(close)}" if close else ""))
+        names = f"similar names: {', '.join(close)}" if close else "open_clip.list_models() lists all names"
+        raise UserError(f"--backbone: unknown model {name!r}; {names}")
     tokenizer = open_clip.get_model_config(architecture)["text_cfg"].get("hf_tokenizer_name")
     if tokenizer:
-        raise UserError(f"--backbone: {name}: its prompts use the tokenizer {tokenizer}; only CLIP's own is supported")
+        raise UserError(
+            f"--backbone: {name}: its text tower uses the tokenizer {tokenizer}, and only CLIP's own is supported; "
+            "choose another backbone"
+        )
     if has_checkpoint and not tag:
         return architecture, ""
     tags = open_clip.list_pretrained_tags_by_model(architecture)
@@ -165,7 +169,7 @@ def resolve_name(name: str, has_checkpoint: bool = False) -> tuple[str, str]:
     elif not tag and "openai" in tags and architecture.endswith("-quickgelu"):
         tag = "openai"
     if tag not in tags:
-        choices = f"available tags: {', '.join(tags)}" if tags else "it has none: give --checkpoint FILE"
+        choices = f"available tags: {', '.join(tags)}" if tags else "it has none; use --checkpoint FILE"
         problem = f"no pretrained tag {tag!r}" if tag else "name a pretrained tag"
         raise UserError(f"--backbone: {architecture}: {problem} ({architecture}@TAG); {choices}")
     _check_activation(architecture, open_clip.get_pretrained_cfg(architecture, tag).get("quick_gelu", False), f"tag {tag!r}")
@@ -197,8 +201,8 @@ def _pretrained(architecture: str, tag: str) -> nn.Module:
     # open_clip wraps whatever the download raised in a RuntimeError
     except (RuntimeError, OSError) as error:
         raise UserError(
-            f"--backbone: the weights {tag!r} of {architecture} could not be downloaded or read ({error}); fetch them on "
-            "another machine and give --checkpoint FILE"
+            f"--backbone: the weights {tag!r} of {architecture} could not be downloaded or read ({error}); download them on "
+            "another machine and use --checkpoint FILE"
         ) from error
 
 
@@ -206,7 +210,7 @@ def _from_file(architecture: str, tag: str, path: Path, trust: bool) -> nn.Modul
     state = read_state_dict(path, trust)
     if is_torchscript(path) and sha256(path) in official_hashes():
         _check_activation(architecture, True, str(path))
-    # weights that the name assigns to a tag see images as that tag was trained
+    # with a tag in the name, images are normalized as in the training of that tag's weights
     known = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
     layout = ""
     if is_hugging_face(state):
@@ -219,14 +223,14 @@ def _from_file(architecture: str, tag: str, path: Path, trust: bool) -> nn.Modul
     state = convert_state_dict(model, state)
     if "logit_scale" in state:
         state["logit_scale"] = state["logit_scale"].reshape(model.logit_scale.shape)
-    wanted = model.state_dict()
-    if "text.token_embedding.weight" in wanted and "token_embedding.weight" in state:
+    expected = model.state_dict()
+    if "text.token_embedding.weight" in expected and "token_embedding.weight" in state:
         state = {name if name.startswith(("visual.", "logit_")) else f"text.{name}": t for name, t in state.items()}
-    state = {name: tensor for name, tensor in state.items() if name in wanted or name not in WITHOUT_EFFECT}
-    missing = sorted(wanted.keys() - state.keys())
-    foreign = sorted(state.keys() - wanted.keys())
-    shapes = sorted(name for name in wanted.keys() & state.keys() if wanted[name].shape != state[name].shape)
-    for names, what in ((missing, "lacks"), (foreign, "has a foreign"), (shapes, "has another shape for")):
+    state = {name: tensor for name, tensor in state.items() if name in expected or name not in WITHOUT_EFFECT}
+    missing = sorted(expected.keys() - state.keys())
+    unexpected = sorted(state.keys() - expected.keys())
+    shapes = sorted(name for name in expected.keys() & state.keys() if expected[name].shape != state[name].shape)
+    for names, what in ((missing, "lacks"), (unexpected, "has an unexpected"), (shapes, "has a different shape for")):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise UserError(f"--checkpoint: {path}: not the weights of {architecture}{layout}: it {what} {names[0]}{more}")
@@ -238,32 +242,32 @@ def _from_file(architecture: str, tag: str, path: Path, trust: bool) -> nn.Modul
 class Preprocess:
     """The deterministic test transform: shorter side to size, bicubic, center crop, the model's mean and std.
 
-    Of a very thin picture the transform keeps the middle alone. Cutting to the middle first spares the memory of scaling the
-    whole of it, which would grow with the square of its length.
+    The transform uses only the middle of a very long image. Cropping to the middle first saves the memory of resizing the whole
+    image, which would grow with the square of its length.
     """
 
     transform: Callable[[Image.Image], Tensor]
-    cuts: bool
+    crops_first: bool
 
     def __call__(self, image: Image.Image) -> Tensor:
-        return self.transform(_middle(image) if self.cuts else image)
+        return self.transform(_middle(image) if self.crops_first else image)
 
     def __repr__(self) -> str:
         return repr(self.transform)
 
     @property
     def transforms(self) -> list[Callable[..., Any]]:
-        """The steps in their order, the last of them the normalization."""
-        return [*([_middle] if self.cuts else []), *getattr(self.transform, "transforms", [])]
+        """The steps in order; the last one is the normalization."""
+        return [*([_middle] if self.crops_first else []), *getattr(self.transform, "transforms", [])]
 
 
 def _middle(image: Image.Image) -> Image.Image:
-    """`image`, or its middle where one side is more than `WIDEST` times the other."""
+    """`image`, or its middle if one side is more than `WIDEST` times the other."""
     width, height = image.size
     longest = WIDEST * min(width, height)
     if max(width, height) <= longest:
         return image
-    # an even number of pixels is cut off, half of it on either side, so that the center stays
+    # the same number of pixels is cropped from both ends, so that the center stays
     left, top = (max(0, side - longest) // 2 for side in (width, height))
     return image.crop((left, top, width - left, height - top))
 
@@ -278,7 +282,10 @@ def _preprocess(model: CLIP | CustomTextCLIP) -> Preprocess:
 def _tokenizer(name: str, architecture: str | None, model: CLIP | CustomTextCLIP) -> Tokenizer:
     tower = getattr(model, "text", model)
     if not hasattr(tower, "token_embedding") or getattr(tower, "cls_emb", None) is not None:
-        raise UserError(f"--backbone: {name}: its text tower has no open_clip token embedding, so a prompt cannot be tuned")
+        raise UserError(
+            f"--backbone: {name}: its text tower has no open_clip token embedding, so a prompt cannot be tuned; "
+            "choose another backbone"
+        )
     if architecture is None:
         return open_clip.SimpleTokenizer(context_length=model.context_length)
     return open_clip.get_tokenizer(architecture)

@@ -1,8 +1,8 @@
 """The CLIPs in this repository, Mini and Icons (ViT) and Mini-RN and Icons-RN (ResNet): open_clip's own towers.
 
-A weight file holds every weight in half precision, but only those rows of the token embedding that training touched (`token_ids`,
-`token_rows`). Any other token has its initial row: row i of a (49408, width) table of N(0, 0.02²) numbers that a torch.Generator
-with seed 0 draws. The README.md beside each file says how `tools/maintain` trained it.
+A weight file holds all weights in half precision, but of the token embedding only the rows that training updated (`token_ids`,
+`token_rows`). Every other token has its initial row: row i of a (49408, width) table of N(0, 0.02²) numbers that a
+torch.Generator with seed 0 draws. The README.md next to each file says how `tools/maintain` trained it.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def model_config(name: str) -> dict[str, Any]:
 
 
 def initial_token_table(config: dict[str, Any]) -> torch.Tensor:
-    """The (49408, width) float32 token embedding before training; tokens that training never touched keep their row of it."""
+    """The (49408, width) float32 token embedding before training, from which tokens outside the training data keep their row."""
     text = config["text_cfg"]
     return TOKEN_STD * torch.randn(text["vocab_size"], text["width"], generator=torch.Generator().manual_seed(0))
 
 
 def build_bundled(config: dict[str, Any], weights: dict[str, torch.Tensor]) -> tuple[CLIP, frozenset[int]]:
-    """The model in float32, in evaluation mode, and the token ids that training touched, from the file's tensors by name."""
+    """The model in float32, in evaluation mode, and the token ids that training updated, from the tensors of a file."""
     state = {key: tensor.float() for key, tensor in weights.items()}
     ids, rows = state.pop("token_ids").long(), state.pop("token_rows")
     table = initial_token_table(config)

@@ -14,15 +14,15 @@ import torch
 from utils.errors import UserError
 from utils.files import sha256
 
-# where training frameworks keep the weights inside a checkpoint, in order of preference
+# keys under which training frameworks store the weights in a checkpoint, in order of preference
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "weights")
-# what DataParallel, torch.compile, Lightning and wrapper classes put in front of every name
+# prefixes that DataParallel, torch.compile, Lightning and wrapper classes add to every name
 PREFIXES = ("module.", "_orig_mod.", "model.", "clip_model.", "clip.", "net.")
 COMPILED = "_orig_mod."
 # entries of older CLIP files that are not weights
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
-# packages whose objects training scripts store beside the weights (arguments, losses, configurations); they are replaced by
-# empty stand-ins, so that their code never runs
+# packages whose objects training scripts store along with the weights (arguments, losses, configurations); empty stand-ins
+# replace these objects, so that their code never runs
 BESIDE_WEIGHTS = (
     "argparse.Namespace",
     "pathlib.PosixPath",
@@ -36,12 +36,12 @@ BESIDE_WEIGHTS = (
     "pytorch_lightning.",
     "yacs.",
 )
-# a safetensors header's length takes eight bytes, and the header is JSON
+# a safetensors file begins with eight bytes for the length of its header, which is JSON
 HEADER_BEGINS = 8
 
 
 def official_hashes() -> frozenset[str]:
-    """SHA-256 of OpenAI's TorchScript archives, as their published addresses spell them."""
+    """SHA-256 of OpenAI's TorchScript archives, which are part of their published URLs."""
     from open_clip import pretrained
 
     urls = (pretrained.get_pretrained_url(name, "openai") for name in pretrained.list_pretrained_models_by_tag("openai"))
@@ -57,7 +57,7 @@ def is_torchscript(path: Path) -> bool:
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether the content is a safetensors file, whatever its name ends in."""
+    """Whether the content is a safetensors file, regardless of the file's suffix."""
     with path.open("rb") as file:
         head = file.read(HEADER_BEGINS + 1)
     length = int.from_bytes(head[:HEADER_BEGINS], "little")
@@ -65,9 +65,9 @@ def is_safetensors(path: Path) -> bool:
 
 
 def read_state_dict(path: Path, trust: bool = False) -> dict[str, torch.Tensor]:
-    """Tensors by name, on the CPU, from safetensors, a torch file (weights only) or a TorchScript archive, by content.
+    """Tensors by name, on the CPU, from safetensors, a torch file (weights only) or a TorchScript archive, told by content.
 
-    Weights under a training framework's key, and names behind its prefixes, are found. Raises UserError where the file is
+    Weights are also found under a training framework's key, and names with its prefixes. Raises UserError if the file is
     missing, damaged, holds anything but tensors, or is a TorchScript archive that is neither an official one (by its SHA-256)
     nor trusted.
     """
@@ -84,19 +84,19 @@ def read_state_dict(path: Path, trust: bool = False) -> dict[str, torch.Tensor]:
     except UserError:
         raise
     except pickle.UnpicklingError as error:
-        # torch's own message advises to switch its protection off
+        # torch's own message advises turning its protection off
         raise UserError(
-            f"--checkpoint: {path}: not a weight file that loads without running code: it is damaged, or it stores other objects "
-            f"than tensors{_foreign_objects(path)}; save the model's state_dict() alone, preferably as safetensors"
+            f"--checkpoint: {path}: not a weight file that loads without running code: it is damaged, or it stores objects "
+            f"other than tensors{_foreign_objects(path)}; save only the model's state_dict(), preferably as safetensors"
         ) from error
-    # the loaders raise half a dozen types for a damaged or foreign file, and all of them mean the same to the user
+    # the loaders raise half a dozen types for a damaged or foreign file, all with the same meaning for the user
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"--checkpoint: {path}: not a weight file that loads without running code: {reason}") from error
 
 
 class _StandIn:
-    """Takes the place of an object that is stored beside the weights, and does nothing."""
+    """Replaces an object that is stored along with the weights, and does nothing."""
 
     def __init__(self, *_: Any, **__: Any):
         pass
@@ -109,9 +109,9 @@ def _load_weights_only(path: Path) -> object:
     stand_ins: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
         (_StandIn, name) for name in _unknown_objects(path) if name.startswith(BESIDE_WEIGHTS)
     ]
-    # given a path, newer versions of torch judge the format by its suffix
+    # given a path, newer versions of torch infer the format from its suffix
     with path.open("rb") as file, warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
-        # torch warns of a pickle that it did not write; read_state_dict reports what is wrong with it
+        # torch warns about a pickle that it did not write; read_state_dict reports what is wrong with it
         warnings.simplefilter("ignore", UserWarning)
         return torch.load(file, map_location="cpu", weights_only=True)
 
@@ -141,7 +141,7 @@ def _read_torchscript(path: Path, trust: bool) -> dict[str, torch.Tensor]:
 
 
 def _unwrap(loaded: object, path: Path) -> dict[str, torch.Tensor]:
-    """The innermost dict of tensors below the keys of `WRAPPERS`, its names without prefixes."""
+    """The innermost dict of tensors under the keys of `WRAPPERS`, with prefixes removed from its names."""
     while isinstance(loaded, dict) and not _all_tensors(loaded):
         inner = next((loaded[key] for key in WRAPPERS if isinstance(loaded.get(key), dict)), None)
         if inner is None:

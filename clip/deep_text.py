@@ -19,7 +19,7 @@ Watch = Callable[[int, Tensor], None]
 
 
 class DeepText(Stock):
-    """Features (B, K, D) of K class names behind context tokens that are replaced at the input of each of the first L layers."""
+    """Features (B, K, D) of K class names after context tokens that are replaced at the input of each of the first L layers."""
 
     def __init__(self, backbone: Backbone, classnames: Sequence[str], init_words: str, memory_limit: int):
         """`init_words` reserve the context's positions. `memory_limit`: bytes that the activations of one pass may take.

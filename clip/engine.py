@@ -24,7 +24,7 @@ from utils.numbers import ceil_div
 ROWS_PER_PASS = {"cpu": 2048, "cuda": 32768}
 # on CUDA, passes of fewer rows are replayed as one graph, since launching their kernels takes longer than running them
 REPLAYED_BELOW = 4096
-# values a row keeps alive: stream, norm, q k v, padded keys and values, attention output twice, hidden layer
+# values held per row, in multiples of the width: stream, norm, q k v, padded keys and values, attention output twice, MLP
 LIVE_WIDTHS = 16
 
 
@@ -40,9 +40,9 @@ class Engine:
         memory_limit: int,
         tower_weights: str = "float32",
     ):
-        """`suffixes`: token ids behind the context, with [EOS]. `memory_limit`: bytes for the activations of one pass.
+        """`suffixes`: token ids after the context, including [EOS]. `memory_limit`: bytes for the activations of one pass.
 
-        `tower_weights`: what the tower's matrices were rounded to. Of the tower, only what passes need is kept.
+        `tower_weights`: what the tower's matrices were rounded to. Only the parts of the tower that passes need stay in memory.
         Raises clip.folded.Unsupported for a tower that only the reference path supports.
         """
         self.folded = Foldable(tower, sos_token, tower_weights)
@@ -63,17 +63,17 @@ class Engine:
         differentiable = forward_mode or (torch.is_grad_enabled() and contexts.requires_grad)
         run = self.prepared(dtype, class_specific=contexts.ndim == 4)
         with torch.inference_mode(not differentiable):
-            # equal passes: 43 queries at 42 a pass are 22 and 21, not 42 and 1
+            # equal passes: 43 queries at 42 per pass are 22 and 21, not 42 and 1
             passes = ceil_div(len(contexts), self.chunk(dtype, contexts.ndim == 4))
             chunks = contexts.to(self.device, dtype).split(ceil_div(len(contexts), passes))
-            # depends on sizes alone, so that a resumed run repeats its bits
+            # depends on sizes only, so that a resumed run reproduces its bits
             small = self.device.type == "cuda" and len(chunks[0]) * len(run.tree) < REPLAYED_BELOW
             if self.replay and small and not differentiable:
                 return torch.cat([run.replayed(chunk) for chunk in chunks])
             return torch.cat([run(chunk, differentiable) for chunk in chunks])
 
     def chunk(self, dtype: torch.dtype, class_specific: bool = False) -> int:
-        """Queries per pass, from the class names, the sizes and the memory limit alone, never from timing or free memory."""
+        """Queries per pass, from the class names, the sizes and the memory limit only, never from timing or free memory."""
         tree = self.prepared(dtype, class_specific).tree
         most = ROWS_PER_PASS.get(self.device.type, ROWS_PER_PASS["cuda"])
         rows = min(most, self.memory_limit / self._row_bytes(tree, dtype))
@@ -104,7 +104,7 @@ class Engine:
 
 
 class Prepared:
-    """The forward pass in one precision over one tree, with everything that is prepared once for it."""
+    """The forward pass in one precision over one tree, with everything that is prepared for it once."""
 
     def __init__(self, tower: FoldedTower, tree: PromptTree, tokens: Tensor, device: torch.device):
         """`tokens`: embeddings of the tree's `tokens`."""
@@ -149,9 +149,9 @@ class Prepared:
         return features[:, self.leaf_of_class]
 
     def replayed(self, contexts: Tensor) -> Tensor:
-        """As a call, not differentiable, by a CUDA graph for contexts of this shape, made at the first of them."""
+        """Like a call, but not differentiable, by a CUDA graph per shape of contexts, captured at the first call with it."""
         if contexts.shape not in self.replays:
-            # buffers of its own, which no larger pass replaces
+            # the graph gets its own buffers, which no larger pass replaces
             buffers, self.buffers = self.buffers, {}
             try:
                 replay = Replay(lambda given: self(given, False), contexts)
@@ -161,7 +161,7 @@ class Prepared:
         return self.replays[contexts.shape][0](contexts)
 
     def _first_qkv(self, context_rows: Tensor, layer: Layer) -> Tensor:
-        """q, k, v of the first layer (B·R, 3·width): name tokens from the store, context tokens computed."""
+        """q, k, v of the first layer (B·R, 3·width): precomputed for name tokens, computed for context tokens."""
         qkv = self._norm(context_rows) @ layer.qkv
         return self._assemble("qkv", self.qkv0, qkv + F.pad(layer.b_q, (0, 2 * self.width)))
 
@@ -174,18 +174,18 @@ class Prepared:
         return rows.view(-1, fixed.shape[1])
 
     def _add_attention(self, x: Tensor, q: Tensor, kv: Tensor, layer: Layer, plan: Attention, B: int) -> Tensor:
-        """x + attention; `q` (B·rows, width) for the plan's queries, `kv` (B·R, 2·width) for every row."""
+        """x plus the attention output; `q` (B·rows, width) of the plan's queries, `kv` (B·R, 2·width) of all rows."""
         w, heads = self.width, self.tower.heads
         q = self._pick("queries", q, plan, "queries", B).view(B * plan.groups, -1, heads, w // heads)
         kv = self._pick("keys", kv, plan, "keys", B).view(B * plan.groups, -1, 2, heads, w // heads)
         kv[:, 0] = layer.sos.view(2, heads, -1)
         q, k, v = q.transpose(1, 2), kv[:, :, 0].transpose(1, 2), kv[:, :, 1].transpose(1, 2)
-        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask(plan, B), scale=1.0)
-        seen = self._pick("seen", seen.transpose(1, 2).reshape(-1, w), plan, "slots", B)
-        return self._add(x, seen, layer.out, layer.b_out)
+        output = F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask(plan, B), scale=1.0)
+        output = self._pick("output", output.transpose(1, 2).reshape(-1, w), plan, "slots", B)
+        return self._add(x, output, layer.out, layer.b_out)
 
     def _pick(self, name: str, rows: Tensor, plan: Attention, which: str, B: int) -> Tensor:
-        """From each query's part of `rows`, those that the plan's list `which` names; `rows` itself if that is all of them."""
+        """From each query's part of `rows`, those that the plan's list `which` names; `rows` itself if it names all."""
         index = self._index(plan, which, B, len(rows) // B)
         if index is None:
             return rows
@@ -213,7 +213,7 @@ class Prepared:
         return torch.mm(rows, matrix, out=out) if bias is None else torch.addmm(bias, rows, matrix, out=out)
 
     def _add(self, x: Tensor, rows: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
-        """x + rows · matrix + bias, written into x itself unless a graph needs the old values."""
+        """x + rows · matrix + bias, written into x unless a graph needs the old values."""
         return x.addmm_(rows, matrix).add_(bias) if self.in_place else torch.addmm(x, rows, matrix) + bias
 
     def _norm(self, x: Tensor) -> Tensor:

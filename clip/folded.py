@@ -2,8 +2,8 @@
 
 Layer-norm gains and biases go into the next matrix, the attention scale into the queries, layer scale into the projections,
 the value bias into the output bias (attention weights sum to one), and the key bias is dropped (the softmax cancels it).
-QuickGELU, x·σ(1.702 x), is SiLU between matrices scaled by 1.702 and 1/1.702. A tower of fewer bits (clip/packed.py) keeps its
-matrices as they are stored, and folds while it unpacks them.
+QuickGELU, x·σ(1.702 x), is SiLU between matrices scaled by 1.702 and 1/1.702. A tower in fewer bits (clip/packed.py) keeps its
+matrices packed, and folds them when it unpacks them.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ QUICK = 1.702
 
 
 class Unsupported(Exception):
-    """The engine does not support this text tower; the message says why. It takes the reference path."""
+    """The engine does not support this text tower, for the reason in the message. The tower then takes the reference path."""
 
 
 @dataclass(frozen=True)
 class FoldedTower:
-    """A tower in one precision. `positions` (L, width): positional embeddings. `readout` (width, D), `b_readout` (D,): projection
-    after the last norm."""
+    """A tower in one precision.
+
+    `positions` (L, width): positional embeddings. `readout` (width, D), `b_readout` (D,): projection after the last norm.
+    """
 
     layers: Sequence[Layer]
     heads: int
@@ -45,14 +47,14 @@ class FoldedTower:
 class Foldable:
     """A tower that can be folded for passes of any precision.
 
-    A float32 tower keeps its blocks and folds them in float64 for each precision anew, so that no float64 copy stays. One of
-    fewer bits keeps its packed layers alone, which all precisions share.
+    A float32 tower keeps its blocks and folds them in float64 anew for each precision, so that no float64 copy stays in memory.
+    A tower in fewer bits keeps only its packed layers, which all precisions share.
     """
 
     def __init__(self, tower: TextTower, sos_token: int, kind: str = "float32"):
         """`kind`: what the tower's matrices were rounded to (`clip.packed`).
 
-        Raises Unsupported, with the reason, if the tower is not of plain causal blocks.
+        Raises Unsupported, with the reason, if the tower does not consist of plain causal blocks.
         """
         self.blocks = _checked_blocks(tower)
         self.quick, self.eps = isinstance(self.blocks[0].mlp.gelu, QuickGELU), self.blocks[0].ln_1.eps
@@ -74,7 +76,7 @@ class Foldable:
 
         layers: list[Layer] = []
         if self.packed:
-            # on a device that is not the CPU, the next precision finds the stored values there
+            # moved to the device once, for all precisions
             self.packed = [layer.to(torch.float64, device) for layer in self.packed]
             layers += [layer.to(dtype, device) for layer in self.packed]
         x = self.sos
@@ -100,7 +102,7 @@ def _checked_blocks(tower: TextTower) -> list[ResidualAttentionBlock]:
             raise Unsupported(f"its text blocks are {type(block).__name__} with {type(block.attn).__name__}")
         norms = {type(block.ln_1).__name__, type(block.ln_2).__name__, type(tower.ln_final).__name__}
         if norms - {"LayerNorm", "LayerNormFp32"}:
-            raise Unsupported(f"it normalizes by {', '.join(sorted(norms))}")
+            raise Unsupported(f"it normalizes with {', '.join(sorted(norms))}")
         if type(block.mlp.gelu) not in (nn.GELU, QuickGELU) or getattr(block.mlp.gelu, "approximate", "none") != "none":
             raise Unsupported(f"its activation is {block.mlp.gelu}")
         if len({block.ln_1.eps, block.ln_2.eps, tower.ln_final.eps}) > 1 or block.attn.in_proj_weight is None:
@@ -115,7 +117,7 @@ def _checked_blocks(tower: TextTower) -> list[ResidualAttentionBlock]:
 
 
 def _fold_block(block: ResidualAttentionBlock, quick: bool, eps: float, sos: Tensor) -> tuple[DenseLayer, Tensor]:
-    """The folded block, and the [SOS] activations (width,) behind it, of `sos` (width,) in front of it."""
+    """The folded block, and the [SOS] activations (width,) after it, given those before it, `sos` (width,)."""
 
     def exact(tensor: Tensor) -> Tensor:
         return tensor.detach().cpu().double()
@@ -153,7 +155,7 @@ def _fold_block(block: ResidualAttentionBlock, quick: bool, eps: float, sos: Ten
 
 
 def _pack_block(block: ResidualAttentionBlock, layer: DenseLayer, quick: bool, kind: str) -> PackedLayer:
-    """The block's matrices as they are stored, with the factors that `_fold_block` gives their rows and columns."""
+    """The block with its matrices packed, and with the factors that `_fold_block` applies to their rows and columns."""
 
     def factors(tensor: Tensor) -> Tensor:
         return tensor.detach().cpu().double()

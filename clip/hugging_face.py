@@ -1,4 +1,4 @@
-"""From the tensor names of Hugging Face's CLIPModel to those of open_clip's CLIP."""
+"""Converts weights from the layout of Hugging Face's CLIPModel to that of open_clip's CLIP."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 MARK = "text_model.embeddings.token_embedding.weight"
-# whole names; a projection is a linear layer's weight there and a matrix from the left here
+# complete names
 NAMES = {
     MARK: "token_embedding.weight",
     "text_model.embeddings.position_embedding.weight": "positional_embedding",
@@ -25,6 +25,7 @@ NAMES = {
     "vision_model.post_layernorm.bias": "visual.ln_post.bias",
     "logit_scale": "logit_scale",
 }
+# Hugging Face stores a projection as the weight (out, in) of a linear layer, open_clip as a matrix (in, out)
 TRANSPOSED = {"text_projection.weight": "text_projection", "visual_projection.weight": "visual.proj"}
 TOWERS = {"text_model": "transformer", "vision_model": "visual.transformer"}
 LAYER = re.compile(r"(text_model|vision_model)\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
@@ -35,7 +36,7 @@ PARTS = {
     "mlp.fc2": "mlp.c_proj",
     "self_attn.out_proj": "attn.out_proj",
 }
-# open_clip keeps the three input projections of attention as one matrix, in this order
+# open_clip stacks the three input projections of attention in one matrix, in this order
 QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 
 
@@ -44,7 +45,7 @@ def is_hugging_face(state: dict[str, Tensor]) -> bool:
 
 
 def to_open_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same weights under open_clip's names. A name that the layout lacks stays unchanged, so that loading reports it."""
+    """The same weights under open_clip's names. An unknown name stays unchanged, so that loading reports it."""
     converted: dict[str, Tensor] = {}
     joined: dict[str, dict[str, Tensor]] = {}
     for name, tensor in state.items():
@@ -65,10 +66,10 @@ def to_open_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def uses_quick_gelu(path: Path) -> bool | None:
-    """Whether the model was trained with QuickGELU, by the config.json beside its weights; None without that file."""
+    """Whether the model was trained with QuickGELU, according to the config.json next to its weights; None without that file."""
     try:
         config = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
-        # both are the defaults of that library: a configuration leaves them out
+        # transformers leaves defaults out of a config.json, and QuickGELU is the default
         return config.get("text_config", {}).get("hidden_act", "quick_gelu") == "quick_gelu"
     except (OSError, ValueError, AttributeError):
         return None

@@ -1,4 +1,4 @@
-"""One block of a folded text tower, with its matrices in the precision of a pass or packed, as the engines multiply by it."""
+"""One block of a folded text tower, in the form that the engines multiply by: matrices in a pass's precision, or packed."""
 
 from __future__ import annotations
 

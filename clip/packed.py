@@ -1,7 +1,7 @@
-"""A frozen text tower whose matrices are stored in bfloat16 or int8 and become numbers of the pass's precision per product.
+"""A frozen text tower whose matrices are stored in bfloat16 or int8 and converted to the pass's precision for each product.
 
 int8 is symmetric with one scale per output channel: W = scale · q, q in −127 … 127, rounded to nearest. Scales have 16
-significant bits, rounded up, so that scale · q is exact in float32: a tower of rounded values, packed, has those values, and
+significant bits, rounded up, so that scale · q is exact in float32: packing a tower of rounded values loses nothing, and
 open_clip's own modules compute with the same weights as the engine. Biases, norms, embeddings and the read-out stay float32.
 """
 
@@ -21,14 +21,14 @@ SCALE_BITS = 16
 
 @dataclass(frozen=True)
 class PackedMatrix:
-    """rows ∘ W ∘ columns: W (in, out) is stored, `rows` (in,) and `columns` (out,) have the precision of the pass."""
+    """rows ∘ W ∘ columns: W (in, out) is `stored`; `rows` (in,) and `columns` (out,) have the precision of the pass."""
 
     stored: Tensor
     rows: Tensor
     columns: Tensor
 
     def to(self, dtype: torch.dtype, device: torch.device) -> PackedMatrix:
-        """For passes in `dtype`; what is stored is shared, where it is on the device already."""
+        """For passes in `dtype`; shares the stored values if they are on the device already."""
         return PackedMatrix(self.stored.to(device), self.rows.to(device, dtype), self.columns.to(device, dtype))
 
     @property
@@ -39,7 +39,7 @@ class PackedMatrix:
 def pack(matrix: Tensor, kind: str, *, rows: Tensor, columns: Tensor) -> PackedMatrix:
     """A tower's matrix (out, in) of `kind` values, with factors rows (in,) and columns (out,) float64.
 
-    The matrix must have been rounded to that kind (`round_matrices`).
+    The matrix must have been rounded to that kind (`rounded`).
     """
     if kind == "bfloat16":
         return PackedMatrix(matrix.T.to(torch.bfloat16).contiguous(), rows, columns)
@@ -57,7 +57,7 @@ def quantize(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rounded(matrix: Tensor, kind: str) -> Tensor:
-    """The matrix (out, in) float32 with the nearest values that `kind` can store."""
+    """The matrix (out, in) float32 with each entry rounded to the nearest value that `kind` can store."""
     if kind == "bfloat16":
         return matrix.to(torch.bfloat16).to(matrix.dtype)
     q, scale = quantize(matrix)
@@ -78,7 +78,7 @@ def with_rounded_matrices(model: nn.Module, kind: str) -> nn.Module:
 
 
 def _shallow(module: Any) -> Any:
-    """A module of the same parts, whose parts can be replaced without changing `module`."""
+    """A copy that shares the submodules of `module`, and whose submodules can be replaced without changing `module`."""
     copied = copy.copy(module)
     copied._modules = dict(module._modules)
     return copied

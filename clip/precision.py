@@ -1,4 +1,4 @@
-"""Which precision a device multiplies fastest, by what it says it can do and never by timing."""
+"""Which precision a device multiplies fastest, from the capabilities that it reports, never from timing."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ CPU_UNITS = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
 
 
 def tangent_precision(named: str, device: torch.device) -> str:
-    """What `--tangent_precision` is on this device."""
+    """The value of `--tangent_precision` on this device, with "auto" resolved."""
     if named != "auto":
         return named
     return "bfloat16" if multiplies_bfloat16_faster(device) else "float32"
 
 
 def multiplies_bfloat16_faster(device: torch.device) -> bool:
-    """Whether `device` has units for products of bfloat16; a device that has none is slower at them than at float32."""
+    """Whether `device` has units for bfloat16 products; without them, bfloat16 is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and any(getattr(torch.cpu, unit, lambda: False)() for unit in CPU_UNITS)

@@ -43,7 +43,7 @@ class Projection:
 
 @dataclass(frozen=True)
 class FullSpace:
-    """The context itself as the vector: C(w) = p0 + w, row after row, with no projection."""
+    """The context itself as the vector: C(w) = p0 + w, row by row, with no projection."""
 
     p0: Tensor
 
@@ -104,7 +104,7 @@ def context_ids(backbone: Backbone, ctx_init: str) -> list[int]:
 
 
 def text_tower(backbone: Backbone) -> TextTower:
-    """The module with token_embedding, transformer, …: the model itself, or its `text` where open_clip keeps the tower apart."""
+    """The module with token_embedding, transformer, …: the model itself, or its `text` if open_clip separates the tower."""
     return cast(TextTower, getattr(backbone.model, "text", backbone.model))
 
 
@@ -127,12 +127,12 @@ def tokenize(backbone: Backbone, prompts: Sequence[str]) -> tuple[Tensor, list[s
         seen.add(key)
     if equal:
         warnings.append(
-            f"{len(equal)} prompts are the same tokens as another class's, and of such classes only one can be predicted: "
+            f"{len(equal)} prompts have the same tokens as another class's, so only one of these classes can be predicted: "
             + ", ".join(map(repr, equal[:3]))
         )
     long = [prompt for prompt, ids in zip(prompts, encoded, strict=True) if len(ids) + 2 > limit]
     if long:
-        warnings.append(f"{len(long)} prompts are longer than {limit} tokens and are cut: {', '.join(map(repr, long[:3]))}")
+        warnings.append(f"{len(long)} prompts exceed {limit} tokens and are truncated: {', '.join(map(repr, long[:3]))}")
     if backbone.known_tokens is not None:
         untrained = [p for p, ids in zip(prompts, encoded, strict=True) if not backbone.known_tokens.issuperset(ids)]
         if untrained:

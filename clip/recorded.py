@@ -1,4 +1,4 @@
-"""The text tower's pass at one context, which stores what the derivative of each layer needs (clip/tangents.py)."""
+"""The text tower's pass at one context, which stores what each layer's derivative needs (clip/tangents.py)."""
 
 from __future__ import annotations
 
@@ -47,21 +47,21 @@ class Norm(Stored):
 class Heads(Stored):
     """Attention, for each of the G·H pairs of a group and a head, with S queries, T keys and heads of size s.
 
-    `q` (GH, S, s), `k` and `v` (GH, T, s), their weights `P` = softmax(q·kᵀ + mask) (GH, S, T), `seen` = P·v (GH, S, s).
+    `q` (GH, S, s), `k` and `v` (GH, T, s), the weights `P` = softmax(q·kᵀ + mask) (GH, S, T), `output` = P·v (GH, S, s).
     """
 
     q: Tensor
     k: Tensor
     v: Tensor
     P: Tensor
-    seen: Tensor
+    output: Tensor
 
 
 @dataclass(frozen=True)
 class Block(Stored):
     """One layer: its two norms, its attention, and the slope of its activation (rows, 4·width).
 
-    In the last layer, all but `norm1` and the keys and values is of EOS rows alone.
+    In the last layer, everything except `norm1`, the keys and the values covers the EOS rows only.
     """
 
     norm1: Norm
@@ -72,7 +72,7 @@ class Block(Stored):
 
 @dataclass(frozen=True)
 class Recorded:
-    """What a pass stores. `features` (leaves, D), L2-normalized; `lengths` (leaves, 1): their norms before that."""
+    """What a pass stores. `features` (leaves, D), L2-normalized; `lengths` (leaves, 1): their norms before normalization."""
 
     blocks: tuple[Block, ...]
     norm: Norm
@@ -97,8 +97,8 @@ def record(prepared: Prepared, context: Tensor, dtype: torch.dtype) -> Recorded:
         q = querying @ layer.qkv[:, :width] + layer.b_q
         plan = prepared.leaves if last else prepared.rows
         heads = attend(q, kv, layer, plan, tower.heads)
-        seen = heads.seen.view(plan.groups, tower.heads, -1, width // tower.heads).transpose(1, 2).reshape(-1, width)
-        x = x + seen[plan.slots] @ layer.out + layer.b_out
+        output = heads.output.view(plan.groups, tower.heads, -1, width // tower.heads).transpose(1, 2).reshape(-1, width)
+        x = x + output[plan.slots] @ layer.out + layer.b_out
         norm2 = normalize(x, tower.eps)
         hidden = norm2.value @ layer.fc + layer.b_fc
         x = x + activate(hidden, tower.quick) @ layer.proj + layer.b_proj
@@ -114,7 +114,7 @@ def normalize(x: Tensor, eps: float) -> Norm:
 
 
 def attend(q: Tensor, kv: Tensor, layer: Layer, plan: Attention, heads: int) -> Heads:
-    """Attention of queries `q` (rows, width), those that the plan selects, over `kv` (R, 2·width) of all rows."""
+    """Attention of the queries `q` (rows, width) that the plan selects over `kv` (R, 2·width) of all rows."""
     size = q.shape[1] // heads
     q = q[plan.queries].view(plan.groups, -1, heads, size).transpose(1, 2).flatten(0, 1)
     kv = kv[plan.keys].view(plan.groups, -1, 2, heads, size)

@@ -1,4 +1,4 @@
-"""A pass of one shape as a CUDA graph: its hundred or more kernels are launched at once; launching dominates small passes."""
+"""A pass of one shape as a CUDA graph, which launches all its kernels at once: launches dominate the time of small passes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 class Replay:
     """`run`, recorded on inputs of the shape, dtype and device of `example`.
 
-    `run` must do the same operations each time, wait for nothing, and keep what memory it works in.
+    `run` must perform the same operations each time, never synchronize, and reuse its working memory.
     """
 
     def __init__(self, run: Callable[[Tensor], Tensor], example: Tensor):
         self.given = example.clone()
-        # what a first call sets up must not be recorded, nor happen on the stream that others wait for
+        # the setup of a first call must not be recorded, nor run on the stream that other work waits for
         stream = torch.cuda.Stream(example.device)
         stream.wait_stream(torch.cuda.current_stream(example.device))
         with torch.cuda.stream(stream):

@@ -47,7 +47,7 @@ class Stock:
         return F.normalize(torch.cat(features), dim=-1).view(B, K, -1)
 
     def chunk(self, dtype: torch.dtype) -> int:
-        """Prompts per pass, from the memory limit alone; on a CPU at most about 4,000 tokens, since more gains nothing there."""
+        """Prompts per pass, from the memory limit only; on a CPU at most about 4,000 tokens, since more are not faster there."""
         length, width = self._embeddings.shape[1:]
         heads = self._parts[torch.float32].transformer.resblocks[0].attn.num_heads
         values = length * (LIVE_WIDTHS * width + heads * length)
@@ -64,7 +64,7 @@ class Stock:
 
 
 class TowerParts(nn.Module):
-    """A text tower behind the token embedding, in open_clip's modules; copied as a whole for another precision."""
+    """A text tower after the token embedding, in open_clip's modules; copied as a whole for another precision."""
 
     attn_mask: Tensor | None
 
@@ -83,7 +83,7 @@ class TowerParts(nn.Module):
         return self.pool(x, tokens)
 
     def pool(self, x: Tensor, tokens: Tensor) -> Tensor:
-        """Features (P, D) from what leaves the last block (P, L, width)."""
+        """Features (P, D) from the output of the last block (P, L, width)."""
         pooled: Tensor = text_global_pool(self.ln_final(x), tokens, self.pool_type, eos_token_id=self.eos_id)
         if isinstance(self.text_projection, nn.Linear):
             return self.text_projection(pooled)

@@ -1,19 +1,19 @@
 """The tangent engine: exact slopes of a loss along many changes of the context, by one pass at w and matrix products.
 
-A pass at w keeps of every layer what its derivative needs (clip/recorded.py). A batch of tangents then passes the layers as
-rows of the same matrix products, in any precision: nothing nearly equal is subtracted, so that bfloat16 will do. With dx a
-tangent of the stream x, y its layer norm of deviation σ, P the attention weights and h what enters the activation:
+A pass at w stores what each layer's derivative needs (clip/recorded.py). A batch of tangents then goes through the layers as
+rows of the same matrix products, in any precision: no nearly equal numbers are subtracted, so bfloat16 suffices. With dx a
+tangent of the stream x, y the layer norm of x, σ its standard deviation, P the attention weights and h the activation's input:
 
     dy = (dx − mean(dx) − y·mean(y·dx)) / σ
     dS = dq·kᵀ + q·dkᵀ,   dP = P∘dS − P·Σ(P∘dS),   do = dP·v + P·dv
     da = activation'(h) ∘ dh
 
-The loss enters as ∂L/∂features alone, so images are not scored per tangent. It builds no graph and makes no backward pass.
+The loss enters only through ∂L/∂features, so images are not scored per tangent. There is no graph and no backward pass.
 
-Not computed: tangents of [SOS], which no context reaches; in the first layer queries, keys and values of name tokens, which
-do not depend on w yet; in the last layer all but keys and values of rows other than EOS.
+Not computed: tangents of [SOS], which no context reaches; in the first layer, queries, keys and values of name tokens, which
+do not depend on w yet; in the last layer, anything but keys and values for rows other than EOS.
 
-Rows are ordered by tree row and then by tangent, so that what belongs to w is one matrix for all tangents of a row.
+Rows are ordered by tree row and then by tangent, so that all tangents of a row are multiplied by one matrix stored at w.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from clip.recorded import Block, Norm, Recorded, record
 from clip.tree import Attention
 from utils.numbers import ceil_div
 
-# vectors as long as the width that a layer keeps per row, besides keys, values and attention weights: two norms, queries,
+# vectors of the tower's width that a layer stores per row, besides keys, values and attention weights: two norms, queries,
 # attention output, and the slope of the hidden layer
 KEPT_WIDTHS = 8
 
 
 class Linearized:
-    """The text `features` (K, D) at one context, and how a loss moves with the context there; `chunk` tangents per pass."""
+    """The text `features` (K, D) at one context, and the slopes of a loss there; `chunk` tangents per pass."""
 
     def __init__(self, tangents: Tangents, recorded: Recorded, leaf_of_class: Tensor):
         self.features, self.chunk = recorded.features[leaf_of_class], tangents.chunk
         self._tangents, self._recorded, self._leaf_of_class = tangents, recorded, leaf_of_class
 
     def slopes(self, directions: Tensor, sensitivity: Tensor) -> Tensor:
-        """dL (m,) float64 along changes of the context (m, n_ctx, width), or (m, K, n_ctx, width), where a loss has
+        """dL (m,) float64 along changes of the context (m, n_ctx, width), or (m, K, n_ctx, width), of a loss with
         ∂L/∂features = `sensitivity` (K, D)."""
         with torch.inference_mode():
             weight, m = self._weight(sensitivity), len(directions)
@@ -55,10 +55,10 @@ class Linearized:
             return torch.cat(sums) if sums else weight.new_zeros(0)
 
     def _weight(self, sensitivity: Tensor) -> Tensor:
-        """∂L/∂x (leaves, 1, width) float64 of the stream x behind the last layer.
+        """∂L/∂x (leaves, 1, width) float64 of the stream x after the last layer.
 
-        From there on, all tangents meet the same linear map, so ∂L/∂features is taken through it instead, once. The derivatives
-        of normalization and of a layer norm are symmetric matrices.
+        From there on, all tangents go through the same linear map, so its transpose is applied to ∂L/∂features instead, once.
+        The derivatives of normalization and of a layer norm are symmetric matrices.
         """
         features, lengths = self._recorded.features.double(), self._recorded.lengths.double()
         of_leaf = torch.zeros_like(features).index_add_(0, self._leaf_of_class, sensitivity.to(features))
@@ -70,7 +70,7 @@ class Linearized:
 
 
 class TangentEngine:
-    """Slopes along changes of the context, for the names and the tower of an engine, on its device and within its memory."""
+    """Slopes along changes of the context, for the names and the tower of an engine, on its device within its memory limit."""
 
     def __init__(self, engine: Engine):
         self.engine = engine
@@ -87,7 +87,7 @@ class TangentEngine:
             return Linearized(self._tangents_of(tangent_dtype, context.ndim == 3), recorded, prepared.leaf_of_class)
 
     def chunk(self, dtype: torch.dtype, class_specific: bool = False) -> int:
-        """Tangents per pass in `dtype`; follows from the names, the sizes and the memory limit alone."""
+        """Tangents per pass in `dtype`, from the names, the sizes and the memory limit only."""
         return self._tangents_of(dtype, class_specific).chunk
 
     def _tangents_of(self, dtype: torch.dtype, class_specific: bool) -> Tangents:
@@ -102,15 +102,15 @@ class TangentEngine:
 class Moves:
     """Which rows have tangents in a layer. `start`: the first row that the context reaches.
 
-    `querying`: of the rows from `start` on, those whose queries move, None for all. `wanted`: the rows that the next part needs,
-    None for all. `queries` (G, S) and `keys` (G, T): the positions of those of `plan` among the computed ones, −1 where they have
-    no tangent.
+    `querying`: which of the rows from `start` on have queries with tangents; None for all. `output`: the rows that the rest of
+    the tower needs; None for all. `queries` (G, S) and `keys` (G, T): the positions of the plan's queries and keys among the
+    computed rows, −1 without a tangent.
     """
 
     plan: Attention
     start: int
     querying: Tensor | None
-    wanted: Tensor | None
+    output: Tensor | None
     queries: Tensor
     keys: Tensor
 
@@ -130,7 +130,7 @@ class Tangents:
         self.moves = self._find_moves(prepared.rows, prepared.leaves, prepared.leaf_rows)
         self.buffers: dict[str, Tensor] = {}
         self.indices: dict[tuple[int, str, int], Tensor] = {}
-        # layer norm's kernel for half precision on a CPU takes statistics in float32 only beside weights in float32
+        # on a CPU, the half-precision kernel of layer norm accepts float32 statistics only together with float32 weights
         mixed = dtype in (torch.bfloat16, torch.float16)
         self.statistics = torch.float32 if mixed else dtype
         self.ones = torch.ones(self.width, device=self.device) if mixed and self.device.type == "cpu" else None
@@ -146,7 +146,7 @@ class Tangents:
         return max(1, int(rows // self.rows))
 
     def _find_moves(self, rows: Attention, leaves: Attention, leaf_rows: Tensor) -> list[Moves]:
-        """Of each layer; those between the first and the last share theirs."""
+        """The moves of each layer; the layers between the first and the last share theirs."""
         everywhere = torch.arange(self.rows, device=self.device)
 
         def moves(first: bool, last: bool) -> Moves:
@@ -158,7 +158,7 @@ class Tangents:
             keys[:, 0] = -1
             if not last:
                 return Moves(plan, start, None, None, computed[plan.queries].view(plan.groups, -1), keys)
-            # leaves are name tokens, so in the first layer none of them moves
+            # leaves are name tokens, which have no tangents in the first layer
             querying, queries = (leaf_rows[:0], torch.full_like(plan.queries, -1)) if first else (leaf_rows, plan.queries)
             return Moves(plan, start, querying, leaf_rows, queries.view(plan.groups, -1), keys)
 
@@ -168,7 +168,7 @@ class Tangents:
         return [moves(True, False), *[between] * (len(self.layers) - 2), moves(False, True)]
 
     def __call__(self, directions: Tensor, blocks: Sequence[Block]) -> Tensor:
-        """Tangents (leaves, m, width) of the stream behind the last layer, along `directions` (m, …, n_ctx, width)."""
+        """Tangents (leaves, m, width) of the stream after the last layer, along `directions` (m, …, n_ctx, width)."""
         m, width = len(directions), self.width
         stream = self._buffer("stream", self.rows * m, width)
         stream[: self.names * m] = 0
@@ -181,7 +181,7 @@ class Tangents:
         dy = self._norm(stream[moves.start * m :], block.norm1, moves.start, m)
         dkv = self._product("kv", dy, weights.kv)
         dq = self._product("q", self._rows(dy, moves.querying, m), weights.q)
-        stream = self._rows(stream, moves.wanted, m)
+        stream = self._rows(stream, moves.output, m)
         stream.addmm_(self._attention(dq, dkv, moves, block, m), weights.out)
         dh = self._product("hidden", self._norm(stream, block.norm2, 0, m), weights.fc)
         dh.view(-1, m, dh.shape[1]).mul_(block.slope[:, None])
@@ -197,11 +197,11 @@ class Tangents:
         x.view(-1, m, self.width).copy_(centered[:, None])
         inverse = inverse.repeat(1, m).view(-1, 1)
         mean = torch.zeros_like(inverse)
-        shape, wanted = [self.width], [True, False, False]
-        return torch.ops.aten.native_layer_norm_backward(dx, x, shape, mean, inverse, self.ones, None, wanted)[0]
+        shape, output_mask = [self.width], [True, False, False]
+        return torch.ops.aten.native_layer_norm_backward(dx, x, shape, mean, inverse, self.ones, None, output_mask)[0]
 
     def _attention(self, dq: Tensor, dkv: Tensor, moves: Moves, block: Block, m: int) -> Tensor:
-        """do (wanted rows · m, width) of dq (querying rows · m, width) and dkv (moving rows · m, 2·width)."""
+        """do (output rows · m, width) of dq (querying rows · m, width) and dkv (rows from `start` on · m, 2·width)."""
         at = block.heads
         pairs, S, size = at.q.shape
         T = at.k.shape[1]
@@ -210,22 +210,22 @@ class Tangents:
         dS.view(pairs, S, m * T).baddbmm_(at.q, dk.view(pairs, m * T, size).transpose(1, 2))
         weighted = dS.view(pairs, S, m, T).mul_(at.P[:, :, None])
         total = weighted.sum(-1, keepdim=True)
-        # dP·v, where P·v is known
-        do = torch.bmm(weighted.view(pairs, S * m, T), at.v, out=self._buffer("seen", pairs, S * m, size))
-        do.view(pairs, S, m, size).addcmul_(total, at.seen[:, :, None], value=-1)
+        # dP·v, from P·v
+        do = torch.bmm(weighted.view(pairs, S * m, T), at.v, out=self._buffer("output", pairs, S * m, size))
+        do.view(pairs, S, m, size).addcmul_(total, at.output[:, :, None], value=-1)
         do.view(pairs, S, m * size).baddbmm_(at.P, dv.view(pairs, T, m * size))
-        index = self._index(moves, "seen", m)
+        index = self._index(moves, "output", m)
         out = self._buffer("attended", len(index) // self.heads, self.width)
         torch.index_select(do.view(-1, size), 0, index, out=out.view(-1, size))
         return out
 
     def _by_head(self, dq: Tensor, dkv: Tensor, moves: Moves, m: int) -> tuple[Tensor, Tensor, Tensor]:
-        """dq (GH, S, m, s), dk (GH, m, T, s) and dv (GH, T, m, s), flat; zero where nothing moves."""
+        """dq (GH, S, m, s), dk (GH, m, T, s) and dv (GH, T, m, s), flat; zero for rows without tangents."""
         size = self.width // self.heads
         found = []
         for name, source in (("queries", dq), ("keys", dkv), ("values", dkv)):
             index = self._index(moves, name, m)
-            # _product leaves room for a chunk of zeros behind its rows
+            # _product leaves room for a chunk of zeros after its rows
             chunks = source.as_strided((source.numel() // size + 1, size), (size, 1))
             found.append(torch.index_select(chunks, 0, index, out=self._buffer(name, len(index), size)))
         return found[0], found[1], found[2]
@@ -236,7 +236,7 @@ class Tangents:
         if key not in self.indices:
             heads = torch.arange(self.heads, device=self.device)
             tangents = torch.arange(m, device=self.device)
-            if which == "seen":
+            if which == "output":
                 group, place = moves.plan.slots // moves.queries.shape[1], moves.plan.slots % moves.queries.shape[1]
                 pairs = group[:, None] * self.heads + heads
                 slots = pairs * moves.queries.shape[1] + place[:, None]
@@ -254,7 +254,7 @@ class Tangents:
         return self.indices[key]
 
     def _rows(self, tensor: Tensor, rows: Tensor | None, m: int) -> Tensor:
-        """Of `tensor` (n·m, width) those of `rows`, with all their tangents."""
+        """The `rows` of `tensor` (n·m, width), with all their tangents."""
         return tensor if rows is None else tensor.view(-1, m, self.width)[rows].view(-1, self.width)
 
     def _product(self, name: str, rows: Tensor, matrix: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class TextFeatures:
     ):
         """`memory_limit`: bytes that the activations of one pass may take. `engine`: "fast" or "stock".
 
-        `position`: the class name is at the "end" of the context, in its "middle" (behind ⌊n_ctx/2⌋ tokens) or at its "front".
+        `position`: the class name is at the "end" of the context, in its "middle" (after ⌊n_ctx/2⌋ tokens) or at its "front".
         The fast engine needs prompts with a common beginning, so only "end" uses it; the others take the stock path.
         """
         prompts = [f"{clean_name(init_words)} {clean_name(name)}." for name in classnames]
@@ -74,9 +74,9 @@ class TextFeatures:
         return self._features(contexts, dtype)
 
     def linearized(self, context: Tensor, dtype: torch.dtype, tangent_dtype: torch.dtype) -> Linearized | None:
-        """The features about `context` (n_ctx, width) or (K, n_ctx, width), with slopes; None where the stock tower runs.
+        """The features at `context` (n_ctx, width) or (K, n_ctx, width), with slopes; None if the stock tower is used.
 
-        `dtype`: of the pass at the context, float32 or float64. `tangent_dtype`: of what passes along it.
+        `dtype`: of the pass at the context, float32 or float64. `tangent_dtype`: of the tangents.
         """
         return self._tangents(context, dtype, tangent_dtype) if self.engine else None
 
@@ -90,17 +90,17 @@ class TextFeatures:
 
 
 def unpacked(backbone: Backbone) -> list[str]:
-    """The warning where a tower of fewer bits takes a path that computes with its values in float32."""
+    """A warning if a tower in fewer bits takes a path that stores its values as float32."""
     if backbone.tower_weights == "float32":
         return []
-    return [f"--tower_weights {backbone.tower_weights}: the stock tower holds these values as float32 and needs no less memory"]
+    return [f"--tower_weights {backbone.tower_weights}: the stock tower stores these values as float32 and saves no memory"]
 
 
 def move_names(tokens: Tensor, name_lengths: Sequence[int], n_ctx: int, before: int) -> tuple[Tensor, Tensor]:
-    """Tokens (K, L) with each name moved from behind the context to behind its first `before` tokens; and the context's slots.
+    """Tokens (K, L) with each name moved from after the context to after its first `before` tokens; and the context's slots.
 
-    As in CoOp, the full stop and all tokens behind it keep their positions. A name that is too long for the row was cut; the
-    [EOS] that ends its row stays last, so that the whole context precedes it. Slots (K, n_ctx) are positions in the new rows.
+    As in CoOp, the period and all tokens after it keep their positions. A name that was too long for its row is truncated; the
+    [EOS] that ends the row stays last, so that the whole context precedes it. Slots (K, n_ctx) are positions in the new rows.
     """
     longest = tokens.shape[1] - 2 - n_ctx
     reordered, slots = tokens.clone(), torch.empty(len(tokens), n_ctx, dtype=torch.long)

@@ -1,8 +1,8 @@
-"""The prompts of all classes as one prefix tree: which tokens causal attention lets them share, and which keys each attends to.
+"""The prompts of all classes as one prefix tree: the tokens that causal attention lets them share, and the keys of each token.
 
 With causal attention a position depends only on the positions before it, so two prompts have equal activations along their
 common prefix. The tree has one node for each distinct prefix; a class's feature is taken from its [EOS] node. This module is
-index arithmetic, done once per run, and knows no weights.
+index arithmetic, done once per run; it involves no weights.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class PromptTree:
 
 
 def build_tree(suffixes: Sequence[Sequence[int]], n_ctx: int, class_specific: bool, group_size: int = 64) -> PromptTree:
-    """`suffixes`: for each class the token ids behind the context, with [EOS]. `class_specific`: one context per class.
+    """`suffixes`: for each class the token ids after the context, including [EOS]. `class_specific`: one context per class.
 
     Classes with their own contexts share only [SOS]. `group_size`: maximum number of queries in an attention group.
     """
@@ -101,7 +101,7 @@ def build_tree(suffixes: Sequence[Sequence[int]], n_ctx: int, class_specific: bo
     leaf_of_class = torch.empty(len(suffixes), dtype=torch.long)
     for k, row in ends:
         leaf_of_class[k] = leaf_index[row]
-    # order a class's own context beside its tokens; a shared context is a key of every group anyway
+    # order a class's own context next to its tokens; a shared context is a key of every group anyway
     order = sorted(range(len(chains)), key=lambda row: chains[row]) if class_specific else range(len(chains))
     return PromptTree(
         torch.tensor(tokens),
@@ -128,7 +128,7 @@ def group_attention(query_rows: Sequence[int], chains: Sequence[Sequence[int]], 
     queries = torch.zeros(len(parts), size, dtype=torch.long)
     padded_keys = torch.zeros(len(parts), width, dtype=torch.long)
     mask = torch.full((len(parts), 1, size, width), float("-inf"))
-    # every query, padded or not, attends to [SOS]: the softmax of a row of −inf alone would be NaN
+    # every query, padded or not, attends to [SOS]: the softmax of a row of only −inf would be NaN
     mask[..., 0] = 0.0
     rank = {row: i for i, row in enumerate(sorted(query_rows))}
     slots = torch.empty(len(query_rows), dtype=torch.long)

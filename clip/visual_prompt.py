@@ -1,4 +1,4 @@
-"""The image tower on images that a method prompts: open_clip's own modules, forward only, with prompt tokens after the patches.
+"""The image tower on prompted images: open_clip's own modules, forward only, with prompt tokens after the patches.
 
 Prompt tokens follow all patch tokens, enter before the first layer norm, and have no positional embedding (BPT-VLM).
 """
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from clip.backbone import Backbone
 from utils.errors import UserError
 
-# tokens per pass on a CPU; with its caches, more gains nothing
+# tokens per pass on a CPU, whose caches make larger passes no faster
 CPU_TOKENS = 1024
-# values that a token keeps alive, in multiples of its width: stream, norm, q k v, output, 4 + 4 of the MLP
+# values held per token, in multiples of its width: stream, norm, q k v, output, 4 + 4 of the MLP
 LIVE_WIDTHS = 14
 
 Watch = Callable[[int, Tensor], None]
@@ -79,7 +79,7 @@ class PromptedVision:
         return F.normalize(torch.cat(features), dim=-1).view(B, n, -1)
 
     def chunk(self, length: int, dtype: torch.dtype) -> int:
-        """Images of `length` tokens per pass, from the sizes and the memory limit alone."""
+        """Images of `length` tokens per pass, from the sizes and the memory limit only."""
         heads = self._towers[torch.float32].transformer.resblocks[0].attn.num_heads
         fits = self.memory_limit // (length * (LIVE_WIDTHS * self.width + heads * length) * dtype.itemsize)
         useful = CPU_TOKENS // length if self.device.type == "cpu" else fits
@@ -103,7 +103,7 @@ def encode_prompted(tower: VisionTransformer, embedded: Tensor, tokens: Tensor, 
         x = _first_row(block, x) if readout else block(x)
         if watch is not None:
             watch(layer, x)
-    # prompt tokens take part in attention only; pooling gets the same tokens as without them
+    # prompt tokens take part only in attention; pooling receives the same tokens as without them
     pooled, _ = tower._pool(x[:, :length])
     return pooled if tower.proj is None else pooled @ tower.proj
 

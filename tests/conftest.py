@@ -1,4 +1,4 @@
-"""Shared stand-ins: a tiny random CLIP in open_clip's architecture, a quadratic loss, and the real data where it is at hand."""
+"""Shared stand-ins: a tiny random CLIP in open_clip's architecture, a quadratic loss, and the real data if it is available."""
 
 from __future__ import annotations
 

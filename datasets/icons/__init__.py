@@ -1,15 +1,15 @@
-"""The bundled icon sets: ten few-shot sets and four shifts, cut from icon sets that the Icons towers never saw.
+"""The bundled icon sets: ten few-shot sets and four shifts, cut from icon sets that the Icons towers were not trained on.
 
-Each lies in one safetensors file beside this one, which `tools/maintain/build_icons.py` wrote:
+Each set is one safetensors file next to this module, written by `tools/maintain/build_icons.py`:
 
-    pictures  (bytes,) uint8   every picture as a lossless WebP, one after the other
-    ends      (N,) int64       where each picture ends
-    labels    (N,) int16       its class
+    pictures  (bytes,) uint8   all images as lossless WebP, concatenated
+    ends      (N,) int64       the end of each image in `pictures`
+    labels    (N,) int16       the class of each image
     parts     (N,) uint8       0 training pool, 1 validation pool, 2 test
-    hashes    (N, 5) uint8     the start of a hash of what it shows, as in training_hashes.safetensors
-    sources   (bytes,) uint8   "ICON SET/ICON NAME" of each, a line each, in UTF-8
+    hashes    (N, 5) uint8     the first bytes of a hash of the pixels, as in training_hashes.safetensors
+    sources   (bytes,) uint8   "ICON SET/ICON NAME" of each image, one per line, in UTF-8
 
-and the class names as JSON in the metadata. LICENSES.md names the author and the license of every icon set used.
+with the class names as JSON in the metadata. LICENSES.md names the author and the license of every icon set used.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FOLDER = Path(__file__).parent
 
 
 class IconFile(NamedTuple):
-    """What a file holds. `pictures`: the WebP of each; `sources`: where each is from."""
+    """The content of a file. `pictures`: each image as WebP; `sources`: where each image comes from."""
 
     classes: tuple[str, ...]
     pictures: tuple[bytes, ...]
@@ -48,7 +48,7 @@ def path_of(name: str) -> Path:
 
 @lru_cache(maxsize=4)
 def read_icon_file(path: Path) -> IconFile:
-    """Raises UserError where the file is missing or is not such a file."""
+    """Raises UserError if the file is missing or is not a bundled icon set."""
     try:
         with safe_open(path, "np") as file:
             data, ends, labels, parts, sources = (
@@ -60,14 +60,14 @@ def read_icon_file(path: Path) -> IconFile:
         lines = tuple(sources.tobytes().decode().splitlines())
         content = IconFile(classes, pictures, tuple(labels.tolist()), tuple(parts.tolist()), lines)
         if len({len(column) for column in content[1:]}) > 1 or max(content.labels) >= len(classes):
-            raise ValueError("its parts do not fit together")
+            raise ValueError("its tensors differ in length, or a label has no class name")
         return content
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not a bundled icon set: {error}") from error
+        raise UserError(f"{path}: not a bundled icon set: {error}; restore the file from the repository") from error
 
 
 def read_icons(name: str, folder: Path | None = None, needed: Sequence[str] = PARTS) -> Dataset:
-    """The bundled set `name`; a reader's other arguments mean nothing here. Items have paths "ICON SET/ICON NAME"."""
+    """The bundled set `name`; the other arguments of a reader have no effect. Items have paths "ICON SET/ICON NAME"."""
     file = read_icon_file(path_of(name))
     lists: tuple[list[Item], ...] = ([], [], [])
     for part, label, source in zip(file.parts, file.labels, file.sources, strict=True):

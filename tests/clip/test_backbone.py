@@ -1,4 +1,4 @@
-"""What a backbone name and a device name become, or the one line that refuses them."""
+"""Backbone names and device names: what each resolves to, or the one line that refuses it."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def test_a_quickgelu_architecture_without_a_tag_means_openais_weights() -> None:
 
 
 @pytest.mark.parametrize(("name", "near"), [("ViT-B-61", "ViT-B-16"), ("RN5O", "RN50"), ("Mimi", "Mini")])
-def test_an_unknown_name_names_near_ones(name: str, near: str) -> None:
+def test_an_unknown_name_lists_similar_names(name: str, near: str) -> None:
     message = refusal(lambda: resolve_name(name))
     assert repr(name) in message
-    assert near in message.split("near it: ")[1].split(", ")
+    assert near in message.split("similar names: ")[1].split(", ")
 
 
 @pytest.mark.parametrize("name", ["ViT-B-32", "ViT-B-32@", "ViT-B-32@nonsense"])

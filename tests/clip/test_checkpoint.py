@@ -1,4 +1,4 @@
-"""The forms in which people have CLIP weights: recognized by content, converted, or refused with the reason."""
+"""The common formats of CLIP weights: recognized by content, converted, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_content_decides_the_format_and_not_the_suffix(tmp_path: Path) -> None:
         assert read_state_dict(tmp_path / name).keys() == STATE.keys()
 
 
-def test_an_object_of_unknown_code_is_named_and_torchs_advice_is_not_repeated(tmp_path: Path) -> None:
+def test_an_object_of_unknown_type_is_named_without_torchs_advice(tmp_path: Path) -> None:
     torch.save({"state_dict": STATE, "model": torch.nn.ReLU()}, tmp_path / "w.pt")
     message = refusal(read_state_dict, tmp_path / "w.pt")
     assert "torch.nn.modules.activation.ReLU" in message

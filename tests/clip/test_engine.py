@@ -1,4 +1,4 @@
-"""The scoring engine gives the reference path's features, whatever the names, the context and the tower."""
+"""The scoring engine gives the reference path's features, for any names, context and tower."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_each_distinct_prompt_beginning_is_one_row() -> None:
 
 
 @pytest.mark.parametrize("group_size", [1, 3, 64])
-def test_every_row_looks_at_its_own_past_and_nothing_else(group_size: int) -> None:
+def test_every_row_attends_only_to_its_own_past(group_size: int) -> None:
     tree = build_tree([[5, 6, 9], [5, 7, 9], [8, 9]], n_ctx=2, class_specific=False, group_size=group_size)
     plan = tree.rows
     assert (plan.mask.shape[2] <= group_size) and plan.groups * plan.mask.shape[2] == len(plan.queries)

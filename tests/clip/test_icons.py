@@ -46,7 +46,7 @@ def test_zero_shot_accuracy_is_the_documented_one(icons: Backbone) -> None:
     prompts = [f"a photo of a {name}." for name in dataset.classnames]
     text, warnings = zero_shot_features(icons, prompts)
     accuracy = 100 * float(((features @ text.T).argmax(1) == labels).float().mean())
-    # One picture more or less on another processor.
+    # one image more or less on another processor
     assert abs(accuracy - ZERO_SHOT[icons.name]) < 0.5
     assert not warnings
 

@@ -1,4 +1,4 @@
-"""A class name that is longer than the text tower is cut; the trained context never is, wherever the name goes."""
+"""A class name that exceeds the text tower's length is truncated; the trained context never is, at any position of the name."""
 
 from __future__ import annotations
 

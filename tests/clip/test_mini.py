@@ -34,7 +34,7 @@ def test_mini_loads_frozen_with_32_positions_from_at_most_4_mib(mini: Backbone) 
     torch.testing.assert_close(images.norm(dim=1), torch.ones(2))
 
 
-def test_mini_keeps_the_seeded_row_of_every_token_that_training_did_not_touch(mini: Backbone) -> None:
+def test_mini_keeps_the_seeded_row_of_every_untrained_token(mini: Backbone) -> None:
     table = torch.randn(49408, 128, generator=torch.Generator().manual_seed(0)) * 0.02
     weights = load_file(weights_of(mini.name))
     table[weights["token_ids"].long()] = weights["token_rows"].float()
@@ -43,7 +43,7 @@ def test_mini_keeps_the_seeded_row_of_every_token_that_training_did_not_touch(mi
     assert torch.equal(mini.model.token_embedding.weight, table)
 
 
-def test_mini_warns_once_of_an_unknown_word_and_still_runs(mini: Backbone) -> None:
+def test_mini_warns_once_about_an_unknown_word_and_still_runs(mini: Backbone) -> None:
     words = (token.removesuffix("</w>") for token in mini.tokenizer.encoder if token.endswith("</w>"))
     strange = (w for w in words if w.isalpha() and not mini.known_tokens.issuperset(mini.tokenizer.encode(w)))
     unknown = list(islice(strange, 2))
@@ -57,7 +57,7 @@ def test_mini_knows_the_words_of_its_own_data(mini: Backbone) -> None:
     assert TextFeatures(mini, DIGITS, "a photo of a", 1 << 30).warnings == []
 
 
-def test_weights_of_one_mini_are_refused_to_the_other() -> None:
+def test_weights_of_one_mini_are_refused_for_the_other() -> None:
     path = str(weights_of("Mini-RN"))
     assert f"--checkpoint: {path}: not the weights of Mini" in refusal(lambda: load_backbone("Mini", CPU, path))
 

@@ -28,7 +28,7 @@ engines = pytest.mark.parametrize("engine", ["fast", "stock"])
 
 
 def make_custom(tiny: Backbone, **text: object) -> Backbone:
-    """The tiny CLIP with its text tower apart, as open_clip's CustomTextCLIP keeps it."""
+    """The tiny CLIP with a separate text tower, as in open_clip's CustomTextCLIP."""
     vision_cfg = {"image_size": 32, "patch_size": 16, "layers": 1, "width": 32, "head_width": 16}
     text_cfg = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2} | text
     model = CustomTextCLIP(24, vision_cfg, text_cfg, quick_gelu=True)
@@ -179,9 +179,9 @@ def test_a_name_longer_than_the_tower_gives_a_warning_naming_it_and_runs(plain: 
     long = " ".join(["river"] * 80)
     text = TextFeatures(plain, ["river", long], INIT, ROOM, engine)
     limit = plain.tokenizer.context_length
-    [warning] = [line for line in text.warnings if "longer" in line]
+    [warning] = [line for line in text.warnings if "truncated" in line]
     assert long in warning
-    assert warning.startswith(f"1 prompts are longer than {limit} tokens")
+    assert warning.startswith(f"1 prompts exceed {limit} tokens")
     assert_close(text(projection_of(plain).p0[None])[0], open_clip_features(plain, [f"{INIT} river.", f"{INIT} {long}."]), 1e-6)
 
 

@@ -14,7 +14,7 @@ from clip.text import TextFeatures
 
 
 class FakeReplay:
-    """What a graph does, without one: the same memory is given and filled each time."""
+    """Imitates a graph: the same memory is used and filled each time."""
 
     made: list[torch.Size]
 
@@ -32,7 +32,7 @@ class FakeReplay:
 
 @pytest.fixture
 def replaying(tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> TextFeatures:
-    """Text features whose engine takes the CPU for a CUDA device."""
+    """Text features whose engine treats the CPU as a CUDA device."""
     text = TextFeatures(tiny_backbone, ["red square", "river"], "a photo of a", 1 << 30)
     FakeReplay.made = []
     monkeypatch.setattr(engine, "Replay", FakeReplay)

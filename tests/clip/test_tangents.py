@@ -1,4 +1,4 @@
-"""The tangent engine gives autograd's slopes, whatever the names, the context and the tower, and computes only what moves."""
+"""The tangent engine gives autograd's slopes for any names, context and tower, and computes only rows with tangents."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_buffers_are_reused_between_batches(tiny_backbone: Backbone) -> None:
     assert {name: buffer.data_ptr() for name, buffer in tangents.buffers.items()} == before
 
 
-def test_no_graph_is_built_even_where_everything_requires_grad() -> None:
+def test_no_graph_is_built_even_if_everything_requires_grad() -> None:
     backbone = make_tiny_backbone()
     case = Case(backbone, NAMES)
     backbone.model.requires_grad_(True)

@@ -1,4 +1,4 @@
-"""A text tower in bfloat16 or int8: what it stores, that all paths compute with the same values, and how much memory it takes."""
+"""A text tower in bfloat16 or int8: stored values, the same values in all paths, and memory."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_packed_tower_has_gradients(kind: str) -> None:
 
 
 def test_paths_without_packing_say_so_and_a_float32_tower_says_nothing() -> None:
-    said = "--tower_weights int8: the stock tower holds these values as float32 and needs no less memory"
+    said = "--tower_weights int8: the stock tower stores these values as float32 and saves no memory"
     for text in (
         TextFeatures(packed_backbone("int8"), NAMES, WORDS, 1 << 30, "stock"),
         TextFeatures(packed_backbone("int8"), NAMES, WORDS, 1 << 30, position="front"),
@@ -118,7 +118,7 @@ def test_fingerprint_is_that_of_the_weights_as_they_were_loaded() -> None:
     changed = backbone.with_tower_weights("int8")
     assert changed.fingerprint() == changed.released().fingerprint() == before
     assert all(not torch.equal(old, new) for old, new in zip(weights, matrices(changed.model.transformer), strict=True))
-    # the original is left alone
+    # the original is unchanged
     assert all(torch.equal(old, new) for old, new in zip(weights, matrices(backbone.model.transformer), strict=True))
     same = make_tiny_backbone().with_tower_weights("float32")
     assert all(torch.equal(old, new) for old, new in zip(weights, matrices(same.model.transformer), strict=True))
@@ -140,7 +140,7 @@ def test_engine_keeps_neither_image_tower_nor_embedding_table(kind: str) -> None
 
 
 @pytest.mark.parametrize("trainer", ["sharpzo", "bbt", "zip", "mezo", "coop", "craft", "bpt-vlm", "blackvip"])
-def test_run_keeps_the_image_tower_only_where_its_steps_encode_images(trainer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_retains_the_image_tower_only_if_its_steps_encode_images(trainer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     towers = []
     load = jobs.load_task
 

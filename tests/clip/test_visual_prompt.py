@@ -1,4 +1,4 @@
-"""The image tower with prompt tokens: open_clip's features without any, and those of its stock forward with them put in."""
+"""The image tower with prompt tokens: without tokens open_clip's features, with tokens those of its stock forward."""
 
 from __future__ import annotations
 

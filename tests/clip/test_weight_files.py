@@ -1,4 +1,4 @@
-"""What a weight file becomes: the same features, or one clear line."""
+"""A weight file gives the same features, or is refused in one clear line."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder that is removed right after the test; pytest would keep the large files of three runs."""
+    """A folder that is removed right after the test, since pytest would retain the large files of three runs."""
     yield tmp_path
     shutil.rmtree(tmp_path)
 
@@ -143,7 +143,7 @@ def test_a_malicious_pickle_is_refused_and_never_runs(save: str, trust: bool, fo
     assert not marker.exists()
 
 
-def test_the_malicious_pickle_of_these_tests_does_run_where_nothing_forbids_it(folder: Path) -> None:
+def test_the_malicious_pickle_of_these_tests_runs_if_nothing_forbids_it(folder: Path) -> None:
     torch.save(Evil(folder / "marker"), folder / "w.pt")
     torch.load(folder / "w.pt", weights_only=False)
     assert (folder / "marker").exists()

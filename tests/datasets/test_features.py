@@ -1,4 +1,4 @@
-"""Image features: the same bits with and without the cache, whatever the workers, and never from a stale entry."""
+"""Image features: the same bits with and without the cache, for any number of workers, and never from a stale entry."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def dataset(tmp_path: Path) -> Dataset:
 
 
 class Counting:
-    """A backbone that counts the images it encodes, and hears warnings; reads with a cache in `folder`."""
+    """A backbone that counts the images it encodes and records warnings; reads with a cache in `folder`."""
 
     def __init__(self, backbone: Backbone, folder: Path | None):
         self.backbone = backbone
@@ -323,7 +323,7 @@ def test_view_depends_on_seed_number_and_item_alone(dataset: Dataset) -> None:
 
 
 @pytest.mark.parametrize("scale", [0.5, 0.08])
-def test_crops_keep_the_share_and_shape_that_they_may(scale: float) -> None:
+def test_crops_have_the_permitted_area_and_aspect_ratio(scale: float) -> None:
     uniform = numpy_generator(1, "crops").uniform
     shares, ratios = [], []
     for _ in range(2000):
@@ -338,7 +338,7 @@ def test_crops_keep_the_share_and_shape_that_they_may(scale: float) -> None:
     assert 1.25 < max(ratios) < 1.35
 
 
-def test_picture_too_long_for_any_crop_gives_its_middle() -> None:
+def test_image_too_long_for_any_crop_gives_its_middle() -> None:
     assert crop_box(1000, 10, 0.9, numpy_generator(1, "crops").uniform) == (493, 0, 13, 10)
     assert crop_box(10, 1000, 0.9, numpy_generator(1, "crops").uniform) == (0, 493, 10, 13)
 

@@ -52,7 +52,7 @@ def test_fgvc_labels_are_lines_of_variants_and_names_keep_spaces_and_slashes(fgv
         ("../../etc/passwd F/A-18", "expected an image number, a space and a variant"),
     ],
 )
-def test_wrong_line_of_an_fgvc_list_is_refused_with_its_number(line: str, reason: str, fgvc: Path) -> None:
+def test_malformed_line_of_an_fgvc_list_is_refused_with_its_number(line: str, reason: str, fgvc: Path) -> None:
     path = fgvc / "images_variant_val.txt"
     path.write_text(f"0000008 707-320\n{line}\n0000009 F/A-18\n")
     message = refusal(load_dataset, "fgvc_aircraft", str(fgvc.parent))
@@ -70,7 +70,7 @@ def test_missing_fgvc_list_and_repeated_variant_are_refused_by_name(fgvc: Path) 
     )
 
 
-def test_fgvc_train_list_of_others_is_read_in_its_order(test_data: Path, tmp_path: Path) -> None:
+def test_published_fgvc_train_list_is_read_in_its_order(test_data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "fgvc_aircraft"
     folder.mkdir()
     for part in ("train", "val"):
@@ -146,7 +146,7 @@ def divided(tmp_path: Path) -> Path:
     return tmp_path / "mine"
 
 
-def test_parts_that_are_there_are_used(divided: Path) -> None:
+def test_existing_part_folders_are_used(divided: Path) -> None:
     dataset = load(divided)
     assert [len(part) for part in (dataset.train, dataset.val, dataset.test)] == [6, 4, 2]
     assert dataset.test == (Item("test/cat/0.jpg", 0, "cat"), Item("test/dog/0.jpg", 1, "dog"))
@@ -165,7 +165,7 @@ def test_class_that_differs_between_parts_is_refused_by_name(divided: Path) -> N
     assert refusal(load, divided) == f"{divided / 'val'}: 'cow' has no folder here, though train/ has it"
 
 
-def test_parts_that_are_not_all_there_or_not_alone_are_refused(divided: Path) -> None:
+def test_incomplete_or_mixed_part_folders_are_refused(divided: Path) -> None:
     draw_images(divided / "bird", "1.jpg")
     assert refusal(load, divided).startswith(f"{divided / 'bird'}: not train/, val/ or test/, which")
     (divided / "test").rename(divided.parent / "away")
@@ -184,7 +184,7 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert load(tmp_path).classnames == ("bus", "train")
 
 
-def test_names_come_from_classnames_where_it_is_there(flat: Path) -> None:
+def test_names_come_from_classnames_if_it_exists(flat: Path) -> None:
     (flat / "classnames.txt").write_text("wood_frog Wood frog, adult\nAnt an ant\nbee hive a hive of bees\n\n")
     dataset = load(flat)
     assert dataset.classnames == ("an ant", "a hive of bees", "Wood frog, adult")

@@ -1,4 +1,4 @@
-"""ImageNet and its shifts from small folders in their layouts: labels, names, and what is refused."""
+"""ImageNet and its shifts from small folders in their layouts: labels, names, and refused layouts."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def adversarial(tmp_path: Path) -> Adversarial:
 
 
 @pytest.mark.parametrize("deeper", [False, True])
-def test_a_is_scored_among_its_own_200_classes(deeper: bool, adversarial: Adversarial, tmp_path: Path) -> None:
+def test_imagenet_a_is_scored_among_its_own_200_classes(deeper: bool, adversarial: Adversarial, tmp_path: Path) -> None:
     folder = adversarial(deeper)
     (folder / "imagenet-a" / "README.txt").write_text("Natural adversarial examples\n")
     dataset = load_dataset("imagenet_a", str(tmp_path))
@@ -205,7 +205,7 @@ def test_a_with_a_class_missing_is_refused(adversarial: Adversarial) -> None:
     )
 
 
-def test_a_whose_readme_and_folders_disagree_is_refused(adversarial: Adversarial) -> None:
+def test_imagenet_a_whose_readme_and_folders_disagree_is_refused(adversarial: Adversarial) -> None:
     folder = adversarial()
     readme = folder / "imagenet-a" / "README.txt"
     wnids = list(bundled())[::5]

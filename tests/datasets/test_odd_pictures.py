@@ -1,4 +1,4 @@
-"""Depth, transparency, orientation and shape: a picture is read as a viewer shows it, or refused by name."""
+"""Depth, transparency, orientation and shape: an image is read as a viewer shows it, or refused by name."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_tiff_of_many_bands_is_refused_by_its_bands(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_every_exif_orientation_is_upright_where_pictures_are_displayed(orientation: int, tmp_path: Path) -> None:
+def test_every_exif_orientation_is_upright_for_displayed_images(orientation: int, tmp_path: Path) -> None:
     picture, exif = Image.fromarray(RAMP[:4, :8]), Image.Exif()
     exif[0x0112] = orientation
     undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
@@ -67,7 +67,7 @@ def test_every_exif_orientation_is_upright_where_pictures_are_displayed(orientat
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L"])
-def test_transparent_parts_are_white_where_pictures_are_displayed(mode: str, tmp_path: Path) -> None:
+def test_transparent_parts_are_white_for_displayed_images(mode: str, tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     if mode in ("RGBA", "LA"):
         Image.new(mode, (4, 4), 0).save(path)
@@ -104,7 +104,7 @@ def test_folders_are_read_as_displayed_and_coops_datasets_as_stored(tmp_path: Pa
     assert coop.open_image(coop.test[0]).size == (8, 4)
 
 
-def test_a_thin_picture_is_cut_to_its_middle_and_not_scaled_whole() -> None:
+def test_a_thin_image_is_cropped_to_its_middle_before_resizing() -> None:
     import torch
 
     preprocess = load_backbone("Mini", torch.device("cpu")).preprocess
@@ -113,6 +113,6 @@ def test_a_thin_picture_is_cut_to_its_middle_and_not_scaled_whole() -> None:
     row = preprocess(Image.fromarray(line).convert("RGB"))[0, 16]
     assert row.shape == (32,)
     assert row[0] < row[-1]
-    # one that is not quite as thin goes through the transform as before
+    # an image that is slightly less thin goes through the unchanged transform
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (10, 320, 3), np.uint8))
     assert torch.equal(preprocess(picture), preprocess.transform(picture))

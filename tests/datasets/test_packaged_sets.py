@@ -1,4 +1,4 @@
-"""Image sets from PyPI packages: what is said where they are not installed, and what they hold where they are."""
+"""Image sets from PyPI packages: the error if a package is missing, and the content if it is installed."""
 
 from __future__ import annotations
 

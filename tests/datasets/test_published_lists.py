@@ -1,4 +1,4 @@
-"""The few-shot lists that others drew and published: ours are the same, item for item or position for position."""
+"""Published few-shot lists of other authors: ours are equal, item for item or position for position."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from utils.seeds import sampling_generator
 
 SHOTS = (1, 2, 4, 8, 16)
 WITH_SPLIT = ("caltech101", "dtd", "eurosat", "oxford_flowers")
-# fewest and most images of a class in train and in val, where no split is at hand
+# fewest and most images of a class in train and in val, for datasets without a split file here
 SIZES = {
     "food101": ((500, 500), (200, 200)),
     "sun397": ((40, 40), (10, 10)),
@@ -80,7 +80,7 @@ def in_blocks(positions: Sequence[int], shots: int) -> list[list[int]]:
 
 @pytest.mark.parametrize("name", SIZES)
 def test_lists_drawn_from_known_class_sizes_are_the_same_by_position(name: str, test_data: Path) -> None:
-    """The sizes are solved from the lists of 16 shots where they are not known; with them, every list must come out."""
+    """Unknown sizes are inferred from the lists of 16 shots; with them, every list must be reproduced."""
     seed, longest = next(published(test_data, name, 16))
     generator = sampling_generator(seed)
     train_sizes = solve_sizes(in_blocks(longest["train"]["indices"], 16), SIZES[name][0], generator)

@@ -1,4 +1,4 @@
-"""Shifts of the bundled digits: test images alone, the same at every run, and a real change of what they shift."""
+"""Shifts of the bundled digits: only test images, the same in every run, and really changed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_negative_inverts_every_pixel(digits: Dataset) -> None:
         assert ImageOps.invert(changed.open_image(item)).tobytes() == digits.open_image(item).tobytes()
 
 
-def test_noise_has_its_standard_deviation_where_no_pixel_is_cut(digits: Dataset) -> None:
+def test_noise_has_its_standard_deviation_if_no_pixel_is_clipped(digits: Dataset) -> None:
     changed = load_dataset("digits_noise", None)
     before, after = (np.stack([pixels(dataset, position) for position in range(531)]) for dataset in (digits, changed))
     # three deviations from black and white

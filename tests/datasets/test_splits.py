@@ -1,4 +1,4 @@
-"""What is read of a split file, what is refused, and where a dataset is looked for."""
+"""Split files: what is read, what is refused, and where a dataset is searched for."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def test_no_split_is_made_up_from_annotations(name: str, there: tuple[str, ...],
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_split_without_test_images_is_refused_only_where_they_are_needed(tmp_path: Path) -> None:
+def test_split_without_test_images_is_refused_only_if_they_are_required(tmp_path: Path) -> None:
     write_eurosat(tmp_path / "eurosat", GOOD | {"val": [["b/2.jpg", 1, "bee"]], "test": []})
     assert refusal(load_dataset, "eurosat", str(tmp_path)).endswith("test: the list is empty")
     assert load_dataset("eurosat", str(tmp_path), ("train", "val")).test == ()

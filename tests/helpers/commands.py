@@ -1,4 +1,4 @@
-"""The shell commands of the documents: what each needs, and a way to see their arguments without running them.
+"""The shell commands of the documents: what each requires, and a way to see their arguments without running them.
 
 A block of commands that not every machine runs at once says what it needs in a comment on the line before it:
 
@@ -38,7 +38,7 @@ PAGES = ("README.md", "CONTRIBUTING.md", "DATASET.md", *DOCS)
 BLOCK = re.compile(r"^```(?:bash|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MARK = re.compile(r"<!-- needs: ([a-z, ]+) -->\s*\Z")
 BUNDLED = ("Mini", "Mini-RN", "Icons", "Icons-RN")
-# programs of others, whose flags are not ours to check
+# third-party programs, whose flags are not checked
 OTHERS = ("pip", "pre-commit", "ruff", "mypy", "pytest", "mkdocs", "tensorboard", "wandb", "python3", "torchrun", "parallel")
 PICTURES = re.compile(r"\bMY_IMAGES\b|\b\w*PICTURES\b|\.(png|jpg)$")
 LONG_TOOLS = ("reproduce", "sweep", "benchmark", "maintain.compare_rules", "maintain.equal_queries", "maintain.scale_model")
@@ -70,7 +70,7 @@ def blocks(page: str) -> list[Block]:
 
 
 def recorded(page: str, folder: Path) -> list[tuple[Block, list[list[str]]]]:
-    """The commands of the page's blocks with their arguments, as a shell passes them to stand-ins that only note them down.
+    """The commands of the page's blocks with their arguments, as a shell passes them to stand-ins that only record them.
 
     Raises AssertionError with the shell's message where a command is neither in `OTHERS` nor ours.
     """
@@ -99,12 +99,12 @@ def recorded(page: str, folder: Path) -> list[tuple[Block, list[list[str]]]]:
 
 
 def flags_of_run(command: list[str]) -> list[str] | None:
-    """The arguments of main_sharpzo.py where the command runs it, with or without torchrun."""
+    """The arguments of main_sharpzo.py if the command runs it, with or without torchrun."""
     return command[command.index("main_sharpzo.py") + 1 :] if "main_sharpzo.py" in command else None
 
 
 def needs_of(command: list[str]) -> set[str]:
-    """What a machine without anything would lack for this command, as far as its arguments tell."""
+    """What a bare machine would lack for this command, as far as its arguments show."""
     read = [value for before, value in pairwise(command) if before != "--output"]
     needs = {"pictures"} if any(map(PICTURES.search, read)) else set()
     if "pytest" in command:

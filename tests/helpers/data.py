@@ -1,4 +1,4 @@
-"""Small data that the tests of datasets write or make up."""
+"""Small data that the tests of datasets write or generate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from utils.errors import UserError
 
 
 def refusal(call: Callable[..., Any], *arguments: Any, **options: Any) -> str:
-    """The one line that a call is refused with."""
+    """The one line with which a call is refused."""
     with pytest.raises(UserError) as caught:
         call(*arguments, **options)
     message = str(caught.value)
@@ -33,7 +33,7 @@ def made_up(per_class: int, val_per_class: int, classes: Iterable[int] = (2, 0, 
 
 
 def draw_images(folder: Path, *names: str) -> None:
-    """Small pictures of noise, each another, at `names` below `folder`: a crop of one is not the whole."""
+    """Small images of noise, all different, at `names` below `folder`; a crop differs from the whole image."""
     for number, name in enumerate(names):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

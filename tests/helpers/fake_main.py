@@ -1,4 +1,4 @@
-"""Stands in for main_sharpzo.py in tests of the sweep: fills a run folder in no time, or does what FAKE says of its seed.
+"""Stands in for main_sharpzo.py in tests of the sweep: fills a run folder at once, or does what FAKE says for its seed.
 
 FAKE is JSON: {"SEED": "fail" | "interrupt" | "signal" | "wait" | "wait once"}. Each call adds a line to the file FAKE_CALLS.
 """
@@ -32,14 +32,14 @@ def main() -> int:
     path.mkdir(parents=True, exist_ok=True)
     (path / "config.yaml").write_text(yaml.safe_dump(config.as_dict() | {"threads": config.threads or 3}))
     if does == "signal":
-        # as SLURM signals all processes of a task, before this one listens
+        # as SLURM signals all processes of a task, here before this one has a handler
         os.kill(os.getpid(), signal.SIGUSR2)
     if does == "interrupt":
         return 3
     if does == "wait" or (does == "wait once" and not (path / "waiting").exists()):
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
         (path / "waiting").touch()
-        time.sleep(60)
+        time.sleep(600)
     result = {key: getattr(config, key) for key in ("dataset", "backbone", "shots", "seed")}
     result |= {"trainer": config.prompt_trainer, "test_accuracy": 50.0 + config.seed, "zero_shot_accuracy": 40.0, "queries": 8}
     (path / "result.json").write_text(json.dumps(result))

@@ -16,7 +16,7 @@ TINY = {"intrinsic_dim": 4, "popsize": 4, "total_steps": 6, "change_point": 3, "
 FLAGS = [text for key, value in TINY.items() for text in (f"--{key}", str(value))]
 
 
-# one flag wins over an earlier one, so tests add what they change
+# a flag overrides earlier ones, so tests append what they change
 FEW = [*FLAGS, "--shots", "1", "--total_steps", "2", "--change_point", "1"]
 
 

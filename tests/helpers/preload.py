@@ -1,4 +1,4 @@
-"""What processes that tests fork would have to import and load anyway, done once; see tests/helpers/runs.py."""
+"""Imports and loads once what all forked processes of tests need; see tests/helpers/runs.py."""
 
 # ruff: noqa: F401
 import threading
@@ -14,7 +14,7 @@ import trainers.loop
 import utils.run
 from clip import backbone
 
-# its own lock is a semaphore of the system, which a process that is killed leaves behind
+# its own lock is a system semaphore, which a killed process would leave behind
 tqdm.set_lock(threading.RLock())
 # threads would not survive the fork
 torch.set_num_threads(1)

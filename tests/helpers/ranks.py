@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tests.helpers.runs import fork, run_command
 
-# a wedged group must fail a test rather than stop the suite
-PATIENCE = 120.0
+# seconds after which a wedged group fails a test rather than stopping the suite; far above any run on a loaded machine
+PATIENCE = 1200.0
 
 # `change(rank)` runs in each process before main
 Change = Callable[[int], None]

@@ -56,7 +56,7 @@ def stop_in_call(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseExcept
 def whole_and_resumed(
     flags: list[str], trainer: str, root: Path, monkeypatch: pytest.MonkeyPatch, queries: tuple[int, ...] = (5, 2)
 ) -> tuple[Path, Path]:
-    """The folders of an uninterrupted run and of one that was interrupted in the n-th new query of each start, n in `queries`."""
+    """The folders of an uninterrupted run and of a run interrupted in the n-th new query of each start, n in `queries`."""
     flags = [*flags, "--prompt_trainer", trainer]
     assert main([*flags, "--output_dir", str(root / "whole")]) == 0
     interrupted = [*flags, "--output_dir", str(root / "interrupted")]
@@ -116,7 +116,7 @@ def signal_self(number: signal.Signals) -> Callable[[], None]:
 
 
 def run_command(flags: list[str], log: Path) -> None:
-    """main in a process of its own; what it prints goes to `log`."""
+    """main in its own process; its output goes to `log`."""
     import sys
 
     from clip import backbone
@@ -142,7 +142,7 @@ def fork(target: Callable[..., None], *arguments: Any) -> BaseProcess:
 
 
 def kill_after(seconds: float, flags: list[str], log: Path) -> int | None:
-    """Starts main and sends it SIGKILL after `seconds`. Its exit status, or None where the kill came first."""
+    """Starts main and sends it SIGKILL after `seconds`. Returns its exit status, or None if it was killed first."""
     process = start(flags, log)
     process.join(seconds)
     process.kill()
@@ -151,7 +151,7 @@ def kill_after(seconds: float, flags: list[str], log: Path) -> int | None:
 
 
 def run_to_the_end(flags: list[str], log: Path) -> tuple[int, float]:
-    """Exit status and seconds of main in a process of its own."""
+    """Exit status and seconds of main in its own process."""
     # the server itself starts with the first process that it forks
     fork(time.sleep, 0).join()
     begun = time.monotonic()

@@ -63,7 +63,7 @@ def resolve(*argv: str) -> Config:
 
 
 def refusal(*argv: str) -> str:
-    """The one line that `argv` is refused with."""
+    """The one line with which `argv` is refused."""
     with pytest.raises(UserError) as caught:
         resolve(*argv)
     message = str(caught.value)
@@ -74,4 +74,4 @@ def refusal(*argv: str) -> str:
 
 def command(*argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     program = [sys.executable, str(REPOSITORY / "main_sharpzo.py")]
-    return subprocess.run([*program, *argv], cwd=cwd, capture_output=True, text=True, timeout=60)
+    return subprocess.run([*program, *argv], cwd=cwd, capture_output=True, text=True, timeout=600)

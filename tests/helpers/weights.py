@@ -1,4 +1,4 @@
-"""Models with random weights, and the files in which people have such weights."""
+"""Models with random weights, and files of such weights in the common formats."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SMALL = "ViT-S-32-alt"
 
 
 def random_model(architecture: str) -> nn.Module:
-    """A model with random weights in every tensor, also those that open_clip starts at zero or one."""
+    """A model with random weights in every tensor, including those that open_clip initializes to zero or one."""
     model = open_clip.create_model(architecture, pretrained=None).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     for name, tensor in model.state_dict().items():

@@ -1,4 +1,4 @@
-"""What a run says of each class, and its confusion matrix."""
+"""A run's figures for each class, and its confusion matrix."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_matplotlib_is_required_before_anything_is_written(
     assert not (tmp_path / "o").exists()
 
 
-def test_closing_lines_name_each_class_where_they_are_few(finished: Outcome) -> None:
+def test_closing_lines_name_each_class_if_there_are_few(finished: Outcome) -> None:
     start = finished.log.index("Per class, zero-shot → result:")
     rows = finished.result["classes"]
     for line, row in zip(finished.log[start + 1 :], rows, strict=False):
@@ -112,7 +112,7 @@ def test_closing_lines_name_the_worst_and_the_best_of_many_classes() -> None:
     assert next(closing_lines(rows, tuned=False)) == "Worst classes: c0 0%, c1 1%, c2 2%"
 
 
-def test_each_cell_of_many_classes_has_pixels_of_its_own(tmp_path: Path) -> None:
+def test_each_cell_of_many_classes_has_its_own_pixels(tmp_path: Path) -> None:
     counts = 50 * np.eye(700, dtype=int)
     counts[200, 400] = 1
     (tmp_path / "with.png").write_bytes(draw(counts, [f"class {k}" for k in range(700)]))

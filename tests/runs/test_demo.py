@@ -1,4 +1,4 @@
-"""The embedded default does what the README says of it."""
+"""The embedded default does what the README says."""
 
 from __future__ import annotations
 

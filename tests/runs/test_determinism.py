@@ -1,4 +1,4 @@
-"""The same settings give the same bits, whatever else runs; docs/reliability.md says what may differ."""
+"""The same settings give the same bits, regardless of other work; docs/reliability.md says what may differ."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def test_run_ends_after_the_patience_with_its_best_prompt(trainer: str, tmp_path
     stopped = last - best == 2
     assert line.startswith(f"--patience 2: stopped after step {last}; " if stopped else "--patience 2: not reached; ")
     assert line.endswith(f"the solution is that of step {best}, the best by validation ({accuracies[best]:.1f}%)")
-    # the saved prompt is the one that was scored
+    # the saved prompt was scored
     prompt = str(folder / "prompt.safetensors")
     assert main(["--load_prompt", prompt, "--output_dir", str(tmp_path / "scored"), "--threads", "1"]) == 0
     [scored] = (tmp_path / "scored").rglob("result.json")
@@ -53,7 +53,7 @@ def test_run_ends_after_the_patience_with_its_best_prompt(trainer: str, tmp_path
 
 
 @pytest.mark.parametrize("trainer", ["sharpzo", "mezo", "coop", "craft", "bbt"])
-def test_run_that_resumes_ends_like_an_uninterrupted_one(
+def test_resumed_run_ends_like_an_uninterrupted_run(
     trainer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_mini: None
 ) -> None:
     flags = [*PATIENT, "--patience", "6", "--zo_lr", "1"]

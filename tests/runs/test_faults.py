@@ -49,7 +49,7 @@ def test_checkpoint_of_other_settings_is_refused_and_never_resumed(
         assert broken.run("--seed", "2") == 3
     other = folder.with_name("seed2")
     for path in other.iterdir():
-        # as after an --overwrite that was killed while it removed the files, or by a wrong copy
+        # as after a killed --overwrite, or an incomplete copy
         if path.name not in ("config.yaml", "env.json"):
             path.replace(folder / path.name)
     if held == "config.yaml":
@@ -60,7 +60,7 @@ def test_checkpoint_of_other_settings_is_refused_and_never_resumed(
     assert outcome(folder) == whole
 
 
-def test_refused_state_does_not_take_the_place_of_the_good_previous_one(
+def test_refused_state_does_not_replace_the_valid_previous_state(
     whole: tuple, broken: Broken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = broken.stopped(monkeypatch)
@@ -113,7 +113,7 @@ def fail_with(number: int) -> Callable[..., None]:
 @pytest.mark.parametrize(
     ("limit", "name"), [(600, "(split.json|log.txt)"), (1300, r"(metrics.jsonl|losses.bin)"), (30_000, "prompt.safetensors")]
 )
-def test_full_disk_names_the_file_and_the_run_resumes_once_there_is_space(
+def test_full_disk_names_the_file_and_the_run_resumes_with_space(
     limit: int, name: str, whole: tuple, broken: Broken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The system refuses what would make a file larger than `limit`."""
@@ -196,7 +196,7 @@ OUT_OF_MEMORY = {
 
 
 @pytest.mark.parametrize("kind", OUT_OF_MEMORY)
-def test_out_of_memory_names_a_setting_to_lower_and_keeps_what_was_done(
+def test_out_of_memory_names_a_setting_to_lower_and_saves_finished_steps(
     kind: str, whole: tuple, broken: Broken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -232,7 +232,7 @@ def raising(error: BaseException) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_loss_that_is_not_finite_names_its_step_and_the_one_before_is_saved(
+def test_nonfinite_loss_names_its_step_and_the_step_before_is_saved(
     value: float, broken: Broken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses, calls = Objective._losses, iter(range(10**6))
@@ -247,7 +247,7 @@ def test_loss_that_is_not_finite_names_its_step_and_the_one_before_is_saved(
     assert "NaN" not in (broken.folder / "metrics.jsonl").read_text()
 
 
-def test_figure_that_is_not_finite_stops_with_its_name(broken: Broken, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nonfinite_figure_stops_the_run_and_is_named(broken: Broken, monkeypatch: pytest.MonkeyPatch) -> None:
     step = SparseZO.step
     monkeypatch.setattr(SparseZO, "step", lambda self, loss: step(self, loss) | {"grad_norm": float("inf")})
     assert broken.run() == 1
@@ -281,7 +281,7 @@ def test_clock_that_jumps_changes_nothing(whole: tuple, broken: Broken, monkeypa
     generator = random.Random(1)
     monkeypatch.setattr(time, "time", lambda: generator.uniform(-1e9, 1e10))
     monkeypatch.setattr(time, "time_ns", lambda: int(generator.uniform(-1e18, 1e18)))
-    # with the progress bar, which asks the clock
+    # with the progress bar, which reads the clock
     monkeypatch.setattr(progress, "is_terminal", lambda: True)
     assert main([*FLAGS, "--output_dir", str(broken.root), "--max_seconds", "100"]) == 0
     assert outcome(broken.folder) == whole
@@ -296,7 +296,7 @@ def test_files_have_the_permissions_of_the_users_umask(broken: Broken) -> None:
     assert {path.name: oct(path.stat().st_mode & 0o777) for path in broken.folder.iterdir()} == dict.fromkeys(FINISHED, "0o640")
 
 
-def test_two_starts_at_once_make_one_run(whole: tuple, broken: Broken, tmp_path: Path) -> None:
+def test_two_simultaneous_starts_make_one_run(whole: tuple, broken: Broken, tmp_path: Path) -> None:
     logs = [tmp_path / "first", tmp_path / "second"]
     processes = [start([*FLAGS, "--output_dir", str(broken.root)], log) for log in logs]
     for process in processes:

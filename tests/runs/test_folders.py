@@ -11,7 +11,7 @@ import main_sharpzo
 from tests.helpers.outcomes import FEW, Call, contents
 
 
-def test_finished_run_is_left_as_it_is_and_overwrite_runs_it_again(call: Call) -> None:
+def test_finished_run_is_unchanged_and_overwrite_reruns_it(call: Call) -> None:
     folder = "digits/sharpzo/Mini/1shots/seed1"
     first = call(*FEW, folder=folder)
     before = contents(first.path)

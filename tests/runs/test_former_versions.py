@@ -1,4 +1,4 @@
-"""What former versions left is read: trainer and setting names, finished runs, prompts; unfinished runs are refused."""
+"""Files of former versions are read: trainer and setting names, finished runs, prompts; unfinished runs are refused."""
 
 from __future__ import annotations
 

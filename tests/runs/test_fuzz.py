@@ -1,4 +1,4 @@
-"""Whatever is fed to the program ends well or in one line: no traceback, no hang, no half-written folder."""
+"""Any input succeeds or is refused in one line: no traceback, no hang, no half-written folder."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def one_line(error: UserError) -> None:
 
 
 def resolves(argv: list[str]) -> None:
-    """The command line means a configuration, or is refused in one line."""
+    """The command line resolves to a configuration, or is refused in one line."""
     with within(30):
         try:
             load_config(argv, TRAINERS, DATASETS)
@@ -222,7 +222,7 @@ def test_class_folders(names: list[str], listed: str) -> None:
             assert len(dataset.classnames) == len(set(dataset.classnames))
 
 
-# settings that a run of a few steps may have; sizes are kept such that a run takes a second
+# settings of runs with a few steps; the sizes are such that a run takes a second
 SIZES = {
     "total_steps": 3,
     "intrinsic_dim": 40,

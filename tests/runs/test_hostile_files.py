@@ -1,4 +1,4 @@
-"""Files that were made to do harm, in every place where a file is read: none runs, none leads out of its folder."""
+"""Malicious files in every place where a file is read: none runs code, none leads out of its folder."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def unharmed(tmp_path: Path) -> object:
 
 @pytest.fixture
 def fed(tmp_path: Path, capsys: pytest.CaptureFixture) -> Callable[..., tuple[int, str]]:
-    """Calls main with output below tmp_path; its status and its one line of error, if any."""
+    """Calls main with output below tmp_path; returns its status and its one line of error, if any."""
 
     def call(*flags: str) -> tuple[int, str]:
         capsys.readouterr()
@@ -111,7 +111,7 @@ def fed(tmp_path: Path, capsys: pytest.CaptureFixture) -> Callable[..., tuple[in
     return call
 
 
-def test_payloads_do_harm_where_they_are_let(tmp_path: Path) -> None:
+def test_payloads_do_harm_if_nothing_stops_them(tmp_path: Path) -> None:
     """Each of the kinds that can run code does, by the loaders that are not used here."""
     canary = tmp_path / "there"
     for name, load in {
@@ -208,7 +208,7 @@ def test_entry_of_the_feature_cache(payload: bytes, tmp_path: Path) -> None:
 
 
 def signed(state: dict) -> str:
-    """A state whose checksum fits, as one who knows how it is made would make it."""
+    """A state with a valid checksum, as an attacker who knows the format would forge it."""
     content = {key: value for key, value in state.items() if key != "sha256"}
     return json.dumps(content | {"sha256": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()})
 
@@ -295,7 +295,7 @@ def test_postscript_called_a_photograph_is_not_handed_to_ghostscript(tmp_path: P
     monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
     path = tmp_path / "photo.jpg"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n%%EndProlog\n%%EOF\n")
-    # this is what Pillow does with it when it is let
+    # what Pillow does with it by default
     with pytest.raises((OSError, subprocess.CalledProcessError)), Image.open(path) as image:
         image.load()
     assert seen.exists()
@@ -338,7 +338,7 @@ FORGED_PROMPTS: dict[str, dict] = {
 
 
 def written_prompt(path: Path, forged: dict) -> None:
-    """A prompt for Mini, all zeros, whose header says what a run's would but for `forged`."""
+    """A prompt for Mini, all zeros, with the header of a run's prompt except for `forged`."""
     about = {"prompt_trainer": "zo", "dataset": "digits", "weights_sha256": MINI[0].fingerprint()}
     about |= {"shots": 2, "seed": 1, "settings": {}} | forged
     save_prompt(path, {"w": torch.zeros(4), "context": torch.zeros(4, 128, dtype=torch.float64)}, about)

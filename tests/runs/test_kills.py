@@ -1,4 +1,4 @@
-"""SIGKILL, as by a lost node or a power cut, at random moments: the results of the run do not show it."""
+"""SIGKILL, as after a lost node or a power cut, at random moments does not change the results of a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def survive(flags: list[str], kills: int, seed: int, root: Path, log: Path) -> t
     assert status == 0, log.read_text()
     generator, killed = random.Random(seed), 0
     broken = [*flags, "--output_dir", str(root / "broken")]
-    # a start and all of its answers again, then a share of the run that lets it reach its end in about so many kills
+    # a start with its replay, then a share of the run such that it finishes after about `kills` kills
     share = 2 * seconds / kills
     while killed < kills:
         status = kill_after(generator.uniform(0, min(seconds, 0.7 + share)), broken, log)
@@ -36,7 +36,7 @@ def survive(flags: list[str], kills: int, seed: int, root: Path, log: Path) -> t
     return killed, whole, resumed
 
 
-def test_run_killed_a_few_times_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
+def test_run_killed_a_few_times_ends_like_an_uninterrupted_run(tmp_path: Path) -> None:
     killed, *_ = survive([*FLAGS, "--total_steps", "20"], 3, 1, tmp_path, tmp_path / "log")
     assert killed >= 1
 
@@ -44,7 +44,7 @@ def test_run_killed_a_few_times_ends_like_an_uninterrupted_one(tmp_path: Path) -
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_short_run_survives_kills_at_random_moments(seed: int, tmp_path: Path) -> None:
-    """Each run is killed once, at a moment drawn from its whole duration, the start and the end included: 10 runs a seed."""
+    """Each run is killed once, at a moment drawn from its whole duration, including the start and the end: 10 runs per seed."""
     log, generator = tmp_path / "log", random.Random(seed)
     status, seconds = run_to_the_end([*FLAGS, "--output_dir", str(tmp_path / "whole")], log)
     assert status == 0
@@ -62,7 +62,7 @@ def test_short_run_survives_kills_at_random_moments(seed: int, tmp_path: Path) -
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_embedded_default_survives_kills_at_random_moments(seed: int, tmp_path: Path) -> None:
-    """The README's first command, but for its time: 10 kills a seed, 50 in all."""
+    """The README's first command, except for its time: 10 kills per seed, 50 in all."""
     killed, *_ = survive([], 10, seed, tmp_path, tmp_path / "log")
     print(f"{killed} kills")
     assert killed >= 5
@@ -70,7 +70,7 @@ def test_embedded_default_survives_kills_at_random_moments(seed: int, tmp_path: 
 
 @pytest.mark.parametrize("trainer", ["sharpzo", "craft"])
 def test_checkpoint_is_valid_at_every_moment(trainer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a kill would leave before each change that a run makes to its files: a run can resume from any of them."""
+    """A run can resume from what a kill would leave before each change to its files."""
     import os
     import shutil
 

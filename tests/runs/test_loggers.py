@@ -61,7 +61,7 @@ def test_tensorboard_has_every_metric_against_queries_and_steps(broken: Broken) 
 
 @pytest.mark.parametrize("number", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(9, marks=pytest.mark.slow)])
 def test_tensorboard_continues_its_curves_after_a_kill(number: int, broken: Broken, tmp_path: Path, whole: tuple) -> None:
-    """Killed while step `number` is saved: what the event file holds of that step is not in the checkpoint."""
+    """Killed while step `number` is saved: the event file has entries of that step that the checkpoint lacks."""
     pytest.importorskip("tensorboard")
     from tests.helpers.runs import fork
 
@@ -95,7 +95,7 @@ def test_overwriting_a_run_removes_its_curves(broken: Broken) -> None:
 
 
 class FakeWandb(ModuleType):
-    """The part of wandb that a run uses; it remembers what it is sent, by run id, as the server does."""
+    """The part of wandb that a run uses; it records what it is sent, by run id, as the server does."""
 
     Settings = SimpleNamespace
     errors = SimpleNamespace(Error=type("Error", (Exception,), {}))
@@ -179,7 +179,7 @@ def test_wandb_continues_its_curves(
     first, second = wandb.inits
     assert first["id"] == second["id"] and second["resume"] == "allow"
     if offline:
-        # one folder is left, and it has all steps
+        # a single folder is left, with all steps
         (kept,) = (broken.folder / "wandb").iterdir()
         history = wandb.server[str(kept / "files")]
     else:
@@ -198,7 +198,7 @@ def test_a_run_in_wandbs_offline_mode_leaves_a_folder_to_sync(broken: Broken, mo
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
-def test_missing_package_is_one_line_that_names_the_extra(
+def test_missing_package_is_reported_in_one_line_with_its_extra(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, name, None)
@@ -208,7 +208,7 @@ def test_missing_package_is_one_line_that_names_the_extra(
     assert not (tmp_path / "o").exists()
 
 
-def test_loggers_are_imported_only_when_asked(broken: Broken, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loggers_are_imported_only_if_chosen(broken: Broken, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("tensorboard", "wandb"):
         monkeypatch.setitem(sys.modules, name, None)
     assert broken.run() == 0

@@ -1,4 +1,4 @@
-"""20 000 steps of stage 2: memory stays flat, files stay small, and the last thousand steps take what the first did."""
+"""20,000 steps of stage 2: memory stays flat, files stay small, and the last steps take as long as the first."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def test_prompt_on_a_folder_with_other_names_is_scored_with_a_warning(
     assert "warning: the prompt was trained for 10 classes (zero, one, two, …) and is scored on 3 others (cat, dog, fish)" in out
     [path] = (tmp_path / "scored").rglob("result.json")
     result = json.loads(path.read_text())
-    # random pictures: the score is over all three names, and not that of one that takes every image
+    # random images: the score is over all three names, not that of a single name predicted for every image
     assert result["test_accuracy"] < 100
     assert [row["class"] for row in result["classes"]] == ["cat", "dog", "fish"]
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind, and that it repeats itself."""
+"""The output of a run, and its reproducibility."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_validation_is_logged_every_eval_every_steps(finished: Outcome) -> None:
     evaluated = [entry["step"] for entry in finished.metrics if "val_accuracy" in entry]
     assert evaluated == [0, 2, 4, 6]
     assert [entry["step"] for entry in finished.metrics if "train_loss" in entry] == evaluated
-    # digits.yaml asks for curves
+    # digits.yaml enables evaluation during the run
     assert [entry["step"] for entry in finished.metrics if "test_accuracy" in entry] == evaluated
 
 

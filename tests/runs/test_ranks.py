@@ -1,4 +1,4 @@
-"""One run on several ranks ends with the bits of one process, whatever happens to a rank."""
+"""One run on several ranks ends with the bits of one process, even if a rank is killed or hangs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from main_sharpzo import main
-from tests.helpers.ranks import run_ranks, start_ranks, statuses
+from tests.helpers.ranks import PATIENCE, run_ranks, start_ranks, statuses
 from tests.helpers.runs import FINISHED, FLAGS, folder_of, outcome
 from trainers import TRAINERS
 from utils.config import REPOSITORY
+from utils.settings import Config
 
 # six passes per batch, which 1, 2 and 3 ranks share equally; points of several passes per rank
 SHARED = [*FLAGS, "--threads", "1", "--passes_multiple", "6"]
@@ -99,7 +100,8 @@ def test_run_whose_rank_is_killed_ends_and_resumes_to_the_same_bits(victim: int,
     ranks[victim].kill()
     begun = time.monotonic()
     ended = statuses(ranks)
-    assert time.monotonic() - begun < 10
+    # the broken connection ends the other rank, not --rank_timeout
+    assert time.monotonic() - begun < Config().rank_timeout / 2
     assert ended[victim] == -signal.SIGKILL
     assert ended[1 - victim] == 1
     assert "a rank ended or did not answer" in "".join((tmp_path / "log" / str(rank)).read_text() for rank in (0, 1))
@@ -113,15 +115,15 @@ def test_run_whose_rank_is_killed_ends_and_resumes_to_the_same_bits(victim: int,
 
 
 def test_rank_that_hangs_is_found_by_the_timeout(tmp_path: Path) -> None:
-    flags = [*LONG, "--rank_timeout", "3", "--output_dir", str(tmp_path / "run")]
+    flags = [*LONG, "--rank_timeout", "10", "--output_dir", str(tmp_path / "run")]
     folder = folder_of(tmp_path / "run", "sharpzo")
     ranks = start_ranks(2, flags, tmp_path / "log")
     wait_for(folder / "checkpoint.json")
     os.kill(ranks[1].pid, signal.SIGSTOP)
-    ranks[0].join(20)
+    ranks[0].join(PATIENCE)
     ranks[1].kill()
     assert statuses(ranks)[0] == 1
-    assert "did not answer within 3 s (--rank_timeout)" in (tmp_path / "log" / "0").read_text()
+    assert "did not answer within 10 s (--rank_timeout)" in (tmp_path / "log" / "0").read_text()
 
 
 def test_time_limit_stops_all_ranks_at_the_same_step(tmp_path: Path) -> None:
@@ -206,9 +208,9 @@ def test_torchrun_restarts_a_killed_rank_and_the_run_ends_as_one_process(tmp_pat
     command += [str(REPOSITORY / "main_sharpzo.py"), *LONG, "--overwrite", "--output_dir", str(tmp_path / "run")]
     with (tmp_path / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as launcher:
         try:
-            wait_for(folder / "checkpoint.json", 240)
+            wait_for(folder / "checkpoint.json")
             os.kill(child_of(launcher.pid, last=True), signal.SIGKILL)
-            assert launcher.wait(240) == 0, (tmp_path / "log").read_text()
+            assert launcher.wait(PATIENCE) == 0, (tmp_path / "log").read_text()
         finally:
             launcher.terminate()
     assert "resuming after step" in (tmp_path / "log").read_text()
@@ -222,7 +224,7 @@ def child_of(pid: int, last: bool) -> int:
     return children[-1 if last else 0]
 
 
-def wait_for(path: Path, seconds: float = 60.0) -> None:
+def wait_for(path: Path, seconds: float = PATIENCE) -> None:
     until = time.monotonic() + seconds
     while not path.exists():
         assert time.monotonic() < until, f"{path} did not appear"

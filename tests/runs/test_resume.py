@@ -28,7 +28,7 @@ trainers = pytest.mark.parametrize("trainer", [name for name, info in TRAINERS.i
 
 
 @trainers
-def test_run_interrupted_twice_ends_like_an_uninterrupted_one(
+def test_run_interrupted_twice_ends_like_an_uninterrupted_run(
     trainer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, resumed = whole_and_resumed(FLAGS, trainer, tmp_path, monkeypatch)
@@ -53,14 +53,14 @@ def test_resumed_run_does_not_compute_its_first_steps_again(tmp_path: Path, monk
     log = (folder_of(tmp_path, "sharpzo") / "log.txt").read_text()
     step = int(re.search(r"resuming after step (\d+)", log).group(1))
     assert step >= 4
-    # 2d + S queries per step of stage 1, none of which is computed again
+    # 2d + S queries per step of stage 1, none of them recomputed
     assert sum(computed) < 4 * (2 * 16 + 4)
 
 
 @pytest.mark.parametrize(
     "damage", ["truncated checkpoint", "changed checkpoint", "changed losses", "lost losses", "changed log", "foreign"]
 )
-def test_damaged_state_is_refused_with_its_reason_and_the_previous_one_used(
+def test_damaged_state_is_refused_with_its_reason_and_the_previous_one_is_used(
     damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     flags = [*FLAGS, "--prompt_trainer", "sharpzo"]
@@ -114,7 +114,7 @@ def test_interrupted_run_with_another_setting_is_refused_naming_it(
         assert main(flags) == 3
     assert main([*flags, "--sigma", "0.3"]) == 2
     assert "sigma" in capsys.readouterr().err
-    # settings that change no result are no part of what a run is
+    # settings that change no result do not identify a run
     assert main([*flags, "--save_every", "3", "--max_seconds", "600"]) == 0
 
 
@@ -126,7 +126,7 @@ def test_second_process_in_a_run_folder_is_refused_until_the_first_ends(tmp_path
     folder = folder_of(tmp_path, "sharpzo")
     folder.mkdir(parents=True)
     code = f"import sys, time; from pathlib import Path; from utils.run import lock; held = lock(Path({str(folder)!r})); "
-    holder = subprocess.Popen([sys.executable, "-c", code + "print('held', flush=True); time.sleep(60)"], stdout=subprocess.PIPE)
+    holder = subprocess.Popen([sys.executable, "-c", code + "print('held', flush=True); time.sleep(600)"], stdout=subprocess.PIPE)
     try:
         assert holder.stdout.readline() == b"held\n"
         assert main([*FLAGS, "--output_dir", str(tmp_path)]) == 1
@@ -246,14 +246,14 @@ GRADIENTS = {"coop": ("coop",), "fo": ("fo",), "stage 2": ("sharpzo", "--stage2"
 
 
 @pytest.mark.parametrize("name", GRADIENTS)
-def test_run_that_backpropagates_records_one_number_per_step_and_its_moved_tensors(
+def test_run_that_backpropagates_records_one_number_per_step_and_its_trained_tensors(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer, *more = GRADIENTS[name]
     flags = [*FLAGS, "--prompt_trainer", trainer, *more]
     assert main([*flags, "--output_dir", str(tmp_path / "whole")]) == 0
     broken, folder = [*flags, "--output_dir", str(tmp_path / "broken")], folder_of(tmp_path / "broken", trainer)
-    # four steps of stage 1 ask twice each
+    # four steps of stage 1 query twice each
     stage1 = 8 if more else 0
     with monkeypatch.context() as patch:
         stop_in_call(patch, stage1 + 4, Interrupted("test"))

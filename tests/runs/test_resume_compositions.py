@@ -22,7 +22,7 @@ from tests.helpers.runs import FLAGS, outcome, whole_and_resumed
         ("sharpzo", ["--change_point", "auto"]),
     ],
 )
-def test_run_interrupted_twice_ends_like_an_uninterrupted_one(
+def test_run_interrupted_twice_ends_like_an_uninterrupted_run(
     trainer: str, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_mini: None
 ) -> None:
     whole, resumed = whole_and_resumed([*FLAGS, *options], trainer, tmp_path, monkeypatch)

@@ -1,4 +1,4 @@
-"""Whole runs as far as data go: given lists, halves of the classes, views, own folders, and features that a second run reads."""
+"""The data of whole runs: given lists, halves of the classes, views, own folders, and features that a second run reads."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_random_views_repeat_and_are_other_features(call: Call) -> None:
     assert two.json("result")["zero_shot_accuracy"] == plain.json("result")["zero_shot_accuracy"]
 
 
-def test_own_folder_needs_no_code(call: Call, tmp_path: Path) -> None:
+def test_folder_of_images_requires_no_code(call: Call, tmp_path: Path) -> None:
     for name in ("red_square", "blue circle"):
         draw_images(tmp_path / "mine" / name, *(f"{number}.png" for number in range(10)))
     run = call("--root_path", str(tmp_path / "mine"), "--template", "a drawing of a {}.", dataset="folder")
@@ -195,7 +195,7 @@ def test_class_with_fewer_images_than_shots_is_refused_or_taken_whole(call: Call
         (lambda split: split["test"].append(["River/9.jpg", 2, "River"]), "River/9.jpg: the image is missing"),
     ],
 )
-def test_bad_split_is_one_line_and_nothing_is_written(
+def test_bad_split_is_refused_in_one_line_and_nothing_is_written(
     change: Callable[[dict], Any], reason: str, trainer: str, call: Call, eurosat: Path
 ) -> None:
     edit_split(eurosat, change)
@@ -208,7 +208,7 @@ def test_class_without_training_images_is_refused_by_name(call: Call, eurosat: P
 
 
 @pytest.mark.parametrize("content", [b"", b"these are words", None], ids=["empty", "text", "truncated"])
-def test_bad_image_is_one_line_and_nothing_is_written(content: bytes | None, call: Call, eurosat: Path) -> None:
+def test_bad_image_is_refused_in_one_line_and_nothing_is_written(content: bytes | None, call: Call, eurosat: Path) -> None:
     path = eurosat / "eurosat" / "2750" / "River" / "River_6.jpg"
     path.write_bytes(path.read_bytes()[:50] if content is None else content)
     call().assert_refused(f"{path}: not a readable image: ")

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_mini")
 
 @pytest.fixture(autouse=True)
 def heeded_signals() -> Iterator[None]:
-    """Signals as a process of a terminal has them: one that was started in the background or below nohup ignores some."""
+    """The signal handlers of a process in a terminal; a process in the background or under nohup ignores some signals."""
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
     before = {number: signal.signal(number, handler) for number, handler in usual.items()}
     yield

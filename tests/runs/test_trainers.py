@@ -73,7 +73,7 @@ def test_every_trainer_runs_and_counts_its_queries(trainer: str, call: Call) -> 
     queries |= dict.fromkeys(("mezo", "sparse-mezo", "zo-sign", "zo-momentum", "zo-adam", "lozo"), 2 * 2)
     queries |= {"cge": 2 * 8, "polystep": 2 * 8, "zo-conservative": 2 * 5, "forward-gradient": 2 * 16, "rank-sgd": 2 * (16 + 5)}
     queries |= {"sep-cma": 2 * 4, "spsa": 2 * 10, "tip-adapter": 0, "linear-probe": 0}
-    # the references without prompts ask nothing; 2d, 2d + 1, 2 · 20 pairs, 4 + 3 ln d, then what each paper's step takes
+    # the references without prompts make no queries; 2d, 2d + 1, 2 · 20 pairs, 4 + 3 ln d, then what each paper's step takes
     queries |= {"adam-cge": 2 * 8, "lbfgs": 2 * 9, "openai-es": 2 * 40, "plain-cma": 2 * 8, "fzoo": 2 * 9, "r-adazo": 2 * 11}
     queries |= {"conmezo": 2 * 2, "curvzo": 2 * 2, "zoar": 2 * 10, "guided-es": 2 * 16, "zosa": 2 * 18, "zest": 2 * 16}
     queries |= {"loren": 2 * 6, "bszo": 2 * 3, "sharpzo+": 2 * 9}
@@ -92,7 +92,7 @@ def test_released_fidelity_runs_and_computes_something_else(call: Call) -> None:
 
 
 def test_change_point_auto_starts_stage_2_after_ten_steps_without_a_rise(call: Call) -> None:
-    # a projection this small leaves every prompt as it is, so that validation accuracy stays where it was
+    # a projection this small changes no prompt noticeably, so validation accuracy stays constant
     flags = [*FLAGS, "--shots", "1", "--change_point", "auto", "--total_steps", "12", "--std", "1e-9"]
     run = call(*flags, folder="digits/sharpzo/Mini/1shots/seed1")
     assert (run.status, run.config["change_point"]) == (0, "auto")

@@ -1,4 +1,4 @@
-"""The benchmark's figures that are no matter of speed: equality of the two paths, and what it counts."""
+"""The benchmark's figures other than speed: equality of the two paths, and its counts."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from utils.errors import RunError, UserError
 def call(*argv: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[bytes]:
     where = os.environ | environment
     return subprocess.run(
-        [sys.executable, str(REPOSITORY / "tools"), *argv], cwd=cwd, env=where, capture_output=True, timeout=120
+        [sys.executable, str(REPOSITORY / "tools"), *argv], cwd=cwd, env=where, capture_output=True, timeout=600
     )
 
 
@@ -45,7 +45,7 @@ def test_errors_are_one_line_with_their_exit_status(
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
 def test_every_command_prints_its_help_on_any_terminal_and_from_any_directory(encoding: str, tmp_path: Path) -> None:
-    # heavy imports are no part of this, so one light command stands for those that import torch
+    # imports of torch are not tested here, so a light command represents those that import it
     for name in ("sweep", "summarize", "status", "data", "reproduce"):
         done = call(name, "--help", cwd=tmp_path, PYTHONIOENCODING=encoding)
         assert done.returncode == 0, done.stderr
@@ -68,7 +68,7 @@ def test_unknown_command_is_refused_with_the_list_of_commands(tmp_path: Path) ->
     assert not {"common", "maintain"} & set(commands())
 
 
-def test_tilde_is_the_home_folder_where_no_shell_expands_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tilde_is_the_home_folder_without_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert user_path("~/runs") == tmp_path / "runs"
     assert user_path_text("~/runs") == str(tmp_path / "runs")
@@ -76,7 +76,7 @@ def test_tilde_is_the_home_folder_where_no_shell_expands_it(tmp_path: Path, monk
 
 
 def test_every_path_argument_of_a_command_expands_the_tilde() -> None:
-    """argparse with type=Path leaves ~ to the shell, which does not expand it behind "=" or in quotes."""
+    """argparse with type=Path leaves ~ to the shell, which does not expand it after "=" or in quotes."""
     plain = [
         f"{path.relative_to(REPOSITORY)}: {line.strip()}"
         for path in (REPOSITORY / "tools").rglob("*.py")

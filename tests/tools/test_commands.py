@@ -1,4 +1,4 @@
-"""Every command of the documents has flags that parse, and is run here or says what it needs."""
+"""Every command in the documents has flags that parse, and is run here or states what it requires."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Parsed(BaseException):
 
 
 def parses(main: Any, argv: list[str]) -> bool:
-    """Whether the program accepts its arguments; nothing of it runs."""
+    """Whether the program accepts its arguments; nothing is run."""
     parse = argparse.ArgumentParser.parse_args
 
     def parse_and_stop(self: argparse.ArgumentParser, *arguments: Any) -> None:
@@ -58,7 +58,7 @@ def flags_in_help(main: Any) -> set[str]:
 
 
 def check(command: list[str], block: Block) -> None:
-    """Raises where our own programs would refuse the command's arguments."""
+    """Raises an error if our own programs would refuse the command's arguments."""
     program, *arguments = command
     flags = flags_of_run(command)
     if flags is not None:
@@ -74,7 +74,7 @@ def check(command: list[str], block: Block) -> None:
         folder = (REPOSITORY / name.replace(".", "/")).is_dir()
         module = importlib.import_module(f"{name}.__main__" if folder else name)
         if "…" in arguments:
-            # the reader's own flags belong there, so that only the others can be checked
+            # a placeholder for the reader's flags, so only the others can be checked
             assert {flag for flag in arguments if flag.startswith("--")} <= flags_in_help(module.main), " ".join(command)
         else:
             assert parses(module.main, arguments[2:]), " ".join(command)
@@ -83,7 +83,7 @@ def check(command: list[str], block: Block) -> None:
 
 
 @pytest.mark.parametrize("page", WITH_COMMANDS)
-def test_flags_parse_and_a_block_says_what_it_needs(page: str, tmp_path: Path) -> None:
+def test_flags_parse_and_a_block_states_what_it_requires(page: str, tmp_path: Path) -> None:
     for block, commands in recorded(page, tmp_path):
         assert commands or "=" in block.text, f"{block}: holds no command"
         for command in commands:
@@ -129,7 +129,7 @@ def test_an_unmarked_command_that_cannot_run_is_found() -> None:
     assert needs_of(["pip", "install", "-r", "requirements.txt"]) == {"network"}
 
 
-# what is no part of the repository; .ci/run tests a copy without git, so git cannot say
+# folders outside the repository; .ci/run tests a copy without git, so git cannot list them
 MADE = shutil.ignore_patterns(".*", "__pycache__", "outputs*", "site", "reproduced")
 
 
@@ -156,5 +156,5 @@ def test_a_command_that_fails_is_reported(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_COMMANDS)
 def test_commands_that_need_only_time_run(page: str, tmp_path: Path) -> None:
-    """In the order of the page, so that what earlier ones made is there."""
+    """In the order of the page, so that the output of earlier commands exists."""
     run_blocks(page, [block for block in blocks(page) if block.needs <= {"time", "runs"}], tmp_path)

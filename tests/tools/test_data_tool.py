@@ -37,7 +37,7 @@ def eurosat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Call:
-    """A call of the tool: its exit status, and what it printed."""
+    """The exit status and output of a call of the tool."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str], *argv: str):
         self.status = main(list(argv))
@@ -55,7 +55,9 @@ def test_whole_dataset_is_well(eurosat: Path, capsys: pytest.CaptureFixture[str]
     assert len(call.lines) == 2
 
 
-def test_without_names_what_is_there_is_checked_and_the_rest_listed(eurosat: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_names_existing_datasets_are_checked_and_the_others_listed(
+    eurosat: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     call = Call(capsys, "check", "--root_path", str(eurosat))
     assert call.status == 0
     assert call.row("imagenet")[-2:] == ["not", "here"]
@@ -101,7 +103,7 @@ def test_counts_that_are_not_the_published_ones_are_wrong(
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_each_missing_piece_is_named_with_its_source_and_how_to_get_it(
+def test_each_missing_file_is_named_with_its_source_and_instructions(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     call = Call(capsys, "check", "--root_path", str(tmp_path), name)
@@ -127,7 +129,7 @@ def test_unreadable_split_is_reported_in_the_words_of_a_run(eurosat: Path, capsy
     assert f"eurosat: {path}: train[0]: '/etc/passwd' must be a path below the image folder" in call.lines
 
 
-def test_own_folder_and_digits_are_checked_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folders_of_images_and_digits_are_also_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("cat", "dog"):
         draw_images(tmp_path / name, *(f"{number}.png" for number in range(10)))
     assert Call(capsys, "check", "--root_path", str(tmp_path), "folder").row("folder")[-7:] == [
@@ -157,7 +159,7 @@ def test_own_folder_and_digits_are_checked_too(tmp_path: Path, capsys: pytest.Ca
         (("fewshot", "--config", "configs/eurosat.yaml"), "--root_path: dataset eurosat requires the folder that holds eurosat/"),
     ],
 )
-def test_bad_call_is_one_line_and_status_2(argv: tuple[str, ...], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_call_ends_with_one_line_and_status_2(argv: tuple[str, ...], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
     call = Call(capsys, *argv)
     assert (call.status, call.out) == (2, "")
     assert call.err.startswith("error: ")
@@ -181,7 +183,7 @@ def test_few_shot_list_is_printed_from_the_split_alone(test_data: Path, tmp_path
         "--seed",
         "3",
     ]
-    done = subprocess.run([*command, "--root_path", str(tmp_path)], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*command, "--root_path", str(tmp_path)], cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
     assert (done.returncode, done.stderr) == (0, "")
     train, val = draw_few_shot(load_dataset("caltech101", str(tmp_path)), 2, sampling_generator(3))
     assert json.loads(done.stdout) == {"train": [list(item) for item in train], "val": [list(item) for item in val]}

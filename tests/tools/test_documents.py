@@ -1,4 +1,4 @@
-"""The documents: links hold, generated parts are those of the code, and the site builds."""
+"""The documents: links resolve, generated parts match the code, and the site builds."""
 
 from __future__ import annotations
 

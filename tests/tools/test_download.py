@@ -1,4 +1,4 @@
-"""Downloads, from a server of this machine: resumed, checked, unpacked into CoOp's layout, and over nothing that is there."""
+"""Downloads, from a server of this machine: resumed, checked, unpacked into CoOp's layout, without overwriting existing files."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_file_is_fetched_and_checked(server: Server, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["data.bin"]
 
 
-def test_broken_download_is_continued_where_it_ended(server: Server, tmp_path: Path) -> None:
+def test_interrupted_download_is_resumed(server: Server, tmp_path: Path) -> None:
     server.files["/data.bin"] = CONTENT
     source = Download(server.url("data.bin"), md5(CONTENT))
     server.cut = 3000
@@ -148,13 +148,13 @@ def test_wrong_checksum_is_refused_and_the_file_deleted(server: Server, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_file_put_there_by_hand_is_used(server: Server, tmp_path: Path) -> None:
+def test_manually_downloaded_file_is_used(server: Server, tmp_path: Path) -> None:
     (tmp_path / "data.bin").write_bytes(CONTENT)
     assert fetch(Download("http://127.0.0.1:9/data.bin", md5(CONTENT)), tmp_path).read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/data.bin", "none.bin", "file:///no/such/file"])
-def test_address_that_does_not_answer_is_one_line(url: str, server: Server, tmp_path: Path) -> None:
+def test_server_that_does_not_answer_is_reported_in_one_line(url: str, server: Server, tmp_path: Path) -> None:
     url = server.url(url) if url == "none.bin" else url
     with pytest.raises(RunError, match="run again to continue, or put the file at ") as caught:
         fetch(Download(url), tmp_path)
@@ -197,7 +197,7 @@ def test_archive_that_leaves_its_folder_is_refused(name: str, server: Server, tm
     assert not Path("/outside").exists()
 
 
-def test_damaged_or_other_archive_is_one_line(server: Server, tmp_path: Path) -> None:
+def test_damaged_or_wrong_archive_is_refused_in_one_line(server: Server, tmp_path: Path) -> None:
     server.files["/bad.tar"] = CONTENT
     piece = Piece("images", "page", Download(server.url("bad.tar"), "", "images"))
     with pytest.raises(RunError, match=r"bad\.tar: cannot be unpacked"):
@@ -230,9 +230,7 @@ def test_existing_files_are_untouched_and_missing_ones_listed_or_fetched(
     assert list((folder / "2750").iterdir()) == []
 
 
-def test_released_codes_folder_is_completed_where_it_lies(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_released_codes_folder_is_completed_in_place(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.files["/split.json"] = b"[]"
     piece = Piece("split.json", "page", Download(server.url("split.json")))
     monkeypatch.setitem(SOURCES, "eurosat", Source("EuroSAT", "", "", (piece,)))

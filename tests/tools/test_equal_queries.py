@@ -43,7 +43,7 @@ def test_settings_have_the_lowest_validation_loss_on_average_over_the_sets(
     losses = {"zo_lr=0.1": (1.0, 2.0), "zo_lr=0.3": (1.2, 1.5), "zo_lr=1.0": (0.5, 2.4), "zo_lr=3.0": (3.0, 3.0)}
     for settings, pair in losses.items():
         append("choice", [choice(settings, dataset, loss) for dataset, loss in zip(("digits", "icons_emoji"), pair, strict=True)])
-    # another budget, and a setting that one set lacks, decide nothing
+    # another budget, and a setting that one set lacks, have no influence
     append("choice", [choice("zo_lr=9", "digits", 0.0), choice("zo_lr=0.1", "digits", 0.0) | {"budget": 20_000}])
     assert best_settings("mezo", 5000) == best_settings("mezo", 20_000) == "zo_lr=0.3"
 

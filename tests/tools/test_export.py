@@ -30,7 +30,7 @@ from tools.export.graph import ImageEncoder, write_onnx  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_mini")
 
-# what a device without PyTorch looks like to the program
+# a device without PyTorch, as the program sees it
 WITHOUT_TORCH = """
 import runpy, sys
 class Blocker:
@@ -80,7 +80,7 @@ def test_graph_agrees_with_the_classifier_at_every_batch_size(trainer: str, flag
     assert all(row["largest_logit_difference"] < 1e-3 for row in manifest["checks"]["batches"])
     assert all(row["worst_cosine"] > 0.99999 for row in manifest["checks"]["batches"])
     assert manifest["checks"]["forms"]["onnx"]["label_agreement"] == 100
-    # beside the classifier itself, which shares no code with the graph behind the decoder
+    # compared with the classifier, which shares no code with the graph after the decoder
     classifier, digits = Classifier.load(run, "cpu"), read_digits()
     pictures = [digits.open_image(item) for item in digits.test[:5]]
     session = onnxruntime.InferenceSession(output / "classifier.onnx")
@@ -157,7 +157,7 @@ def test_int8_is_exported_or_refused_with_its_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     run, output = tuned(tmp_path / "run", "sharpzo"), tmp_path / "exported"
-    # on few images a label or two may change either way
+    # on few images, a label or two may change in either direction
     monkeypatch.setattr(int8, "MOST_LOST", 5.0)
     manifest = export(run, output, "--int8")
     figures = manifest["checks"]["int8"]
@@ -172,7 +172,7 @@ def test_int8_is_exported_or_refused_with_its_figures(
     assert not (output / "classifier_int8.onnx").exists() and (output / "classifier.onnx").exists()
 
 
-def test_what_cannot_be_exported_is_one_line(
+def test_unsupported_export_is_refused_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     run = tuned(tmp_path / "run", "tip-adapter")
@@ -186,7 +186,7 @@ def test_what_cannot_be_exported_is_one_line(
 
 @pytest.mark.slow
 def test_tower_of_published_size_agrees(tmp_path: Path) -> None:
-    """ViT-B/16 with random weights, 86 million of them."""
+    """ViT-B/16 with 86 million random weights."""
     import open_clip
 
     with torch.random.fork_rng():

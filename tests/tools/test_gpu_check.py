@@ -1,4 +1,4 @@
-"""The GPU check finds what it looks for; on a CPU, which is where its own tests can run."""
+"""The GPU check detects failures; tested on a CPU."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ def test_findings_are_stored_at_once_and_a_part_that_stops_is_a_failure(tmp_path
     assert found["values"]["feature_errors"] == {"float32": 1e-6}
     assert found["values"]["failures"] == [
         "too large",
-        "values broke off with status 1: RuntimeError: no kernel image (see values.log)",
+        "values stopped with status 1: RuntimeError: no kernel image (see values.log)",
     ]
     text = markdown(found)
     assert "- values: too large" in text
-    assert "All as it should be" not in text
+    assert "All checks passed" not in text
     report.note("seconds", 1.0)
     report["failures"].clear()
     report.note("seconds", 1.0)
-    assert "All as it should be." in markdown(collect(tmp_path, {"values": 0}))
+    assert "All checks passed." in markdown(collect(tmp_path, {"values": 0}))
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "nonsense"])
-def test_device_that_is_not_there_is_refused_in_one_line(device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_device_is_refused_in_one_line(device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--device", device, "--output", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: --device: ")

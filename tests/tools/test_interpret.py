@@ -1,4 +1,4 @@
-"""Interpretation: a token that is a word is recognized as that word, and one that is not is said to mean nothing."""
+"""Interpretation: a token equal to a word is recognized as that word, and any other is reported as meaningless."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run(tmp_path: Path) -> Path:
     return prompt.parent
 
 
-def test_words_are_named_and_a_moved_context_means_nothing(run: Path, capsys: pytest.CaptureFixture) -> None:
+def test_words_are_recognized_and_a_shifted_context_is_meaningless(run: Path, capsys: pytest.CaptureFixture) -> None:
     assert main([str(run)]) == 0
     text = capsys.readouterr().out
     result = json.loads((run / "result.json").read_text())
@@ -51,7 +51,7 @@ def test_prompt_on_the_pixels_is_refused(tmp_path: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("suffix", [".png", ".pdf"])
-def test_plot_writes_the_format_that_its_name_says(suffix: str, run: Path, tmp_path: Path) -> None:
+def test_plot_writes_the_format_of_its_suffix(suffix: str, run: Path, tmp_path: Path) -> None:
     output = tmp_path / f"curve{suffix}"
     assert plot([str(run), "--y", "loss", "--x", "seconds", "--output", str(output)]) == 0
     assert output.read_bytes().startswith({".png": b"\x89PNG", ".pdf": b"%PDF"}[suffix])

@@ -1,4 +1,4 @@
-"""The tables in the documents are the ones that the commands beside them made."""
+"""The tables in the documents are the output of the commands next to them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_results_page_holds_the_tables_that_were_made() -> None:
     assert "<!-- claims -->" in text and results_page.with_tables(text) == text
 
 
-def test_pictures_that_documents_show_are_there_and_no_others() -> None:
+def test_images_in_documents_exist_and_are_all_used() -> None:
     texts = {path: path.read_text() for path in (*DOCS.rglob("*.md"), REPOSITORY / "README.md")}
     shown = {
         (path.parent / name).resolve() for path, text in texts.items() for name in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)

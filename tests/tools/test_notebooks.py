@@ -1,4 +1,4 @@
-"""The notebooks run, and the pages of docs/ are what they print."""
+"""The notebooks run, and the pages in docs/ match their output."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_from_scratch_agrees_with_the_repositorys_own_in_queries_and_gains(tmp_p
     assert (tmp_path / "from_scratch-1.png").is_file()
 
 
-def test_two_stages_end_below_where_they_began(tmp_path: Path) -> None:
+def test_two_stages_end_below_their_initial_loss(tmp_path: Path) -> None:
     page = notebooks.write_page(notebooks.SOURCES / "two_stages.py", tmp_path).read_text(encoding="utf-8")
     ends = re.findall(r"^(?:start|end of stage \d): loss ([\d.]+), test", page, re.MULTILINE)
     start, first, last = map(float, ends)

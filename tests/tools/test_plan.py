@@ -39,7 +39,7 @@ from utils.config import FIELDS
         (("--config", "configs/eurosat.yaml", "--prompt_trainer", "bpt-vlm", "--deep"), 25_200),
         # 160 images in batches of 32, 200 epochs
         (("--config", "configs/eurosat.yaml", "--prompt_trainer", "coop"), 1_000),
-        # a limit stops before the step that would exceed it
+        # a limit stops the run before the step that would exceed it
         (("--config", "configs/eurosat.yaml", "--max_queries", "2000"), 1_064),
         (("--config", "configs/eurosat.yaml", "--change_point", "2", "--max_queries", "3200"), 3_200),
     ],
@@ -49,7 +49,7 @@ def test_plan_knows_the_queries_of_a_run(flags: tuple[str, ...], queries: int) -
     assert (price.queries, price.exact) == (queries, True)
 
 
-def test_plan_is_an_upper_bound_where_validation_decides_the_change_point() -> None:
+def test_plan_is_an_upper_bound_if_validation_decides_the_change_point() -> None:
     price = cost(Job(("--config", "configs/digits.yaml", "--change_point", "auto")).config)
     assert (price.queries, price.exact) == (4000 * 552, False)
 
@@ -87,7 +87,7 @@ def test_time_is_estimated_from_the_benchmark_of_the_dataset_or_of_the_nearest()
     timed = Benchmark({"dtd": row | {"classes": 47, "coordinates": 512, "tangent_seconds_float32": 0.3}})
     tangents = (153_600 + 50_688) * 0.3 / 512
     assert timed.seconds(forward) == pytest.approx(12_000e-3 + tangents + 19_700 * 4e-3)
-    # pairs of queries in one stage cost what stage 2's do
+    # pairs of queries in the only stage cost as much as those of stage 2
     mezo = Job(("--config", "configs/eurosat.yaml", "--prompt_trainer", "mezo")).config
     assert benchmark.seconds(mezo) == pytest.approx(cost(mezo).queries / 2 * 4e-3)
     assert benchmark.seconds(Job(("--config", "configs/eurosat.yaml", "--prompt_trainer", "zip")).config) is None

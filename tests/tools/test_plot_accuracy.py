@@ -1,4 +1,4 @@
-"""The figure of accuracy against queries: every folder given is drawn, and one that holds no curves is refused."""
+"""The figure of accuracy against queries: every given folder is drawn, and a folder without curves is refused."""
 
 from __future__ import annotations
 

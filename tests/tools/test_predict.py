@@ -109,7 +109,7 @@ def test_class_names_from_the_line_or_from_a_file(run: Path, pictures: Path, cap
         (["RUN", "EMPTY"], "holds no image file"),
     ],
 )
-def test_what_cannot_work_is_one_line_and_status_2(
+def test_impossible_request_ends_with_one_line_and_status_2(
     arguments: list[str], said: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -119,7 +119,7 @@ def test_what_cannot_work_is_one_line_and_status_2(
 
 
 @pytest.mark.parametrize("name", ["bogus", "meta"])
-def test_a_device_that_runs_do_not_know_is_refused_in_one_line(
+def test_unknown_device_is_refused_in_one_line(
     name: str, run: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     expected = f"error: --device: '{name}' is not a device; use auto, cpu, cuda or cuda:N\n"

@@ -1,4 +1,4 @@
-"""The released code's recorded numbers come out of ours again."""
+"""Our code reproduces the recorded numbers of the released code."""
 
 from __future__ import annotations
 

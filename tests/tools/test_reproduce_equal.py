@@ -1,4 +1,4 @@
-"""The icon suite's own artifacts: equal budgets, SharpZO without a part, ranks, curves, and the claims made of them."""
+"""The icon suite's own artifacts: equal budgets, ablations of SharpZO, ranks, curves, and the claims made from them."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def test_every_run_of_a_plan_is_a_valid_command(name: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("dataset", "root"), [("digits", None), ("eurosat", "DATA")])
-def test_run_by_hand_the_sweeps_and_the_tables_are_one_run(dataset: str, root: str | None) -> None:
+def test_runs_by_hand_by_the_sweep_and_by_the_tables_share_a_folder(dataset: str, root: str | None) -> None:
     flags = ("--root_path", root) if root else ()
     suite = MINI if dataset == "digits" else PAPER
     by_hand = Job(("--config", f"configs/{dataset}.yaml", *flags, "--seed", "1"))
@@ -50,7 +50,7 @@ def test_run_by_hand_the_sweeps_and_the_tables_are_one_run(dataset: str, root: s
     assert others == [first, first]
 
 
-def test_table6_and_table7_vary_one_thing_around_the_default_run(tmp_path: Path) -> None:
+def test_table6_and_table7_vary_one_setting_of_the_default_run(tmp_path: Path) -> None:
     base = maker(tmp_path).job("digits", OURS, 1).config
     for name, rows, columns, keys in (
         ("table6", ("magnitude", "zscore"), PAPERS_RATIOS, {"pruning", "prune_ratio", "run_name"}),
@@ -109,7 +109,7 @@ def test_run_of_other_settings_in_a_jobs_folder_is_not_taken_for_it(tmp_path: Pa
     assert "none of its 5 runs is finished" in capsys.readouterr().err
     (job.path / "config.yaml").write_text("{")
     assert job.state == "other settings"
-    # what a run resolves, and a setting that an older version did not have
+    # resolved settings, and a setting that an older version lacked
     resolved = job.config.as_dict() | {"device": "cpu", "template": "a {}", "memory_limit": 1024}
     del resolved["deterministic"]
     (job.path / "config.yaml").write_text(yaml.safe_dump(resolved))

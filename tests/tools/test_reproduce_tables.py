@@ -1,4 +1,4 @@
-"""What tables, figures and claims show of finished runs."""
+"""Tables, figures and claims made from finished runs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_methods_are_compared_at_their_own_budgets_at_a_small_one_and_at_ours(tm
     assert call(tmp_path, "baselines", "--no-run", "--seeds", "1", "2") == 0
     text = (tmp_path / "made/baselines.md").read_text()
     assert text.count("### All methods") == 3
-    # 73 and 74, five more of bbt, which therefore stands first
+    # 73 and 74, and five more points for bbt, which therefore comes first
     first, second = [line for line in text.split("own budget")[1].splitlines() if line.startswith("|")][2:4]
     assert first == f"| {title('bbt')} | 78.50 ± 6.35 (n = 2) | 78.00 | 79.00 | 1,600 | 160 | 16 |"
     assert " 73.50 ± 6.35 (n = 2) | 73.00 | 74.00 |" in second
@@ -56,7 +56,7 @@ def test_table_shows_what_is_finished_and_says_what_is_not(tmp_path: Path, capsy
     assert line == "| SharpZO | " + "73.50 ± 6.35 (n = 2) | " * 4 + "– |"
 
 
-def test_papers_figures_stand_beside_ours_and_table_2_averages_the_shifts_alone(tmp_path: Path) -> None:
+def test_papers_figures_are_next_to_ours_and_table_2_averages_only_the_shifts(tmp_path: Path) -> None:
     paper_maker = JobFactory(PAPER, str(tmp_path / "runs"), "/data", seeds=(1,))
     for entry in PLANS["table2"](paper_maker):
         if entry.row == f"RN50, {OURS}":
@@ -135,7 +135,7 @@ def test_mean_of_columns_is_by_seed_over_the_seeds_that_all_have(tmp_path: Path)
     assert found.values(OURS, "0.1") == {1: 73.0, 2: 73.0}
 
 
-def test_rival_with_one_seed_gives_no_interval_but_what_trains_nothing_does(tmp_path: Path) -> None:
+def test_rival_with_one_seed_gives_no_interval_unless_it_trains_nothing(tmp_path: Path) -> None:
     entries = [entry for entry in PLANS["table1"](maker(tmp_path, seeds=(1, 2, 3))) if entry.column == "digits"]
     for entry in entries:
         if entry.job.config.prompt_trainer in (OURS, "zero-shot") or entry.job.config.seed == 1:
@@ -145,7 +145,7 @@ def test_rival_with_one_seed_gives_no_interval_but_what_trains_nothing_does(tmp_
     assert found.paired(("digits",), f"Mini, {OURS}", "Mini, zero-shot").n == 3
 
 
-def test_average_over_some_of_the_papers_datasets_has_no_figure_of_the_paper_beside_it(tmp_path: Path) -> None:
+def test_average_over_some_of_the_papers_datasets_has_no_figure_of_the_paper(tmp_path: Path) -> None:
     for entry in PLANS["table1"](JobFactory(PAPER, str(tmp_path / "runs"), "/data", seeds=(1,))):
         if entry.row == f"RN50, {OURS}":
             finish(entry.job)

@@ -1,4 +1,4 @@
-"""How a sweep runs its jobs: what it skips and resumes, devices, failures, and runs of other sweeps."""
+"""How a sweep runs its jobs: skipped and resumed runs, devices, failures, and runs of other sweeps."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_each_process_sees_its_own_card(calls: Path, tmp_path: Path, monkeypatch
     assert swept(tmp_path, "--seeds", "1", "2", "3", "4", "--devices", "cuda:0", "cuda:1") == 0
     entries = [json.loads(line) for line in calls.read_text().splitlines()]
     assert {entry["cards"] for entry in entries} == {"0", "1"}
-    # a run's device is one of its settings: on whichever card it goes on, it is the same run
+    # a run's device is one of its settings: it is the same run on every card
     assert not any("--device" in entry["argv"] for entry in entries)
 
 
@@ -79,18 +79,18 @@ def test_processes_on_the_cpu_share_its_threads(calls: Path, tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_sweep_stops_its_runs_and_starts_no_more(number: signal.Signals, calls: Path, tmp_path: Path) -> None:
+def test_interrupted_sweep_stops_its_runs_and_starts_no_others(number: signal.Signals, calls: Path, tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from tools import sweep; from tools.common import runs;"
         f"runs.MAIN = Path({str(REPOSITORY / 'tests' / 'helpers' / 'fake_main.py')!r}); sys.exit(sweep.main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", script, *DIGITS, "--output_dir", str(tmp_path / "out"), "--seeds", "1", "2"]
     process = subprocess.Popen(command, env=os.environ | {"FAKE": '{"1": "wait"}'}, stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not list(tmp_path.rglob("waiting")) and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(number)
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=600)
     assert process.returncode == 3
     assert out.splitlines()[-1] == "0 finished, 1 interrupted, 1 not started"
     assert seeds(calls) == ["1"]
@@ -124,9 +124,12 @@ def test_run_of_another_sweep_is_left_to_it_and_taken_over_if_it_gives_up(
     command = [sys.executable, "-c", OTHER, str(first.path), fate, str(tmp_path / "config.yaml")]
     with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}) as other:
         wait_for(first.path / "held")
-        threading.Timer(2.0, (first.path.parent / "release").touch).start()
+        # the sweep has passed over the first run when the second has its result
+        releaser = threading.Thread(target=release_after, args=(second.path / "result.json", first.path.parent / "release"))
+        releaser.start()
         assert swept(tmp_path, "--seeds", "1", "2") == 0
-        other.wait(timeout=30)
+        releaser.join()
+        other.wait(timeout=600)
     lines = capsys.readouterr().out.splitlines()
     assert f"[0/2] {first.path}: running elsewhere" in lines
     assert any(line.startswith(f"[1/2] {second.path}: finished, 52.0%") for line in lines)
@@ -136,8 +139,13 @@ def test_run_of_another_sweep_is_left_to_it_and_taken_over_if_it_gives_up(
     )
 
 
+def release_after(result: Path, release: Path) -> None:
+    wait_for(result)
+    release.touch()
+
+
 def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not path.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert path.exists()

@@ -21,7 +21,7 @@ def test_one_device_pays_for_every_query_and_no_message() -> None:
     assert MACHINE.call(2, 2) == 0.04 + 1e-4
 
 
-def test_speed_up_ends_where_every_query_has_a_device() -> None:
+def test_speed_up_ends_when_every_query_has_a_device() -> None:
     free = dataclasses.replace(MACHINE, hop=0.0, update=0.0)
     for devices in DEVICES:
         assert RUN.stage1(free, 1) / RUN.stage1(free, devices) <= devices * 1.2
@@ -31,7 +31,7 @@ def test_speed_up_ends_where_every_query_has_a_device() -> None:
     assert RUN.stage2(MACHINE, 512) > RUN.stage2(MACHINE, 2)
 
 
-def test_float64_counts_where_the_step_is_small() -> None:
+def test_float64_is_charged_for_small_steps() -> None:
     assert run_of("imagenet").exact and not run_of("eurosat").exact
     exact = dataclasses.replace(RUN, exact=True)
     more = exact.stage1(MACHINE, 8) - RUN.stage1(MACHINE, 8)

@@ -1,4 +1,4 @@
-"""The settings search judges by held-out cross-entropy alone, and runs its finalists again."""
+"""The settings search judges only by held-out cross-entropy, and reruns its finalists."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def local(calls: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield calls
 
 
-def wait_for(condition: object, seconds: float = 60) -> None:
+def wait_for(condition: object, seconds: float = 600) -> None:
     assert callable(condition)
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
@@ -56,7 +56,7 @@ def test_array_task_makes_its_runs_one_after_another_and_finished_ones_are_not_s
     wait_for(lambda: len(results(tmp_path)) == 3)
     tasks = submitted(tmp_path)
     assert [len(task["runs"]) for task in tasks] == [2, 1]
-    # where each task's own log and each run's log are
+    # the paths of each task's log and each run's log
     assert all(f"task {task['task']}: " in out for task in tasks) and out.count("seed1.log") == 1
     assert swept(tmp_path, "--seeds", "1", "2", "3", *SLURM) == 0
     assert seeds(local) == ["1", "2", "3"] and len(submitted(tmp_path)) == 2
@@ -72,7 +72,7 @@ def test_signal_before_the_time_limit_checkpoints_the_run_and_requeues_the_task(
     children = subprocess.run(["pgrep", "-P", str(task["task"])], capture_output=True, text=True, check=True).stdout.split()
     os.kill(int(children[0]), signal.SIGUSR2)
     wait_for(lambda: results(tmp_path) == ["seed1"])
-    # begun, told to stop with status 3, and begun again with the threads that it had
+    # started, interrupted with status 3, and started again with the same number of threads
     argv = [json.loads(line)["argv"] for line in local.read_text().splitlines()]
     assert len(argv) == 2 and argv[1][-2] == "--threads"
     capsys.readouterr()
@@ -97,7 +97,7 @@ def test_status_counts_runs_and_quotes_the_last_line_of_each_failure(
     assert swept(tmp_path, "--seeds", "1", "2", "3", "--status") == 0
 
 
-def test_run_that_a_signal_killed_counts_as_failed_and_not_one_that_was_asked_to_stop(tmp_path: Path) -> None:
+def test_run_killed_by_a_signal_counts_as_failed_and_an_interrupted_run_does_not(tmp_path: Path) -> None:
     log = tmp_path / "log"
     assert failure(log) is None
     for text, said in (("a\n[exit status -9]\n", "a"), ("[exit status -9]\n", "[exit status -9]"), ("a\ninterrupted\n", None)):
@@ -122,7 +122,7 @@ def test_runs_in_the_queue_are_not_submitted_again(
     capsys.readouterr()
     assert swept(tmp_path, "--seeds", "1", "2", *SLURM) == 3
     assert capsys.readouterr().out.startswith("2 runs: 0 finished, 1 queued or running, 1 to submit\n")
-    # the completing one alone
+    # only the task that completes
     wait_for(lambda: results(tmp_path) == ["seed2"])
     assert swept(tmp_path, "--seeds", "1", "2", "--status") == 3
     lines = capsys.readouterr().out.splitlines()
@@ -167,7 +167,7 @@ def test_wrong_slurm_option_is_refused_in_one_line(
     assert error.startswith(f"error: {said}") and error.count("\n") == 1 and not list(tmp_path.rglob("logs"))
 
 
-def test_machine_without_slurm_or_submitit_is_told_in_one_line(
+def test_machine_without_slurm_or_submitit_is_refused_in_one_line(
     local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(slurm, "CLUSTER", "slurm")

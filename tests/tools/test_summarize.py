@@ -1,4 +1,4 @@
-"""What the summary makes of run folders, and that the paper's figures are the paper's."""
+"""The summary of run folders, and the paper's figures in it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from utils.settings import Config
 
 
 def write_run(root: Path, accuracy: float | None, **settings: object) -> Path:
-    """A run folder as main leaves it; an unfinished one without an accuracy."""
+    """A run folder as main leaves it; without an accuracy, an unfinished run."""
     config = dataclasses.replace(Config(), **{"output_dir": str(root), "dataset": "eurosat"} | settings)
     path = run_path(config)
     path.mkdir(parents=True)
@@ -180,7 +180,7 @@ def test_folder_without_runs_is_refused(tmp_path: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().err.count("error: ") == 2
 
 
-def test_interval_of_one_run_is_not_made_up() -> None:
+def test_one_run_has_no_interval() -> None:
     assert math.isnan(sample([3.0]).half)
     assert show(sample([3.0])) == "3.00 (n = 1)"
 
@@ -197,7 +197,7 @@ def test_papers_printed_averages_are_the_means_of_its_numbers(row: dict) -> None
     values = [number for dataset, number in row["values"].items() if len(row["values"]) == 11 or dataset != "imagenet"]
     mean = sum(values) / len(values)
     if row["method"] == "zip":
-        # ZIP's own row is the one whose printed average is not its mean
+        # the printed average of ZIP's row is not its mean
         assert (round(mean, 2), row["average"]) == (68.58, 70.57)
         return
     decimals = 2 if len(row["values"]) == 11 else 1
@@ -224,10 +224,10 @@ def test_papers_tables_have_all_their_cells() -> None:
     assert paper.accuracy("craft", "oxford_pets", "ViT-B/16") == 91.94
 
 
-def test_zero_shot_comes_first_even_where_it_was_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_zero_shot_comes_first_even_if_it_was_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path, 80.0)
     lines = [line for line in summary(capsys, tmp_path).splitlines() if line.startswith("|")]
-    # 47.0 is what the run itself recorded
+    # the run itself recorded 47.0
     assert lines[2].startswith(f"| {title('zero-shot')} | 47.00 (n = 1)") and lines[3].startswith("| SharpZO | 80.00")
 
 
@@ -322,7 +322,7 @@ def test_many_runs_are_read_at_a_rate_of_over_thirteen_hundred_in_five_seconds(
         for method in methods:
             for seed in range(1, 11):
                 write_run(tmp_path, 80.0 + seed, dataset=dataset, prompt_trainer=method, seed=seed)
-    # the processor's time, since other work on the machine says nothing of this one
+    # CPU time, which other work on the machine hardly affects
     before = time.process_time()
     text = summary(capsys, tmp_path)
     assert time.process_time() - before < 5 * 200 / 1342

@@ -20,7 +20,7 @@ FLAGS = ["--total_steps", "2", "--change_point", "1", "--popsize", "4", "--intri
 
 
 @pytest.mark.parametrize(("trainer", "flags"), [("sharpzo", []), ("craft", []), ("blackvip", []), ("bpt-vlm", ["--deep"])])
-def test_accuracy_is_what_the_run_logged_where_its_images_were_all(
+def test_accuracy_is_the_logged_one_if_the_run_used_all_images(
     trainer: str, flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main([*FLAGS, "--shots", "4", "--prompt_trainer", trainer, "--output_dir", str(tmp_path), *flags]) == 0

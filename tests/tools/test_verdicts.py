@@ -29,7 +29,7 @@ def test_difference_that_holds_alone_is_undecided_among_many() -> None:
     assert str(judge([None])[0]) == "too few runs"
 
 
-def test_seeds_to_decide_are_those_whose_interval_excludes_zero() -> None:
+def test_seeds_to_decide_give_an_interval_that_excludes_zero() -> None:
     from scipy import stats
 
     figures = difference([1.0, 3.0, 0.0, 2.0], [0.5] * 4)

@@ -1,4 +1,4 @@
-"""A tuned prompt at work on image files: the run's own labels on its test set, other names, the template, and what is refused."""
+"""A tuned prompt applied to image files: the run's own labels on its test set, other names, the template, and refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every registered trainer must do on a quadratic: descend, repeat itself, and cost what it announces."""
+"""Every registered trainer on a quadratic: it descends, is reproducible, and costs what it declares."""
 
 from __future__ import annotations
 

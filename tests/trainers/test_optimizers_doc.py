@@ -1,4 +1,4 @@
-"""docs/optimizers.md is true: its example runs, its tables are those of the CSVs, and it describes every ZO optimizer."""
+"""docs/optimizers.md: its example runs, its tables match the CSVs, and it describes every ZO optimizer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ZO_OPTIMIZERS = [name for name, info in TRAINERS.items() if info.stage2 and name
 
 @pytest.fixture
 def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Puts the document's example where the document says; returns its name in the registry."""
+    """Installs the document's example as described there; returns its name in the registry."""
     module, entry = re.findall(r"```python\n(.*?)```", DOC, flags=re.DOTALL)
     assert len(module.splitlines()) < 40
     (tmp_path / "normalized.py").write_text(module, encoding="utf-8")

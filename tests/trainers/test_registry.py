@@ -1,4 +1,4 @@
-"""Settings that concern every trainer: each of them heeds one, or refuses it before anything is written."""
+"""Settings that concern every trainer: each trainer applies them, or refuses them before anything is written."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from utils.settings import Config
 
 OWN = {"intrinsic_dim": 16, "train_batch": 4, "pt_backbone": "clip", "memory_limit": 64, "template": "a photo of a {}."}
 TRAINED = {name: info for name, info in TRAINERS.items() if info.build and info.prompt}
-# one trainer of those that search the same
+# one trainer per search space
 ONE_PER_PROBLEM = {(info.problem, info.restore): name for name, info in TRAINED.items()}.values()
 
 
 @pytest.fixture(scope="module")
 def task(tiny_backbone: Backbone) -> FewShotTask:
-    """Ten training images and, for prompts that need none, as many features."""
+    """Ten training images and, for prompts on the text side, as many features."""
     task, generator = make_task(tiny_backbone), torch.Generator().manual_seed(1)
     labels = torch.tensor([item.label for item in task.train])
     images = Samples(F.normalize(torch.randn(10, task.test_samples.inputs.shape[1], generator=generator), dim=1), labels)
@@ -51,7 +51,7 @@ def test_class_name_has_its_position_from_training(trainer: str, position: str, 
     again = torch.cat([scorer.logits(part.inputs) for part in scorer.images.split(10)])
     torch.testing.assert_close(again, trained, rtol=0, atol=1e-4)
     if trainer != "blackvip":
-        # whose text is the template's
+        # these have the template's text
         _, at_the_end = problem_of(trainer, task)
         assert abs(objective.loss_at(w, problem.test) - at_the_end.objective.loss_at(w, problem.test)) > 1e-3
 

@@ -1,4 +1,4 @@
-"""A saved prompt gives the accuracy of its own run again, goes to other classes and datasets, and is refused where it cannot."""
+"""A saved prompt reproduces its run's accuracy, and is scored on other classes and datasets or refused there."""
 
 from __future__ import annotations
 
@@ -42,9 +42,7 @@ def test_accuracy_is_that_of_the_run_that_saved_it(trainer: str, flags: list[str
     assert (again["trainer"], again["shots"], again["seed"], again["queries"]) == ("saved", 2, 3, 0)
 
 
-def test_prompt_that_was_trained_again_is_not_taken_for_the_one_that_was_scored(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_retrained_prompt_is_not_mistaken_for_the_scored_prompt(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path = train(tmp_path, "bbt")
     score = Job(
         ("--prompt_trainer", "saved", "--load_prompt", str(path), "--output_dir", str(tmp_path), "--shots", "2", "--seed", "3")

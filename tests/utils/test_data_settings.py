@@ -1,4 +1,4 @@
-"""The settings that concern data: what the shifts and own folders run with, other names, and paths that cannot work."""
+"""The settings that concern data: settings of the shifts and of folders of images, other names, and impossible paths."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_config_of_a_shift_is_an_evaluation(dataset: str) -> None:
     assert (config.dataset, config.template, DATASETS[dataset].template) == (dataset, None, "a photo of a {}.")
 
 
-def test_config_of_an_own_folder_is_the_example() -> None:
+def test_config_for_a_folder_of_images_is_the_example() -> None:
     config = resolve("--config", "configs/folder.yaml")
     laptop = {"short_classes": "take-all", "intrinsic_dim": 128, "total_steps": 2000}
     assert {key: getattr(config, key) for key in COMMON | laptop} == COMMON | laptop
@@ -47,7 +47,7 @@ def test_data_are_read_as_the_papers_did_by_default() -> None:
 @pytest.mark.parametrize(
     ("flag", "value"), [("split_file", "no/such.json"), ("checkpoint", "no/such.pt"), ("split_file", "configs")]
 )
-def test_file_that_is_not_there_is_refused_by_its_flag(flag: str, value: str) -> None:
+def test_missing_file_is_refused_by_its_flag(flag: str, value: str) -> None:
     with pytest.raises(UserError, match=rf"--{flag}: {value}: no such file"):
         check_paths(resolve(f"--{flag}", value))
 

@@ -1,4 +1,4 @@
-"""File systems that lack something: locks, or fsync of a folder."""
+"""File systems without locks, or without fsync of a folder."""
 
 from __future__ import annotations
 

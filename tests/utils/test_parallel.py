@@ -1,4 +1,4 @@
-"""Work in threads: in order, and also where the system starts few threads or none."""
+"""Work in threads: in order, even if the system starts few threads or none."""
 
 from __future__ import annotations
 

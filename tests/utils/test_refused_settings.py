@@ -176,7 +176,7 @@ def test_python_tag_in_a_config_is_refused_and_not_run(
 @pytest.mark.parametrize(
     "value", ["!!bool maybe", "!!timestamp noon", '!!int ""', "!!float x", "!!binary é", "2020-13-45", "!mine 3"]
 )
-def test_value_that_its_yaml_tag_cannot_take_is_refused_with_file_and_line(value: str, from_yaml: Callable[[str], str]) -> None:
+def test_value_that_does_not_fit_its_yaml_tag_is_refused_with_file_and_line(value: str, from_yaml: Callable[[str], str]) -> None:
     path = from_yaml(f"dataset: digits\nsigma: {value}\n")
     assert refusal("--config", path).startswith(f"{path}:2: sigma: ")
 

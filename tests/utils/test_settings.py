@@ -17,7 +17,7 @@ from utils.setting_kinds import PATHS
 from utils.settings import Config
 
 
-def test_there_is_a_config_for_every_dataset_and_for_nothing_else() -> None:
+def test_every_dataset_and_nothing_else_has_a_config() -> None:
     assert {path.stem for path in (REPOSITORY / "configs").glob("*.yaml")} == set(DATASETS)
     assert set(TABLE_8) == set(DATASETS) - {*LAPTOP, "folder", *SHIFTS}
 
@@ -37,11 +37,11 @@ OF_ALL_DIGITS = {("bbt", "sigma"), ("craft", "sigma"), ("coop", "total_steps"), 
 
 @pytest.mark.parametrize("shots", [1, 2, 4, 8, 16])
 @pytest.mark.parametrize("dataset", DATASETS)
-def test_trainers_keep_their_published_settings_but_for_what_their_own_section_changes(dataset: str, shots: int) -> None:
+def test_trainers_have_their_published_settings_except_in_their_own_section(dataset: str, shots: int) -> None:
     path = REPOSITORY / "configs" / f"{dataset}.yaml"
     document = yaml.safe_load(path.read_text(encoding="utf-8"))
     for name, info in TRAINERS.items():
-        # those without a prompt stop at their own number of candidates
+        # the references without a prompt stop after their candidates
         if not info.trains or not info.prompt:
             continue
         config = resolve("--config", str(path), "--prompt_trainer", name, "--shots", str(shots))
@@ -143,7 +143,7 @@ def test_flags_take_every_kind_of_value() -> None:
     assert resolve("--change_point", "7").change_point == 7
 
 
-def test_a_change_point_at_the_last_step_or_of_a_one_stage_trainer_is_good() -> None:
+def test_a_change_point_at_the_last_step_or_of_a_one_stage_trainer_is_accepted() -> None:
     assert resolve("--change_point", "30", "--total_steps", "30").change_point == 30
     assert resolve("--total_steps", "3", "--prompt_trainer", "fo").total_steps == 3
 
@@ -155,9 +155,9 @@ def test_config_is_frozen_and_its_dict_holds_every_setting() -> None:
         config.seed = 2  # type: ignore[misc]
 
 
-def test_help_gives_the_default_of_the_run_without_flags_beside_the_papers(capsys: pytest.CaptureFixture) -> None:
+def test_help_gives_the_embedded_default_next_to_the_papers(capsys: pytest.CaptureFixture) -> None:
     assert default_text("total_steps") == "20000; digits.yaml has 4000"
-    # the same in both, and a setting that the YAML leaves alone
+    # the same in both, and a setting that the YAML does not mention
     assert default_text("sigma") == "0.4"
     assert default_text("popsize") == "40"
     with pytest.raises(SystemExit):

@@ -5,8 +5,8 @@
     python -m tools.maintain.build_icons draw package drawn        # every set at 32 × 32: about 3 minutes on one core
     python -m tools.maintain.build_icons cut package drawn         # writes datasets/icons/: the sets, LICENSES.md, hashes
 
-`icon_sets.yaml` beside this file lists the held-out sets and the classes. With the versions above, the files come out byte for
-byte as in the repository. `cut --dry-run` only counts.
+`icon_sets.yaml` next to this file lists the held-out sets and the classes. With the versions above, the files are equal to those
+in the repository byte for byte. `cut --dry-run` only counts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tools.common.cli import user_path
 from tools.maintain.icon_classes import LEAST_TEST, VAL_SHOTS, Cut, cut_set, cut_shift
 from tools.maintain.icon_pictures import Picture, draw, permitted_prefixes, read_pictures, read_rules
 
-# Enough that one collision among all pairs of pictures is unlikely (about 1 %).
+# long enough that a collision among all pairs of pictures is unlikely (about 1%)
 HASH_BYTES = 5
 OUTPUT = Path(__file__).resolve().parents[2] / "datasets" / "icons"
 
@@ -59,7 +59,7 @@ def write_set(path: Path, cut: Cut, drawn: Path) -> None:
 
 
 def licenses_document(package: Path, used: Counter[str]) -> str:
-    """LICENSES.md: author, license and source of every icon set that a bundled picture is from."""
+    """LICENSES.md: author, license and source of every icon set from which a bundled picture comes."""
     collections = json.loads((package / "collections.json").read_text())
     version = json.loads((package / "package.json").read_text())["version"]
     rows = []
@@ -132,13 +132,13 @@ def hash_rows(hashes: Iterable[bytes]) -> np.ndarray:
 
 
 def describe(name: str, cut: Cut, rule: dict[str, Any] | None) -> str:
-    """One line of counts, and what is short of the rule's promises."""
+    """One line of counts, and a second line if a class has fewer pictures than the rule requires."""
     line = f"{name}: {len(cut.classes)} classes, train {len(cut.train)}, val {len(cut.val)}, test {len(cut.test)}"
     least = {"train": rule["shots"], "val": VAL_SHOTS, "test": LEAST_TEST} if rule else {}
     short = []
-    for part, wanted in least.items():
+    for part, required in least.items():
         counts = Counter(label for _, label in getattr(cut, part))
-        short += [f"{cut.classes[i]} {part} {counts[i]}" for i in range(len(cut.classes)) if counts[i] < wanted]
+        short += [f"{cut.classes[i]} {part} {counts[i]}" for i in range(len(cut.classes)) if counts[i] < required]
     return line + (f"\n    too few: {', '.join(short)}" if short else "")
 
 

@@ -2,13 +2,12 @@
 
     python -m tools.maintain.compare_rules screen mezo       # screen.csv: four or five settings, seed 1, a quarter of the queries
     python -m tools.maintain.compare_rules final mezo        # final.csv: the best of them, seeds 1 to 5, all queries
-    python -m tools.maintain.compare_rules final sharpzo     # SharpZO as configs/digits.yaml has it
+    python -m tools.maintain.compare_rules final sharpzo     # SharpZO with the settings of configs/digits.yaml
     python -m tools.maintain.compare_rules stage1 rge        # stage1.csv: a stage-1 option in SharpZO's default, seeds 1 to 5
     python -m tools.maintain.compare_rules write             # both tables into docs/optimizers.md
 
-The CSVs are in docs/optimizers. Settings are chosen by accuracy on all 358 validation images of digits and by nothing else; test
-accuracy is measured once, at the end of a final run. Existing rows are not run again, so a list of names can be completed in
-parts.
+The CSVs are in docs/optimizers. Settings are chosen only by accuracy on all 358 validation images of digits; test accuracy is
+measured once, at the end of a final run. Existing rows are not rerun, so a list of names can be completed in parts.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ SEEDS = (1, 2, 3, 4, 5)
 DOCUMENT = REPOSITORY / "docs" / "optimizers.md"
 COLUMNS = ("name", "settings", "seed", "queries", "cpu_seconds", "train_loss", "val_accuracy", "test_accuracy")
 
-# four settings each, and a fifth beyond the best if that was at the edge of the grid
+# four settings each, and a fifth beyond the edge of the grid if the best setting was there
 GRIDS = {
     "mezo": [f"zo_lr={lr}" for lr in (0.1, 0.3, 1.0, 3.0)],
     "sparse-mezo": [f"zo_lr={lr}" for lr in (0.1, 0.3, 1.0, 3.0)],
@@ -54,7 +53,7 @@ GRIDS = {
     "spsa": [f"spsa_a={a}" for a in (0.03, 0.1, 0.3, 1.0, 3.0)],
 }
 
-# changes to SharpZO's default; as many generations of stage 1 as published, or as the queries of its 30 pay for
+# changes to SharpZO's default: with the 30 generations of stage 1, or with as many as the queries of those 30 allow
 STAGE_1 = {
     "zo": "",
     "none": "smoothness_estimator=none",
@@ -108,7 +107,7 @@ def run(name: str, settings: str, seed: int, queries: int, with_test: bool) -> d
 
 
 def work_off(table: str, jobs: Iterator[Job]) -> None:
-    """Runs the `jobs` (name, arguments of `run`) that are missing in the table, and appends each row when it is finished."""
+    """Runs the `jobs` (name, arguments of `run`) that the table lacks, and appends each row when it is finished."""
     path = FOLDER / f"{table}.csv"
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name, job in jobs:
@@ -131,7 +130,7 @@ def screening(name: str) -> Iterator[Job]:
 
 
 def best_settings(name: str) -> str:
-    """The screened settings of the highest validation accuracy, the first among equals. "" for SharpZO, which has its own."""
+    """The screened settings with the highest validation accuracy, the first on ties; "" for SharpZO, which has its own."""
     grid = GRIDS.get(name)
     if not grid:
         return ""

@@ -1,8 +1,8 @@
 """Draws the pictures and captions that the bundled Mini CLIP is trained on.
 
 Every picture shows one printed character (ten digits, 26 capital letters) in one of the fonts that matplotlib ships, in a
-drawn style; its caption names the character and some of the style, for instance "a blurry tilted photo of a bold three on a
-dark background.". No handwriting is ever drawn: scikit-learn's digits stay a domain that Mini has not seen.
+drawn style; its caption names the character and part of the style, for instance "a blurry tilted photo of a bold three on a
+dark background.". No handwriting is drawn, so scikit-learn's digits remain a domain that Mini was not trained on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 CHARACTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 NAMES = (*DIGITS, *(f"letter {c.lower()}" for c in CHARACTERS[10:]))
 
-# attribute → its values; the index of the value is what a picture records, and None is a value no caption names
+# attribute → its values; a picture records the index of the value, and no caption names the value None
 ATTRIBUTES: dict[str, tuple[str | None, ...]] = {
     "character": NAMES,
     "focus": ("sharp", "blurry", "pixelated"),
@@ -130,7 +130,7 @@ def _draw(
     ink = int(rng.integers(len(ATTRIBUTES["ink"])))
     name = ATTRIBUTES["ink"][ink]
     color = rng.uniform(0, 255, 3) if name is None else np.array(INKS[name]) + rng.uniform(-15, 15, 3)
-    # red, green and blue stand out on either paper; any other ink needs the opposite one
+    # red, green and blue are visible on light and on dark paper; any other ink requires the opposite brightness
     dark = int(rng.integers(2)) if name in ("red", "green", "blue") else int(color.mean() > 127)
     paper = rng.uniform(0, 60, 3) if dark else rng.uniform(195, 255, 3)
     picture = paper * (1 - alpha) + color * alpha
@@ -143,11 +143,11 @@ def _draw(
 def write_captions(values: np.ndarray, rng: np.random.Generator) -> tuple[list[str], np.ndarray]:
     """A caption for each row of `values` (n, attributes), and which attributes it names (n, attributes) bool."""
     names = list(ATTRIBUTES)
-    # a third of the captions name the character alone, as a zero-shot prompt does
-    told = rng.random(values.shape) < np.where(rng.random(len(values)) < 0.33, 0.0, 0.35)[:, None]
-    told[:, 0] = True
+    # a third of the captions name only the character, as a zero-shot prompt does
+    all_named = rng.random(values.shape) < np.where(rng.random(len(values)) < 0.33, 0.0, 0.35)[:, None]
+    all_named[:, 0] = True
     captions = []
-    for row, named in zip(values, told, strict=True):
+    for row, named in zip(values, all_named, strict=True):
         word = {}
         for j, name in enumerate(names):
             word[name] = ATTRIBUTES[name][row[j]] if named[j] else None
@@ -156,4 +156,4 @@ def write_captions(values: np.ndarray, rng: np.random.Generator) -> tuple[list[s
         middle = [word[k] for k in ("size", "weight", "slant", "ink", "family")]
         words = ["a", *before, "photo of a", *middle, word["character"], word["ground"]]
         captions.append(" ".join(w for w in words if w) + TAILS[rng.integers(len(TAILS))] + ".")
-    return captions, told
+    return captions, all_named

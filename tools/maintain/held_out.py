@@ -1,7 +1,7 @@
-"""Cross-entropy of finished runs on the pictures that they could have trained on and did not: for choosing settings.
+"""Cross-entropy of finished runs on pictures that they could have trained on but did not: for choosing settings.
 
-A run itself draws at most four validation pictures per class, too few to choose by. These are all validation pictures of the
-dataset and the training pictures that the run did not draw; no test picture is among them.
+A run itself draws at most four validation pictures per class, too few for a choice. Used here are all validation pictures of
+the dataset and the training pictures that the run did not draw, but no test pictures.
 """
 
 from __future__ import annotations

@@ -17,13 +17,13 @@ LEAST_TEST = 10
 
 
 def subject_rule(rule: dict[str, Any]) -> Callable[[Picture], str | None]:
-    """A class is a list of subjects, its own name among them."""
+    """A class is a list of subjects, which includes its name."""
     class_of = {subject: name for name, others in reversed(rule["classes"].items()) for subject in (*(others or ()), name)}
     return lambda picture: class_of.get(without_skin_tone(picture.subject))
 
 
 def ending_rule(rule: dict[str, Any]) -> Callable[[Picture], str | None]:
-    """As `subject_rule`, but up to two words may stand before: some sets begin a name with the words of a category."""
+    """Like `subject_rule`, but up to two words may precede the subject: some sets begin names with the words of a category."""
     exact = subject_rule(rule)
     class_of = {subject: name for name, others in reversed(rule["classes"].items()) for subject in (*(others or ()), name)}
 
@@ -36,14 +36,14 @@ def ending_rule(rule: dict[str, Any]) -> Callable[[Picture], str | None]:
 
 
 def words_rule(rule: dict[str, Any]) -> Callable[[Picture], str | None]:
-    """A class is a bag of words; `same_words` are read as others."""
+    """A class is a bag of words; `same_words` maps words to their synonyms."""
     class_of = {tuple(sorted(name.split())): name for name in rule["classes"]}
     same = rule["same_words"]
     return lambda picture: class_of.get(tuple(sorted(same.get(word, word) for word in picture.subject.split())))
 
 
 def last_word_rule(rule: dict[str, Any]) -> Callable[[Picture], str | None]:
-    """A class is the second of two words: what is added to a thing."""
+    """A class is the second of two words, for instance the badge that is added to an object."""
     class_of = {word: name for name, words in rule["classes"].items() for word in words}
 
     def find(picture: Picture) -> str | None:
@@ -54,7 +54,7 @@ def last_word_rule(rule: dict[str, Any]) -> Callable[[Picture], str | None]:
 
 
 def manner_rule(rule: dict[str, Any]) -> Callable[[Picture], str | None]:
-    """A class is a manner of drawing: for some sets, a pattern that names of icons in that manner fit."""
+    """A class is a manner of drawing: for some sets, a pattern that the names of icons in that manner match."""
     patterns: dict[str, list[tuple[re.Pattern[str], str]]] = defaultdict(list)
     for name, sets in rule["classes"].items():
         for prefix, pattern in sets.items():
@@ -63,7 +63,7 @@ def manner_rule(rule: dict[str, Any]) -> Callable[[Picture], str | None]:
 
 
 def category_rule(rule: dict[str, Any]) -> Callable[[Picture], str | None]:
-    """A class unites categories that the authors of sets file their icons under."""
+    """A class unites categories under which the authors of sets file their icons."""
     class_of = {category: name for name, categories in rule["classes"].items() for category in categories}
     return lambda picture: class_of.get(picture.category.lower())
 
@@ -93,12 +93,12 @@ def order_of(key: str) -> bytes:
 
 
 def drawing_of(picture: Picture, family_of: dict[str, str]) -> str:
-    """What pictures that show one drawing share: its family of sets and its subject."""
+    """The key shared by all pictures of one drawing: its family of sets and its subject."""
     return f"{family_of.get(picture.prefix, picture.prefix)}/{without_skin_tone(picture.subject)}"
 
 
 def choose_pictures(pictures: Iterable[Picture], rule: dict[str, Any], seen: set[bytes]) -> dict[str, list[Picture]]:
-    """The pictures of each class: none that looks like one of `seen`, none twice, and at most `per_set` of one icon set."""
+    """The pictures of each class: none with a hash in `seen`, none twice, and at most `per_set` from one icon set."""
     class_of = RULE_KINDS[rule["rule"]](rule)
     candidates: dict[str, list[Picture]] = {name: [] for name in rule["classes"]}
     for picture in pictures:
@@ -132,8 +132,8 @@ def split_class(
 ) -> tuple[list[Picture], ...]:
     """Train, val and test of one class. Pictures of one drawing stay together; those in `first` go to training.
 
-    Drawings come in an order that a hash decides. Training gets `shots` pictures, then the test part LEAST_TEST, validation
-    VAL_SHOTS; of the rest, training gets a quarter, validation a tenth, the test part what remains, up to the set's limits.
+    A hash decides the order of drawings. Training gets `shots` pictures, then the test part LEAST_TEST and validation VAL_SHOTS;
+    of the rest, training gets a quarter, validation a tenth and the test part the remainder, up to the set's limits.
     """
     drawings: dict[str, list[Picture]] = defaultdict(list)
     for picture in pictures:
@@ -141,7 +141,7 @@ def split_class(
     parts: tuple[list[Picture], ...] = ([], [], [])
     total = len(pictures)
     spare = max(0, total - rule["shots"] - VAL_SHOTS - LEAST_TEST)
-    wanted = [
+    limits = [
         min(rule["shots"] + spare // 4, rule.get("most_train", 40)),
         min(VAL_SHOTS + spare // 10, 8),
         rule.get("most_test", 60),
@@ -151,7 +151,7 @@ def split_class(
         return any(picture.hash in first for picture in drawings[key])
 
     for key in sorted(drawings, key=lambda key: (not forced(key), order_of(key))):
-        room = [want - len(part) for want, part in zip(wanted, parts, strict=True)]
+        room = [limit - len(part) for limit, part in zip(limits, parts, strict=True)]
         into = 0 if room[0] > 0 else 1 if room[1] > 0 else 2
         if forced(key) and into:
             continue
@@ -170,7 +170,7 @@ def cut_set(
 
 
 def cut_shift(pictures: Iterable[Picture], rule: dict[str, Any], source: dict[str, Any], seen: set[bytes]) -> Cut:
-    """Test pictures only: the names of another set drawn by the sets that `rule` names, where there are `least` of a name."""
+    """Test pictures only: the classes of another set, drawn by the icon sets of `rule`, if a class has at least `least`."""
     chosen = choose_pictures(pictures, {**source, "rule": "ending", "per_set": rule["per_set"]}, seen)
     names = [name for name, group in chosen.items() if len(group) >= rule["least"]]
     test = [(picture, label) for label, name in enumerate(names) for picture in chosen[name][: rule["most_test"]]]

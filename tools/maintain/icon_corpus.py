@@ -1,4 +1,4 @@
-"""What the Icons towers are trained on: the pictures of the icon sets that are not held out, and captions for them."""
+"""The training data of the Icons towers: the pictures of the icon sets that are not held out, and captions for them."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from torch import Tensor
 from tools.maintain.icon_pictures import has_one_color, permitted_prefixes, read_pictures, read_rules
 
 SOS, EOS = 49406, 49407
-# Tokens of a subject, manner, kind or category that a caption keeps.
+# tokens of a subject, manner, kind or category that a caption retains
 PIECE = 8
-# Tokens of a caption, [SOS] and [EOS] included: long enough to train the positions that a prompt of 16 context tokens uses.
+# tokens of a caption, including [SOS] and [EOS]: enough to train the positions that a prompt with 16 context tokens uses
 CAPTION = 28
-# Pictures that a set has of one subject in one manner, such as the same drawing in six sizes, of which training sees so many.
+# pictures of one subject in one manner that training uses per set, which may hold the same drawing in six sizes
 ALIKE = 2
 ATTRIBUTES = ("subject", "manner", "kind", "category")
 
 
 def collect(package: Path, drawn: Path, output: Path) -> None:
-    """One file of all training pictures and what captions may say of them.
+    """Writes one file with all training pictures and their attributes for captions.
 
-    Pictures of one color are kept as their opacity. A picture that several sets hold under one subject is kept once.
+    A picture in one color is stored as its opacity. A picture that several sets contain under one subject is stored once.
     """
     rules = read_rules()
     left_out = {prefix for prefixes in rules["held_out"].values() for prefix in prefixes} | set(rules["names_only_brands"])
@@ -77,7 +77,7 @@ def collect(package: Path, drawn: Path, output: Path) -> None:
     }
     templates = [[weight, *template_pieces(text, tokenizer)] for weight, text in rules["templates"]]
     save_file(tensors, output, metadata={"templates": json.dumps(templates)})
-    print(f"{output}: {len(one_color)} pictures of one color, {len(colored)} in colors, {len(pieces)} pieces of captions")
+    print(f"{output}: {len(one_color)} pictures in one color, {len(colored)} in several, {len(pieces)} pieces of captions")
 
 
 def template_pieces(text: str, tokenizer: SimpleTokenizer) -> list[str | list[int]]:
@@ -87,10 +87,10 @@ def template_pieces(text: str, tokenizer: SimpleTokenizer) -> list[str | list[in
 
 
 class Corpus:
-    """The training pictures and captions on a device, and batches of them that a seed decides."""
+    """The training pictures and captions on a device, and batches of them, each determined by a seed."""
 
     def __init__(self, path: Path, device: torch.device, plain: float = 0.0):
-        """`plain`: the share of captions that say "a photo of a SUBJECT." whatever the weights of the templates."""
+        """`plain`: the share of captions that say "a photo of a SUBJECT." regardless of the templates' weights."""
         data = load_file(path)
         with safe_open(path, "pt") as file:
             templates = json.loads(file.metadata()["templates"])
@@ -99,7 +99,7 @@ class Corpus:
         self.attributes = data["attributes"].long().to(device)
         pieces = data["pieces"].long()
         literal = [ids for _, *parts in templates for part in parts if isinstance(part, list) for ids in part]
-        # a sorted vocabulary keeps [EOS] the largest id, which is how CLIP finds it; token 0 only pads
+        # in a sorted vocabulary [EOS] keeps the largest id, by which CLIP finds it; token 0 only pads
         self.ids = torch.unique(torch.cat([torch.tensor([0, SOS, EOS, *literal]), pieces.flatten()]))
         self.pieces = torch.searchsorted(self.ids, pieces).to(device)
         weights = torch.tensor([float(weight) for weight, *_ in templates])
@@ -120,7 +120,7 @@ class Corpus:
         ]
 
     def batch(self, size: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Images (B, 3, S, S), captions (B, CAPTION) in the corpus' own token ids, and which fit, (B, B) bool."""
+        """Images (B, 3, S, S), captions (B, CAPTION) in the corpus' own token ids, and which pairs match, (B, B) bool."""
         draw = torch.Generator(self.device).manual_seed(seed)
         chosen = torch.randint(len(self), (size,), generator=draw, device=self.device)
         attributes = self.attributes[chosen]
@@ -128,7 +128,7 @@ class Corpus:
         template = torch.searchsorted(self.template_chance, rolls).clamp_max(len(self.templates) - 1)
         tokens = self._captions(attributes, template)
         named = self.named[template] & (attributes > 0)
-        # a caption whose attributes are all empty says nothing: it fits its own picture only
+        # a caption whose attributes are all empty matches only its own picture
         named[:, 0] |= ~named.any(1)
         same = attributes[:, None, :] == attributes[None, :, :]
         return self._images(chosen, draw), tokens, (same | ~named[None]).all(-1)
@@ -138,7 +138,7 @@ class Corpus:
         sos, eos = torch.searchsorted(self.ids, torch.tensor([SOS, EOS])).tolist()
         longest = max(sum(PIECE if isinstance(p, int) else len(p) for p in parts) for parts in self.templates) + 2
         long_rows = torch.zeros(len(attributes), longest, dtype=torch.long, device=self.device)
-        # every template writes its own rows; which those are is a mask, so that no size depends on the draw
+        # each template writes its own rows through a mask, so that no size depends on the draw
         for number, parts in enumerate(self.templates):
             mine = (template == number)[:, None]
             columns = [torch.full((len(attributes), 1), sos, device=self.device)]
@@ -149,7 +149,7 @@ class Corpus:
                     columns.append(part.expand(len(attributes), -1))
             text = torch.cat(columns, 1)
             long_rows[:, : text.shape[1]] = torch.where(mine, text, long_rows[:, : text.shape[1]])
-        # padding inside moves to the end
+        # move padding from the middle to the end
         order = (long_rows == 0).to(torch.int8).argsort(dim=1, stable=True)
         packed = long_rows.gather(1, order)[:, : CAPTION - 1]
         lengths = (packed > 0).sum(1)
@@ -157,7 +157,7 @@ class Corpus:
         return rows.scatter(1, lengths[:, None], eos)
 
     def _images(self, chosen: Tensor, draw: torch.Generator) -> Tensor:
-        """Normalized images (B, 3, S, S) on backgrounds and in inks of many colors, moved, turned and scaled a little."""
+        """Normalized images (B, 3, S, S) with random backgrounds and inks, shifted, rotated and scaled a little."""
         n = len(chosen)
 
         def uniform(*shape: int) -> Tensor:
@@ -170,7 +170,7 @@ class Corpus:
         alpha = torch.where(is_tintable, opacity, colors[..., 3]).float()[:, None] / 255
         rgb = torch.where(is_tintable[..., None], 0, colors[..., :3]).permute(0, 3, 1, 2).float() / 255
         flag = tintable[:, None, None, None]
-        # half of the backgrounds are white; a third of any color; the rest dark, under light ink
+        # half of the backgrounds are white, a third have a random color, and the rest are dark, under light ink
         roll = uniform(1, 1, 1)
         background = torch.where(roll < 0.5, torch.ones_like(roll), uniform(3, 1, 1))
         night = (roll > 0.85) & flag
@@ -192,6 +192,6 @@ class Corpus:
 
 
 def normalize(images: Tensor) -> Tensor:
-    """Images (B, 3, H, W) in [0, 1] as CLIP takes them."""
+    """Images (B, 3, H, W) in [0, 1], normalized for CLIP."""
     mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD))
     return (images - mean) / std

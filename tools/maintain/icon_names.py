@@ -1,7 +1,7 @@
-"""What the name of an icon says: what is drawn, and in which manner.
+"""Parses the name of an icon into what is drawn and how.
 
-An icon set gives the manner as a suffix or prefix that it declares ("camera-bold-duotone") or as any word ("outline-camera").
-Numbers only distinguish variants of one drawing.
+An icon set names the manner by a declared suffix or prefix ("camera-bold-duotone") or by any word ("outline-camera"). Numbers
+only distinguish variants of one drawing.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class IconName(NamedTuple):
 
 
 def affixes(document: dict[str, Any], kind: str) -> list[str]:
-    """The `kind` ("suffixes" or "prefixes") that a set of Iconify's declares for its manners, longest first."""
+    """The affixes of `kind` ("suffixes" or "prefixes") that an Iconify set declares for its manners, longest first."""
     return sorted((word for word in document.get(kind) or {} if word), key=lambda word: (-len(word), word))
 
 
 def parse_name(name: str, suffixes: list[str], prefixes: list[str]) -> IconName:
-    """The name of an icon in a set with these affixes. A name of manner words only is its own subject."""
+    """Parses the name of an icon in a set with these affixes. A name that consists of manner words is its own subject."""
     manners = []
     for suffix in suffixes:
         if name.endswith(f"-{suffix}"):
@@ -50,5 +50,5 @@ def parse_name(name: str, suffixes: list[str], prefixes: list[str]) -> IconName:
 
 
 def without_skin_tone(subject: str) -> str:
-    """The subject of an emoji that is drawn once for each color of skin."""
+    """The subject without the skin tone, for emoji that are drawn once per skin tone."""
     return " ".join(word for word in subject.split() if word not in SKIN_TONES) or subject

@@ -1,4 +1,4 @@
-"""The pictures of the npm package @iconify/json: which sets may be passed on, how an icon is drawn, when two look alike."""
+"""The pictures of the npm package @iconify/json: which sets may be redistributed, how an icon is drawn, when two look alike."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from tools.maintain.icon_names import affixes, parse_name
 
 RULES = Path(__file__).with_name("icon_sets.yaml")
 SIDE = 32
-# A picture that is nowhere more opaque than this (of 255) is blank: the first frame of an animation, or a missing font.
+# a picture whose largest opacity (of 255) is below this is blank: the first frame of an animation, or a missing font
 FAINTEST = 40
-# Colors of one picture that differ by less than this (of 255) count as one color.
+# colors of one picture that differ by at most this (of 255) count as one color
 SAME_COLOR = 16
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One icon: where it is from, what its name and its set's categories say, and what it looks like.
+    """One icon: its origin, what its name and its set's categories say, and what it looks like.
 
-    `hash`: 8 bytes of the SHA-256 of its pixels; of its opacity alone where it has one color, so that a drawing has one hash in
+    `hash`: 8 bytes of the SHA-256 of its pixels, or of its opacity if it has one color, so that a drawing has the same hash in
     black, white and blue.
     """
 
@@ -51,14 +51,14 @@ def read_rules() -> dict[str, Any]:
 
 
 def permitted_prefixes(package: Path, refused: Iterable[str]) -> list[str]:
-    """The icon sets whose SPDX license names none of `refused`, sorted."""
+    """The icon sets whose SPDX license contains none of `refused`, sorted."""
     collections = json.loads((package / "collections.json").read_text())
     licenses = {prefix: info["license"].get("spdx", "") for prefix, info in collections.items()}
     return sorted(p for p, spdx in licenses.items() if spdx and not any(word in spdx for word in refused))
 
 
 def draw_icon(document: dict[str, Any], icon: dict[str, Any]) -> np.ndarray | None:
-    """The icon centered on a transparent square, (SIDE, SIDE, 4) uint8 RGBA; None where it is blank or cannot be drawn."""
+    """The icon centered on a transparent square, (SIDE, SIDE, 4) uint8 RGBA; None if it is blank or cannot be drawn."""
     import resvg_py
 
     def value(key: str, default: float) -> float:
@@ -81,7 +81,7 @@ def draw_icon(document: dict[str, Any], icon: dict[str, Any]) -> np.ndarray | No
 
 
 def draw(package: Path, drawn: Path) -> None:
-    """One file for each permitted set: `x` (n, SIDE, SIDE, 4) uint8 and `names`. Files that are there are kept."""
+    """Writes one file per permitted set: `x` (n, SIDE, SIDE, 4) uint8 and `names`. Existing files are not rewritten."""
     drawn.mkdir(parents=True, exist_ok=True)
     for prefix in permitted_prefixes(package, read_rules()["refused_licenses"]):
         path = drawn / f"{prefix}.npz"
@@ -97,7 +97,7 @@ def draw(package: Path, drawn: Path) -> None:
 
 
 def has_one_color(pixels: np.ndarray) -> bool:
-    """Whether what can be seen of `pixels` (H, W, 4) has one color."""
+    """Whether the visible part of `pixels` (H, W, 4) has one color."""
     colors = pixels[..., :3][pixels[..., 3] > 8].astype(int)
     return not len(colors) or int((colors.max(0) - colors.min(0)).max()) <= SAME_COLOR
 
@@ -105,8 +105,8 @@ def has_one_color(pixels: np.ndarray) -> bool:
 def picture_hash(pixels: np.ndarray) -> bytes:
     """See `Picture.hash`."""
     opacity = pixels[..., 3]
-    seen = opacity if has_one_color(pixels) else np.where(opacity[..., None] > 0, pixels, 0)
-    return hashlib.sha256(np.ascontiguousarray(seen).tobytes()).digest()[:8]
+    visible = opacity if has_one_color(pixels) else np.where(opacity[..., None] > 0, pixels, 0)
+    return hashlib.sha256(np.ascontiguousarray(visible).tobytes()).digest()[:8]
 
 
 def read_pictures(package: Path, drawn: Path, prefix: str) -> list[Picture]:

@@ -12,7 +12,7 @@ from trainers import TRAINERS, TrainerInfo
 
 
 class Facts(NamedTuple):
-    """What the registry does not know of a method: its paper, and its queries per step in the symbols of docs/methods.md."""
+    """What the registry does not record: a method's paper, and its queries per step in the symbols of docs/methods.md."""
 
     paper: str
     queries: str
@@ -110,7 +110,7 @@ def searched(info: TrainerInfo) -> str:
 
 
 def own_defaults(info: TrainerInfo) -> str:
-    """The settings in which a trainer departs from the defaults of docs/flags.md."""
+    """The settings for which a trainer's defaults differ from docs/flags.md."""
     by_shots = {name: f"{max(values.values()):,}, fewer at few shots" for name, values in info.by_shots.items()}
     shown = {name: shown_value(value) for name, value in info.defaults.items()} | by_shots
     return "; ".join(f"`{name}` {value}" for name, value in shown.items())

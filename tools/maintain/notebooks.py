@@ -1,10 +1,10 @@
-"""Runs the notebooks in examples/notebooks and writes them as pages of docs/, with what they print and their figures.
+"""Runs the notebooks in examples/notebooks and writes them as pages of docs/, with their output and figures.
 
     python -m tools.maintain.notebooks              # all of them
     python -m tools.maintain.notebooks two_stages
 
-A notebook is a Python program whose cells begin with "# %%", or with "# %% [markdown]" where they are text in comments. A cell
-that assigns `figure` shows it.
+A notebook is a Python program whose cells begin with "# %%", or with "# %% [markdown]" for text in comments. A cell that
+assigns `figure` shows it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def cells(program: str) -> list[Cell]:
 
 
 def run(path: Path) -> Iterator[tuple[Cell, str, Any]]:
-    """Each cell with what it prints and the figure that it makes, if any."""
+    """Each cell with its output and its figure, if any."""
     program = path.read_text(encoding="utf-8")
     names: dict[str, Any] = {"__name__": "__main__", "__file__": str(path)}
     for cell in cells(program):
@@ -66,7 +66,7 @@ def run(path: Path) -> Iterator[tuple[Cell, str, Any]]:
 
 
 def write_page(path: Path, folder: Path) -> Path:
-    """The notebook as Markdown in `folder`, its figures beside it."""
+    """Writes the notebook as Markdown to `folder`, with its figures next to it."""
     folder.mkdir(parents=True, exist_ok=True)
     parts, number = [], 0
     for cell, printed, figure in run(path):

@@ -1,9 +1,9 @@
-"""Replays numbers that were recorded while the authors' released code ran, with our code under `--fidelity released`.
+"""Replays a recording of the authors' released code with our code under `--fidelity released`.
 
     python -m tools.maintain.replay_trace released_trace.npz
 
-Prints the largest deviation of each recorded quantity from ours, and its limit; exit status 1 if a limit is exceeded. Our
-random streams are replaced by the recording's: one numpy RandomState for pycma and for the seeds of stage 2.
+Prints the largest deviation of each quantity from the recording, and its limit; exit status 1 if a limit is exceeded. The
+recording's random stream replaces ours: one numpy RandomState for pycma and for the seeds of stage 2.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from trainers.sharpzo.released import ReleasedCMAES, ReleasedSparseZO
 from utils.setting_kinds import RELEASED
 
 CTX_INIT = "a photo of a"
-# allowances for float32 operations in another order
+# tolerances for float32 operations in a different order
 LIMITS = {"candidates": 1e-9, "fitness": 2e-6, "epsilon": 1e-2, "w": 1e-3, "accuracy": 0.0}
 
 
@@ -55,7 +55,7 @@ def read_trace(path: Path) -> Trace:
 
 
 def build_objective(trace: Trace, engine: str) -> Objective:
-    """The recorded text tower, projection and features behind our own prompt, reference text path and objective."""
+    """Our own prompt, text path and objective on the recorded text tower, projection and features."""
     arrays = trace.arrays
     state = {name.removeprefix("text."): tensor for name, tensor in arrays.items() if name.startswith("text.")}
     width, embed_dim = state["text_projection"].shape
@@ -86,7 +86,7 @@ def build_objective(trace: Trace, engine: str) -> Objective:
 
 
 class RecordedFitness:
-    """Ours for the gradient; for the candidates, the recorded losses, after ours have been compared with them."""
+    """Our losses for the gradient; for the candidates, the recorded losses, after comparing ours with them."""
 
     def __init__(self, trace: Trace, objective: Objective, stage1: ReleasedCMAES, note: Callable[[str, Tensor], None]):
         self.trace, self.objective, self.stage1, self.note = trace, objective, stage1, note

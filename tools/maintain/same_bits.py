@@ -4,7 +4,7 @@
 
 Each case is a run of the embedded default (digits, Mini CLIP) of about 2000 queries on one thread. Compared are every line of
 metrics.jsonl without its seconds, the tensors of prompt.safetensors bit for bit, and the test accuracy. Runs in DIR are
-reused, so one old checkout serves many new ones. Exit status 0 if nothing differs, 1 otherwise.
+reused, so the runs of one old checkout serve many comparisons. Exit status 0 if nothing differs, 1 otherwise.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from safetensors import safe_open
 
 from tools.common.cli import user_path
 
-# two-stage trainers change early, so that both stages run within the budget
+# two-stage trainers change stages early, so that both stages run within the budget
 TWO_STAGES = ("--change_point", "2", "--prune_interval", "20", "--max_queries", "3000")
 STAGE2 = ("mezo", "sparse-mezo", "cge", "zo-sign", "zo-momentum", "zo-adam", "zo-conservative", "forward-gradient", "polystep")
 TRAINERS = (
@@ -57,7 +57,7 @@ CASES: dict[str, tuple[str, ...]] = (
 
 
 def run(checkout: Path, output: Path, flags: tuple[str, ...]) -> Path:
-    """Runs one case in `checkout`, unless `output` holds it already; returns its run folder."""
+    """Runs one case in `checkout`, unless `output` contains it already; returns its run folder."""
     if not list(output.glob("**/result.json")):
         common = ("--threads", "1", "--seed", "1", "--eval_every", "50", "--output_dir", str(output), "--overwrite")
         command = [sys.executable, "main_sharpzo.py", *flags, *common]

@@ -1,4 +1,4 @@
-"""How far one run scales over devices: a model from measured times of passes and messages, as a table.
+"""How one run scales over devices: a model from measured times of passes and messages, as a table.
 
     python -m tools.maintain.scale_model docs/scale/measured.json              # the tables of docs/scale-measured.md
     python -m tools.maintain.scale_model --measure docs/scale/measured.json    # minutes
@@ -30,7 +30,7 @@ DATASETS = ("eurosat", "imagenet")
 
 @dataclass(frozen=True)
 class Machine:
-    """Measured seconds. `passes`: by number of queries per pass; `double`: how much longer a pass in float64 takes."""
+    """Measured seconds. `passes`: by number of queries per pass; `double`: time of a pass in float64 over that in float32."""
 
     passes: Mapping[int, float]
     points_per_pass: int
@@ -39,7 +39,7 @@ class Machine:
     hop: float
 
     def pass_seconds(self, queries: float) -> float:
-        """Between measured sizes by interpolation; beyond the largest in proportion."""
+        """Seconds of a pass, interpolated between measured sizes and proportional beyond the largest."""
         sizes = sorted(self.passes)
         if queries > sizes[-1]:
             return self.passes[sizes[-1]] * queries / sizes[-1]
@@ -56,7 +56,7 @@ class Machine:
 class Run:
     """The paper's run: d, S, T_c, T, K_int, and `pairs` of queries per stage-2 step.
 
-    `exact`: whether the gradient behind ε* is computed in float64, which its step μ decides.
+    `exact`: whether the gradient for ε* is computed in float64, which depends on its step μ.
     """
 
     d: int
@@ -68,7 +68,7 @@ class Run:
     pairs: int = 1
 
     def stage1(self, machine: Machine, devices: int) -> float:
-        """Seconds of a step: the gradient behind ε*, then the population."""
+        """Seconds of a step: the gradient for ε*, then the population."""
         gradient = (machine.double if self.exact else 1) * machine.call(2 * self.d, devices)
         return gradient + machine.call(self.popsize, devices) + machine.update
 
@@ -109,7 +109,7 @@ def machine_of(measured: Mapping[str, Any], dataset: str) -> Machine:
 
 
 def model_table(measured: Mapping[str, Any]) -> Table:
-    """Speed-up by number of devices; of it, what share of the ideal."""
+    """Speed-up by number of devices, with its share of the ideal speed-up."""
     table = Table("Model", ["", "1 device, s", *(f"{devices} devices" for devices in DEVICES[1:])])
     for dataset in DATASETS:
         machine, run, wide = machine_of(measured, dataset), run_of(dataset), run_of(dataset, pairs=32)
@@ -129,7 +129,7 @@ def model_table(measured: Mapping[str, Any]) -> Table:
 
 
 def measured_table(measured: Mapping[str, Any]) -> Table:
-    """What was measured on ranks: queries per second."""
+    """Queries per second measured on ranks."""
     table = Table("Measured", ["queries per call", "1 process, 1 thread", "1 process, 2 threads", "2 processes, 1 thread each"])
     for queries, seconds in measured["ranks"].items():
         rates = [int(queries) / seconds[key] for key in ("1x1", "1x2", "2x1")]
@@ -139,7 +139,7 @@ def measured_table(measured: Mapping[str, Any]) -> Table:
 
 
 def shorter(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """Seconds on ranks and of messages, of each the shortest so far: what other processes take only adds to it."""
+    """Seconds on ranks and of messages, each the shortest so far, since other processes can only add to it."""
     merged = dict(now)
     if "hop_seconds" in before and "hop_seconds" in now:
         merged["hop_seconds"] = min(before["hop_seconds"], now["hop_seconds"])

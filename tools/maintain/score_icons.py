@@ -1,4 +1,4 @@
-"""What Icons towers can do: accuracy on the bundled icon sets, zero-shot and by a linear classifier."""
+"""Scores Icons towers: accuracy on the bundled icon sets, zero-shot and by a linear classifier."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tools.maintain.icon_corpus import normalize
 
 
 def score(weights: Path, config: dict[str, Any], sets: Path, device: torch.device, template: str) -> dict[str, dict[str, float]]:
-    """Prints and returns what `score_set` finds on every icon set in the folder `sets`, by name."""
+    """Prints and returns the result of `score_set` for every icon set in the folder `sets`, by name."""
     model = build_bundled(config, load_file(weights))[0].to(device)
     tokenizer = SimpleTokenizer(context_length=config["text_cfg"]["context_length"])
     rows = {}

@@ -1,4 +1,4 @@
-"""A hook of mkdocs.yml: publishes the pages that live outside docs/, and points links between all pages at their places."""
+"""A hook of mkdocs.yml: publishes the pages outside docs/, and rewrites the links between pages for the site."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# Where a file of the repository is on the site, if that is not its path below docs/.
+# the page on the site of a file in the repository, if it is not the file's path below docs/
 PUBLISHED = {
     "README.md": "index.md",
     "DATASET.md": "DATASET.md",
@@ -40,7 +40,7 @@ def on_page_content(html: str, **_: Any) -> str:
 
 
 def site_links(markdown: str, page: str) -> str:
-    """`markdown` of the `page` of the site, with its links, which hold in the repository, as they are on the site.
+    """`markdown` of the site's `page`, with its links rewritten from paths in the repository to paths on the site.
 
     A link to a file that the site lacks becomes the file's name.
     """

@@ -2,9 +2,9 @@
 
     python -m tools.maintain.tower_memory --work DIR [--only NAME …]        # random weights, ten of EuroSAT's names, 40 images
 
-Each run is a process of its own, on one thread. Its resident set is read after the imports ("Python"), at its largest until the
-optimizer starts (weights loaded, images encoded), and at its largest from there on, for which the kernel's mark is reset.
-Measurements in DIR are reused. Linux only.
+Each run is its own process, on one thread. Measured are its resident set after the imports ("Python"), its peak until the
+optimizer starts (weights loaded, images encoded), and its peak from then on, for which the kernel's peak is reset. Measurements
+in DIR are reused. Linux only.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FORWARD: dict[str, tuple[str, ...]] = {
     for kind in ("float32", "bfloat16", "int8")
     for stage, flags in STAGES.items()
 }
-# with images that pass the image tower in every step, as published, and with their features cached
+# with images encoded in every step, as published, and with cached features
 BACKWARD: dict[str, tuple[str, ...]] = {
     f"{trainer}, backpropagation, {images} images": ("--prompt_trainer", trainer, *steps, "--train_features", images)
     for trainer, steps in (("craft", ("--total_steps", "2")), ("coop", ("--epochs", "2")))
@@ -69,13 +69,13 @@ def make_inputs(folder: Path) -> list[str]:
 
 
 def resident() -> dict[str, float]:
-    """MiB of this process: resident now, and at its largest since the mark was reset."""
+    """MiB of this process: resident now, and the peak since it was last reset."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return {"now": int(lines["VmRSS"].split()[0]) / 1024, "most": int(lines["VmHWM"].split()[0]) / 1024}
 
 
 def measure_here(output: Path, flags: list[str]) -> int:
-    """One run in this process; its memory as JSON."""
+    """Runs in this process and writes its memory as JSON."""
     import open_clip  # noqa: F401
 
     import main_sharpzo
@@ -86,7 +86,7 @@ def measure_here(output: Path, flags: list[str]) -> int:
 
     def watched(*arguments: Any, **options: Any) -> Any:
         memory["loading"], memory["ready"] = resident()["most"], resident()["now"]
-        # the kernel forgets the largest size so far
+        # resets the peak that the kernel records
         Path("/proc/self/clear_refs").write_text("5")
         found = optimize(*arguments, **options)
         memory["stage"] = resident()["most"]
@@ -116,7 +116,7 @@ def main(argv: list[str]) -> int:
     parser = make_parser("tools.maintain.tower_memory", __doc__)
     parser.add_argument("--work", type=user_path, required=True, help="folder of weights, images and measurements")
     parser.add_argument("--only", nargs="+", choices=list(CASES), metavar="NAME", help="; ".join(CASES))
-    parser.add_argument("--one", type=user_path, help="measure the run of the flags behind -- in this process, into this file")
+    parser.add_argument("--one", type=user_path, help="measure the run of the flags after -- in this process, into this file")
     at = argv.index("--") if "--" in argv else len(argv)
     arguments = parser.parse_args(argv[:at])
     if not Path("/proc/self/clear_refs").exists():
@@ -125,7 +125,7 @@ def main(argv: list[str]) -> int:
         return measure_here(arguments.one, argv[at + 1 :])
     work = arguments.work.absolute()
     inputs = make_inputs(work)
-    # the images are encoded once, so that the runs differ in what follows
+    # the images are encoded once, so that the runs differ only in their steps
     rows = {name: measure(name, work, inputs) for name in arguments.only or CASES}
     table = Table("Peak memory, MiB", ["run", "Python", "loading", "before the first step", "during the steps"])
     for name, found in rows.items():

@@ -4,10 +4,10 @@
     python -m tools.maintain.train_icons train pictures.safetensors --config clip/icons/icons.json --output icons.safetensors
     python -m tools.maintain.train_icons score icons.safetensors --config clip/icons/icons.json
 
-This is ordinary contrastive training with backpropagation: it makes the frozen backbone that prompts are tuned for, and is not
-part of any method. A caption matches every picture in the batch that has all attributes it names (subject, manner, kind,
-category), so the target of the softmax is spread over those. `train` runs on a CPU or a GPU and resumes from the checkpoint
-beside the output.
+This is ordinary contrastive training with backpropagation: it produces the frozen backbone that prompts are tuned for, and is
+not part of any method. A caption matches every picture in the batch that has all the attributes it names (subject, manner, kind,
+category), so the softmax target is spread over those pictures. `train` runs on a CPU or a GPU and resumes from the checkpoint
+next to the output.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tools.maintain.score_icons import score
 
 
 def text_features(model: CLIP, tokens: Tensor) -> Tensor:
-    """Features (B, D) of `tokens` (B, L) for any L up to the context length: what follows [EOS] cannot be seen."""
+    """Features (B, D) of `tokens` (B, L) for any L up to the context length, since tokens after [EOS] have no influence."""
     length = tokens.shape[1]
     x = model.token_embedding(tokens) + model.positional_embedding[:length]
     x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
@@ -41,7 +41,7 @@ def text_features(model: CLIP, tokens: Tensor) -> Tensor:
 
 
 def contrastive_loss(logits: Tensor, fits: Tensor) -> Tensor:
-    """CLIP's symmetric cross-entropy of logits (pictures, captions), each row's target spread evenly over what fits."""
+    """CLIP's symmetric cross-entropy of logits (pictures, captions), each row's target spread evenly over its matches."""
     fits = fits.float()
     pictures = -(fits / fits.sum(1, keepdim=True) * logits.log_softmax(1)).sum(1).mean()
     captions = -(fits / fits.sum(0, keepdim=True) * logits.log_softmax(0)).sum(0).mean()
@@ -91,7 +91,7 @@ class Training:
         return self.loss
 
     def _capture(self, batch: tuple[Tensor, ...]) -> torch.cuda.CUDAGraph:
-        """Records one step. The weights and the optimizer are put back to where they were before the trial steps."""
+        """Records one step, then restores the weights and the optimizer's state from before the trial steps."""
         self.inputs = tuple(value.clone() for value in batch)
         saved = {name: value.clone() for name, value in self.model.state_dict().items()}
         had_state = bool(self.optimizer.state)
@@ -133,7 +133,7 @@ class Training:
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_weights(self, path: Path) -> None:
-        """Starts from the weights in `path`; a token that they lack keeps its initial row."""
+        """Loads the weights in `path`; a token that they lack keeps its initial row."""
         weights = {name: value.float() for name, value in load_file(path).items()}
         rows = initial_token_table(self.config)
         rows[weights.pop("token_ids").long()] = weights.pop("token_rows")
@@ -145,12 +145,12 @@ class Training:
 
 
 def rate_factor(done: float) -> float:
-    """The learning rate over its peak when a share `done` of the steps is behind: a short climb, then half a cosine."""
+    """The learning rate relative to its peak after a share `done` of the steps: a short warm-up times half a cosine."""
     return min(1.0, (done + 1e-3) / 0.03) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
 def train(args: argparse.Namespace) -> None:
-    """Trains `args.steps` steps, or as many as `args.seconds` hold at the speed that the first ones show."""
+    """Trains for `args.steps` steps, or for as many as fit in `args.seconds` at the speed of the first steps."""
     device = torch.device(args.device)
     config = json.loads(args.config.read_text())
     corpus = Corpus(args.pictures, device, args.plain)
@@ -209,7 +209,7 @@ def parameters(model: torch.nn.Module) -> int:
 
 
 def save_weights(model: CLIP, ids: Tensor, path: Path, about: dict[str, Any]) -> None:
-    """Writes the half-precision weights with only the touched rows of the token table; `about` as JSON in the metadata."""
+    """Writes the weights in half precision with only the trained rows of the token table; `about` as JSON in the metadata."""
     state = {name: tensor.detach().half().cpu().contiguous() for name, tensor in model.state_dict().items()}
     rows = state.pop("token_embedding.weight")
     part = path.with_suffix(".part")
@@ -228,7 +228,7 @@ def main() -> None:
     teach.add_argument("--config", type=user_path, required=True, help="open_clip's description of the towers, as JSON")
     teach.add_argument("--output", type=user_path, required=True)
     teach.add_argument("--start", type=user_path, help="begin with the weights in this file")
-    teach.add_argument("--steps", type=int, default=0, help="0: as many as --seconds hold")
+    teach.add_argument("--steps", type=int, default=0, help="0: as many as fit in --seconds")
     teach.add_argument("--seconds", type=float, default=3600.0)
     teach.add_argument("--batch", type=int, default=1024)
     teach.add_argument("--lr", type=float, default=1.5e-3)
@@ -236,8 +236,8 @@ def main() -> None:
     teach.add_argument("--graph", action=argparse.BooleanOptionalAction, default=True, help="replay a CUDA graph of the step")
     teach.add_argument("--seed", type=int, default=0)
     teach.add_argument("--report", type=int, default=100, help="steps between lines of the log")
-    teach.add_argument("--trial-seconds", type=float, default=10.0, help="speed is measured from here on, for as long again")
-    teach.add_argument("--limit-seconds", type=float, default=0.0, help="stop here wherever the schedule is; 0: never")
+    teach.add_argument("--trial-seconds", type=float, default=10.0, help="speed is measured from this time on, for as long again")
+    teach.add_argument("--limit-seconds", type=float, default=0.0, help="time limit, wherever the schedule is; 0 = none")
     teach.add_argument("--save-seconds", type=float, default=120.0)
     test = jobs.add_parser("score", help="zero-shot accuracy on the bundled sets")
     test.add_argument("weights", type=user_path)

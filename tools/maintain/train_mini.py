@@ -4,9 +4,9 @@
     python -m tools.maintain.train_mini --output /tmp/mini.safetensors --compare clip/mini/mini.safetensors
     python -m tools.maintain.train_mini --model Mini-RN --threads 1
 
-Ordinary contrastive training with backpropagation: it makes the frozen backbone that SharpZO is tried on and is not part of the
-method. A caption matches every image of the batch that has the attributes it names, so the target of the softmax is spread over
-all of them.
+Ordinary contrastive training with backpropagation: it produces the frozen backbone for trying out SharpZO and is not part of
+the method. A caption matches every image in the batch that has the attributes it names, so the softmax target is spread over
+those images.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ def text_features(model: CLIP, tokens: torch.Tensor) -> torch.Tensor:
     return F.normalize(x[torch.arange(len(x)), tokens.argmax(-1)] @ model.text_projection, dim=-1)
 
 
-def fits(values: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+def matches(values: torch.Tensor, named: torch.Tensor) -> torch.Tensor:
     """(B, B) bool: image i has every attribute that caption j names."""
     same = values[:, None, :] == values[None, :, :]
-    return (same | ~told[None, :, :]).all(-1)
+    return (same | ~named[None, :, :]).all(-1)
 
 
 def contrastive_loss(logits: torch.Tensor, match: torch.Tensor) -> torch.Tensor:
@@ -77,7 +77,7 @@ def train(args: argparse.Namespace) -> tuple[CLIP, torch.Tensor]:
     tokenizer = SimpleTokenizer(context_length=config["text_cfg"]["context_length"])
     rounds = [write_captions(glyphs.values, rng) for _ in range(args.epochs)]
     tokens = [tokenizer(captions) for captions, _ in rounds]
-    # CLIP finds EOS as the largest id, which a sorted vocabulary preserves; token 0 only pads.
+    # CLIP finds [EOS] as the largest id, which a sorted vocabulary preserves; token 0 only pads
     ids = torch.unique(torch.cat([t.unique() for t in tokens]))
     tokens = [torch.searchsorted(ids, t) for t in tokens]
 
@@ -94,8 +94,8 @@ def train(args: argparse.Namespace) -> tuple[CLIP, torch.Tensor]:
     )
     steps = args.epochs * (args.pictures // args.batch)
     step = 0
-    for epoch, (_, named) in enumerate(rounds):
-        told = torch.from_numpy(named)
+    for epoch, (_, named_array) in enumerate(rounds):
+        named = torch.from_numpy(named_array)
         order = torch.from_numpy(rng.permutation(args.pictures))
         total = 0.0
         for batch in order[: args.pictures // args.batch * args.batch].split(args.batch):
@@ -107,12 +107,12 @@ def train(args: argparse.Namespace) -> tuple[CLIP, torch.Tensor]:
             caption = caption[:, : int(caption.argmax(-1).max()) + 1]
             image = model.encode_image(images, normalize=True)
             logits = model.logit_scale.exp() * image @ text_features(model, caption).T
-            loss = contrastive_loss(logits, fits(values[batch], told[batch]))
+            loss = contrastive_loss(logits, matches(values[batch], named[batch]))
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-            # CLIP clips its temperature at 100, too.
+            # CLIP also clips its temperature at 100
             model.logit_scale.data.clamp_(0, math.log(100))
             total += float(loss.detach())
             step += 1
@@ -124,7 +124,7 @@ def train(args: argparse.Namespace) -> tuple[CLIP, torch.Tensor]:
 
 
 def save(model: CLIP, ids: torch.Tensor, path: Path) -> None:
-    """Writes the half-precision weights with only the touched rows of the token table."""
+    """Writes the weights in half precision with only the trained rows of the token table."""
     state = {n: p.detach().half().contiguous() for n, p in model.state_dict().items()}
     rows = state.pop("token_embedding.weight")
     save_file({**state, "token_ids": ids.int(), "token_rows": rows}, path)

@@ -1,1 +1,1 @@
-"""References without prompts: what the cached features of the few-shot images give, with no query."""
+"""References without prompts: classifiers of the few-shot images' cached features, fitted without queries."""

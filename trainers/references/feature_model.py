@@ -21,7 +21,7 @@ IMAGES_PER_PASS = 4096
 
 
 class Classifier(Protocol):
-    """Logits of features under w, and the tensors that it needs besides w."""
+    """Logits of features under w, and the tensors needed besides w."""
 
     @property
     def classes(self) -> int: ...
@@ -33,7 +33,7 @@ class Classifier(Protocol):
 
 
 class FeatureModel:
-    """A `Classifier` as a `Model`: one point after another, on features of any number of images."""
+    """A `Classifier` as a `Model`: one point at a time, on the features of any number of images."""
 
     def __init__(self, classifier: Classifier):
         self.classifier = classifier
@@ -68,12 +68,12 @@ def feature_problem(config: Config, task: FewShotTask, *, classifier: Classifier
 
 
 def feature_scorer(config: Config, task: FewShotTask, *, classifier: Classifier, w: Tensor) -> Scorer:
-    """A saved classifier on this dataset's test images. Raises UserError for another number of classes."""
+    """A saved classifier on this dataset's test images. Raises UserError if the number of classes differs."""
     classes = len(task.dataset.classnames)
     if classifier.classes != classes:
         raise UserError(
-            f"{config.load_prompt}: was trained for {classifier.classes} classes, and there are {classes} here; use it on the "
-            "classes of its training"
+            f"{config.load_prompt}: was trained on {classifier.classes} classes, but this dataset has {classes}; use it with the "
+            "classes that it was trained on"
         )
     return Scorer(
         lambda features: classifier.logits(w, features),

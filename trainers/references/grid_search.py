@@ -1,4 +1,4 @@
-"""The optimizer of the references: it tries given points and keeps the one with the highest validation accuracy."""
+"""The optimizer of the references: it tries given points and selects the one with the highest validation accuracy."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from trainers.blackbox.objective import Objective
 
 
 class GridSearch:
-    """One candidate per step; the solution is the one with the highest validation accuracy, the first of equals. No queries.
+    """One candidate per step; the solution has the highest validation accuracy so far, the first one on ties. No queries.
 
-    `candidates` make the points w (d,). `validate(w)`: validation accuracy in [0, 1]. The solution before the first step is
-    `initial`, whose accuracy is not evaluated.
+    Each of `candidates` returns a point w (d,). `validate(w)`: validation accuracy in [0, 1]. Before the first step the solution
+    is `initial`, whose accuracy is not evaluated.
     """
 
     stage = 1
@@ -39,5 +39,5 @@ class GridSearch:
 
 
 def points(values: Sequence[Sequence[float]]) -> list[Callable[[], Tensor]]:
-    """Candidates that are given as numbers."""
+    """Candidates with the given coordinates."""
     return [partial(torch.tensor, value, dtype=torch.float64) for value in values]

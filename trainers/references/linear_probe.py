@@ -46,7 +46,7 @@ class LinearClassifier:
 
 
 def problem(config: Config, task: FewShotTask) -> Problem:
-    """The weights and biases of a linear classifier; at zero, all classes are equal."""
+    """The weights and biases of a linear classifier; at zero, all classes have the same logit."""
     classifier = LinearClassifier(len(task.dataset.classnames), task.test_samples.inputs.shape[1])
     return feature_problem(config, task, classifier=classifier, d=classifier.d, candidates=len(STRENGTHS))
 
@@ -63,7 +63,7 @@ def fit(train: SampleSet, strength: float) -> Tensor:
     regression = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS).fit(batch.inputs.cpu().double().numpy(), labels)
     weights, biases = regression.coef_, regression.intercept_
     if len(weights) == 1:
-        # scikit-learn gives one row for two classes: the logit of the second
+        # for two classes, scikit-learn returns a single row: the logit of the second
         weights, biases = np.concatenate([0 * weights, weights]), np.concatenate([0 * biases, biases])
     return torch.from_numpy(np.concatenate([weights.ravel(), biases]))
 

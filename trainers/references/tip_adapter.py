@@ -1,8 +1,8 @@
-"""Tip-Adapter (Zhang et al., ECCV 2022), training-free: a key-value cache of the few-shot features beside zero-shot CLIP.
+"""Tip-Adapter (Zhang et al., ECCV 2022), training-free: a key-value cache of the few-shot features on top of zero-shot CLIP.
 
 logits = scale · f Tᵀ + α · exp(−β (1 − f Fᵀ)) L, with image features f (n, D), the text features T (K, D) of the template, the
 training features F (N, D) and their one-hot labels L (N, K); all features L2-normalized. w = (α, β) is searched on the
-validation images over the grid `ALPHAS` × `BETAS`, where the published code searches a finer one.
+validation images over the grid `ALPHAS` × `BETAS`; the published code searches a finer grid.
 """
 
 from __future__ import annotations

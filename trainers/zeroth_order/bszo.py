@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 class KalmanSlopes:
     """Σ_i m_i z_i, z_i ~ N(0, I), m the posterior mean of the k slopes y_i = [L(w + μ z_i) − L(w)] / μ; k + 1 queries.
 
-    Prior m ~ N(0, σ_p² I), noise σ_e². Each slope is fused once, and the one of the largest posterior variance a second time:
-    gain K = Σd / (dᵀΣd + σ_e²). The noise adapts by σ_e² ← (1 − α) σ_e² + α r², r the residual of a fusion before it, in
-    each fusion as in the paper's Algorithm 2, and never falls below (0.1 σ_p)². With α = 0 and one fusion per slope
-    m = γ y, γ = σ_p²/(σ_p² + σ_e²).
+    Prior m ~ N(0, σ_p² I), noise σ_e². Each slope is fused once, and the one with the largest posterior variance a second time:
+    gain K = Σd / (dᵀΣd + σ_e²). Before each fusion, as in the paper's Algorithm 2, the noise adapts to the residual r by
+    σ_e² ← (1 − α) σ_e² + α r²; it starts at σ_p and never falls below 0.1 σ_p. With α = 0 and one fusion per slope,
+    m = γ y with γ = σ_p²/(σ_p² + σ_e²).
 
-    Departure: the official code has σ_p² = d/10⁶, which shrinks slopes larger than that to nothing; here σ_p is the running root
-    mean square of the slopes, and the noise starts at σ_p.
+    Departure: the official code fixes σ_p² = d/10⁶, which shrinks larger slopes to almost nothing; here σ_p is the running root
+    mean square of the slopes.
 
     >>> import torch
     >>> generator = torch.Generator().manual_seed(1)

@@ -21,8 +21,8 @@ class ConMeZO(SinglePointOptimizer):
     """w ← w − η c z, c = [L(w + μ z) − L(w − μ z)] / (2μ), z = √d cos θ · m/‖m‖ + sin θ · u, u ~ N(0, I); 2 queries.
 
     m ← β m + (1 − β) c z, and z = u while ‖m‖ is below 1e-8, as at the start. θ is the angle to the momentum: θ = π/2 is MeZO.
-    By the official code for its deterministic test function; its code for language models replaces ‖m‖ by an expected value and
-    warms β up over 1,000 steps, which a vector of a few hundred numbers does not require.
+    Follows the official code for a deterministic test function. The official code for language models replaces ‖m‖ by its
+    expected value and warms β up over 1,000 steps, which a vector with a few hundred entries does not require.
 
     >>> import torch
     >>> generator = torch.Generator().manual_seed(1)

@@ -1,4 +1,4 @@
-"""CurvZO (arXiv 2603.21725): two-point steps on coordinates sampled by a curvature score. A rival of stage 2's mask."""
+"""CurvZO (arXiv 2603.21725): two-point steps on coordinates sampled by a curvature score: an alternative to stage 2's mask."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ADAPT_EVERY = 20
 def inclusion_probabilities(scores: Tensor, expected: float) -> Tensor:
     """π_j = min(1, λ p_j), p = scores / Σ scores, with λ such that Σ π = `expected` (d,); λ by bisection on [0, 1 / max p].
 
-    Where one score dominates, λ stops at 1 / max p and the sum is below `expected`, as in the code that was read.
+    If one score dominates, λ stops at 1 / max p and the sum is below `expected`, as in the port that `CurvZO` follows.
     """
     p = scores.clamp(min=1e-12)
     p = p / p.sum()
@@ -42,8 +42,8 @@ class CurvZO(SinglePointOptimizer):
     score follows s_j ← 0.9 s_j + 0.1 (|c| / G) (z_j² / π_j²) / Σ, G a running mean of |c|. Every 20 steps the expected number of
     coordinates moves toward the effective number of large scores, between 10% and 80% of d.
 
-    Our reading of a third-party port, which scores whole tensors where this scores coordinates; the paper's own formulas could
-    not be read.
+    Follows a third-party port, since the paper's formulas were not available to us. The port scores whole tensors; this class
+    scores coordinates.
 
     >>> import torch
     >>> generator = torch.Generator().manual_seed(1)
@@ -101,8 +101,8 @@ class CurvZO(SinglePointOptimizer):
         effective = float(x.sqrt().sum() ** 2 / x.sum()) / d
         p = x / x.sum()
         entropy = float(-(p * p.log()).sum()) / math.log(d) if d > 1 else 1.0
-        wanted = 0.1 + 0.7 * (0.7 * effective + 0.3 * (1 - entropy))
-        self.share = min(max(0.9 * self.share + 0.1 * wanted, LEAST_SHARE), LARGEST_SHARE)
+        target = 0.1 + 0.7 * (0.7 * effective + 0.3 * (1 - entropy))
+        self.share = min(max(0.9 * self.share + 0.1 * target, LEAST_SHARE), LARGEST_SHARE)
 
 
 def build(config: Config, problem: Problem) -> CurvZO:

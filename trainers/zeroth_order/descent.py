@@ -1,14 +1,14 @@
-"""Registry rows that are compositions: a gradient estimator, an update, and for two of them something around it.
+"""Trainers that combine a gradient estimator with an update; two add a mask or a choice among three points.
 
     mezo (Malladi et al. 2023)              RGE and SGD
     sparse-mezo (Liu et al. 2024)           RGE on the coordinates of small magnitude, and SGD
     cge (as DeepZero, Chen et al. 2023)     CGE and SGD
     forward-gradient (Baydin et al. 2022)   slopes in forward mode, and SGD
     zo-sign, zo-momentum, zo-adam           RGE with the updates of the ZO-LLM benchmark (Zhang et al. 2024)
-    zo-conservative (the same)              RGE, and the best of three points
+    zo-conservative (same benchmark)        RGE, and the best of three points
     adam-cge (Kingma and Ba 2015)           CGE with Adam
 
-`--zo_update` replaces the update of any of them.
+`--zo_update` replaces the update in any of these.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ UPDATES: dict[str, Callable[[Config], Update]] = {
 
 
 def update(config: Config, default: str = "sgd") -> Update:
-    """The update that `--zo_update` names, else the trainer's `default`."""
+    """The update that `--zo_update` names, or the trainer's `default`."""
     return UPDATES[default if config.zo_update == "default" else config.zo_update](config)
 
 
 class ZOConservative(Descent):
-    """w ← the best of w, w − Δ and w + Δ, w if neither is better, with Δ the update of ĝ; costs 3 queries more than ĝ.
+    """w ← the best of w, w − Δ and w + Δ (w on a tie), with Δ the update from ĝ; 3 queries on top of those for ĝ.
 
     >>> import torch
     >>> optimizer = ZOConservative(torch.ones(2, dtype=torch.float64), estimator=CGE(mu=1e-3), update=SGD(lr=0.5))
@@ -86,7 +86,7 @@ def sparse_mezo(config: Config, problem: Problem) -> Descent:
     """MeZO on the coordinates of small magnitude: the ⌊r·d⌋ largest do not move.
 
     The paper fixes a threshold on |w_i| before training, from pretrained weights. Here w starts as noise around 0 and would
-    outgrow such a threshold at once, so the share is ranked again every `--prune_interval` steps.
+    outgrow a fixed threshold at once, so the coordinates are ranked again every `--prune_interval` steps.
     """
     rule = MagnitudePruning(ratio=config.prune_ratio, keep_small=True)
     estimator = Masked(_rge(config), rule=rule, interval=config.prune_interval)
@@ -94,7 +94,7 @@ def sparse_mezo(config: Config, problem: Problem) -> Descent:
 
 
 def cge(config: Config, problem: Problem) -> Descent:
-    """Coordinate-wise differences along all coordinates, or a share drawn in each step."""
+    """Coordinate-wise differences along all coordinates, or along a share of them drawn in each step."""
     estimator = CGE(
         mu=config.zo_eps_cge,
         one_sided=config.cge_differences == "forward",
@@ -115,7 +115,7 @@ def forward_gradient(config: Config, problem: Problem) -> Descent:
 
 
 def zo_sign(config: Config, problem: Problem) -> Descent:
-    """By default the sign of the estimate's coordinates; `--sign_of slope`: SGD on an estimate of signed slopes."""
+    """By default, steps by the sign of each coordinate of the estimate; `--sign_of slope`: SGD on signed slopes."""
     of_slope = config.sign_of == "slope"
     return Descent(problem.initial, estimator=_rge(config, of_slope), update=update(config, "sgd" if of_slope else "sign"))
 

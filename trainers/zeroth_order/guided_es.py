@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 class GuidedES:
     """(d/(2 σ² P)) Σ_i e_i [L(w + e_i) − L(w − e_i)], e_i = σ (√(α/d) ξ + √((1 − α)/k) U ζ), ξ, ζ ~ N(0, I); 2P queries.
 
-    U (d, k): an orthonormal basis of the last k estimates. The paper guides by surrogate gradients from outside; taking the
-    estimator's own is our adaptation. Until there are k, and with α = 1, it is the plain antithetic estimate at scale σ/√d. The
-    factor d makes it an estimate of ∇L there.
+    U (d, k): an orthonormal basis of the last k estimates. The paper guides by surrogate gradients from elsewhere; guiding by
+    the estimator's own past estimates is our adaptation. Until k estimates exist, and with α = 1, this is the plain antithetic
+    estimate at scale σ/√d, which the factor d turns into an estimate of ∇L.
 
     >>> import torch
     >>> generator = torch.Generator().manual_seed(1)

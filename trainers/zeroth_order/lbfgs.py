@@ -1,4 +1,4 @@
-"""L-BFGS by scipy on any gradient estimator: what a classical optimizer does with the same queries."""
+"""scipy's L-BFGS on any gradient estimator: a classical optimizer at the same number of queries."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class _Query(Exception):
-    """scipy requests the loss and the gradient at a point that has not been evaluated yet."""
+    """Raised when scipy requests the loss and the gradient at a point that has not been evaluated yet."""
 
     def __init__(self, point: np.ndarray):
         self.point = point
@@ -27,9 +27,9 @@ class _Query(Exception):
 class LBFGS:
     """scipy's L-BFGS-B without bounds; each step evaluates L and ∇L once, at the point that the line search chooses.
 
-    1 query and those of the estimator per step, line-search steps included; the budget is the stop. scipy cannot pause, so that
-    each step repeats its iterations from the recorded evaluations, which takes no query. Where scipy gives up (its line search
-    fails at the precision of the gradients), it starts again from the best point.
+    A step costs 1 query plus those of the estimator, also when it belongs to a line search; only the budget ends the search.
+    scipy cannot pause, so each step replays scipy's iterations on the recorded evaluations, which costs no queries. If scipy
+    gives up (its line search fails at the precision of the gradients), it restarts from the best point.
 
     >>> import torch
     >>> scale = torch.tensor([1.0, 10.0, 100.0], dtype=torch.float64)
@@ -66,7 +66,7 @@ class LBFGS:
         return {"loss": loss, "best_loss": self.best_loss, "grad_norm": float(gradient.norm())}
 
     def _next_point(self) -> np.ndarray:
-        """Where scipy's next evaluation is, given those so far; the best point where it has ended."""
+        """The point of scipy's next evaluation, given those so far, or the best point if scipy has ended."""
         recorded = iter(self.evaluations)
 
         def evaluate(x: Any) -> tuple[float, np.ndarray]:

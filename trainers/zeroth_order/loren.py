@@ -23,9 +23,9 @@ class LOREN(SinglePointOptimizer):
     y_k = u_k − [(r + q)/(s q)] (a·u_k) a, u_k ~ N(0, I), s = ‖a‖², r = √ρ, q = √(ρ + s): covariance 1 off a and ρ/(ρ + s) along
     it. a descends the score-function gradient of the mean loss, (1/(K − 1)) Σ_k (f_k − f̄) ∇_a with step `direction_lr`.
 
-    The official code was read. Not followed: its factor μ² on a's step, which freezes a; its branch for one-dimensional tensors,
-    which adds one number to all of a; its change of a between the probes of one step; its momentum once per probe. a starts with
-    ‖a‖² = ρ, so that the first probes are almost isotropic, where the code's a ~ N(0, I) switches one random direction off.
+    Departures from the official code: no factor μ² on a's step, which freezes a; no special branch for one-dimensional tensors,
+    which adds the same number to every entry of a; a and the momentum change once per step, not once per probe. a starts with
+    ‖a‖² = ρ, so the first probes are almost isotropic; the official a ~ N(0, I) switches off one random direction.
 
     >>> import torch
     >>> generator = torch.Generator().manual_seed(1)
@@ -50,9 +50,9 @@ class LOREN(SinglePointOptimizer):
         direction_lr: float = 1e-3,
         beta: float = 0.9,
     ):
-        """Raises ValueError for fewer than two `probes`, which have no spread."""
+        """Raises ValueError for fewer than two `probes`, since the losses of one have no spread."""
         if probes < 2:
-            raise ValueError("LOREN compares at least two probes")
+            raise ValueError(f"LOREN: probes is {probes}; use at least 2, since their losses are compared")
         super().__init__(w0, queries=probes)
         self.lr, self.mu, self.normal, self.probes = lr, mu, normal, probes
         self.damping, self.direction_lr, self.beta = damping, direction_lr, beta

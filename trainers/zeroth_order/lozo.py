@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class LOZO(SinglePointOptimizer):
     """W ← W − η s U Vᵀ / r, s = [L(W + μ U Vᵀ) − L(W − μ U Vᵀ)] / (2μ), W (m, n), U (m, r), V (n, r) ~ N(0, 1); 2 queries.
 
-    U is drawn in every step, V every ν = `interval` steps, so that the steps between share one subspace of the columns.
+    U is drawn in every step, V every ν = `interval` steps, so the steps in between share one column subspace.
 
     >>> import torch
     >>> generator = torch.Generator().manual_seed(1)
@@ -33,7 +33,7 @@ class LOZO(SinglePointOptimizer):
     """
 
     def __init__(self, w0: Tensor, *, lr: float, mu: float, normal: Normal, rank: int = 2, interval: int = 50):
-        """`w0` (m, n). The solution, and what the loss is queried at, is W row after row, (m·n,)."""
+        """`w0` (m, n). The solution and the points that are queried are W row by row, (m·n,)."""
         super().__init__(w0.flatten(), queries=2)
         self.shape = w0.shape
         self.lr, self.mu, self.normal, self.rank, self.interval = lr, mu, normal, rank, interval

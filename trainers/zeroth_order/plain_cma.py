@@ -19,6 +19,6 @@ def default_popsize(d: int) -> int:
 
 
 def build(config: Config, problem: Problem) -> NaiveCMAES:
-    """From the same w0 as all others; the search mean is deployed. S follows from d, whatever `--popsize` is."""
+    """Starts from the same w0 as the other trainers and deploys the search mean. S follows from d; `--popsize` has no effect."""
     config = dataclasses.replace(config, popsize=default_popsize(len(problem.initial)))
     return NaiveCMAES(configured_cmaes(config, problem.initial, stream="plain CMA-ES"), deploy="mean")

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class PolyStep(SinglePointOptimizer):
-    """x ← Σ_i p_i (x + ρ v_i), p = softmax(−c / τ), c_i = (L(x + ρ v_i) − min L) / mean of that; 2d queries per particle.
+    """x ← Σ_i p_i (x + ρ v_i), p = softmax(−c / τ), c_i = (L(x + ρ v_i) − min L) / mean(L − min L); 2d queries per particle.
 
-    v_i: the 2d vertices ± of a cross-polytope, rotated at random in each step. Every particle x starts at w0 and has its own
-    rotation and softmax (minimum and mean are over all particles); the solution is their mean.
+    v_i: the 2d vertices of a cross-polytope, rotated at random in each step. Every particle x starts at w0 and has its own
+    rotation and softmax (minimum and mean are over all particles); the solution is the particles' mean.
 
     >>> import torch
     >>> generator = torch.Generator().manual_seed(1)

@@ -1,4 +1,4 @@
-"""Estimators from a population of probes: FZOO, R-AdaZO, OpenAI-ES, and ZoAR, which remembers old probes."""
+"""Estimators from a population of probes: FZOO, R-AdaZO, OpenAI-ES, and ZoAR, which reuses old probes."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def one_sided(objective: LossFunction, w: Tensor, mu: float, u: Tensor) -> tuple
 class FZOO:
     """(1/N) Σ_i [(l_i − l_0) / s] u_i, l_i = L(w + μ u_i), u_i of −1 and +1, s the standard deviation of the l_i; N + 1 queries.
 
-    FZOO (arXiv 2506.09034), after its official code. As in that code the estimate lacks the factor 1/μ, so that the step length
-    is about η √(1 + d/N) whatever the slope is; as in the paper s divides by N − 1 (the code divides by N). The step is 0 where
-    all losses are equal. Scaling L or adding a constant to it changes nothing.
+    FZOO (arXiv 2506.09034). As in its official code, the estimate lacks the factor 1/μ, so the step length is about
+    η √(1 + d/N) regardless of the slope; as in the paper, s divides by N − 1 (the code divides by N). The step is 0 if all
+    losses are equal. Scaling L or adding a constant to it changes nothing.
 
     >>> import torch
     >>> generator = torch.Generator().manual_seed(1)
@@ -67,7 +67,7 @@ class FZOO:
 class SphereDifferences:
     """(d/K) Σ_k [L(w + μ u_k) − L(w)] / μ · u_k, u_k uniform on the unit sphere; K + 1 queries.
 
-    The estimate of R-AdaZO (arXiv 2502.01014), by its paper; its code leaves out the factor d and queries L(w) anew for every k.
+    The estimate of R-AdaZO (arXiv 2502.01014) as in its paper; its code omits the factor d and queries L(w) anew for every k.
     """
 
     def __init__(self, *, mu: float, probes: int, normal: Normal):
@@ -90,7 +90,7 @@ class RankedES:
     """(1/2n) Σ_i (r_i⁺ − r_i⁻) e_i over n antithetic pairs w ± σ e_i, e_i ~ N(0, I); 2n queries.
 
     r are the centered ranks of all 2n losses, from −0.5 for the lowest to 0.5 for the highest (OpenAI-ES, Salimans et al. 2017),
-    so that only comparisons count. Equal losses are ranked in the order of their points.
+    so only comparisons matter. Equal losses are ranked in the order of their points.
     """
 
     def __init__(self, *, sigma: float, pairs: int, normal: Normal):
@@ -113,8 +113,8 @@ class RankedES:
 class ZoAR:
     """(1/(μ|F|)) Σ_{(u, r) ∈ F} (r − mean r) u over the last (H + 1)·K probes, K of them new, r = L(w + μ u); K queries.
 
-    ZoAR (arXiv 2506.14460), whose official code was read: old probes are not re-centered to the present w, and the baseline is
-    the mean of all losses in memory. With H = 0 it is an evolution strategy with a mean baseline.
+    ZoAR (arXiv 2506.14460). As in its official code, old probes are not re-centered on the current w, and the baseline is the
+    mean of all losses in memory. With H = 0 this is an evolution strategy with a mean baseline.
     """
 
     def __init__(self, *, mu: float, probes: int, history: int, normal: Normal):

@@ -20,7 +20,7 @@ class RankSGD(SinglePointOptimizer):
     """ĝ = (1/|E|) Σ_{(i,j) ∈ E} (u_j − u_i), E the pairs with L(w + μ u_i) < L(w + μ u_j), of m points u ~ N(0, I); then
     w ← the best of w and w − η γ^k ĝ, k = 0 … n − 2, w if none is better; m + n queries.
 
-    Losses are only compared, so any oracle that ranks will do: accuracy, labels, a person. Ties make no pair.
+    Losses are only compared, so any oracle that ranks points will do: accuracy, labels, a human judge. Ties form no pair.
 
     >>> import torch
     >>> generator = torch.Generator().manual_seed(1)

@@ -1,4 +1,4 @@
-"""Sharpness inside plain zeroth-order descent: ZOSA and tilted ZO-SAM (ZEST), by our reading of summaries of both papers."""
+"""Sharpness-aware zeroth-order descent: ZOSA and tilted ZO-SAM (ZEST), each implemented from a summary of its paper."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 class ZOSA:
     """FZOO's estimate at w + ρ ĝ/‖ĝ‖, ĝ FZOO's estimate at w, both divided by the spread of the first; 2(m + 1) queries.
 
-    Our reading of a summary of ZOSA (arXiv 2511.09156), whose formulas end before the second estimate: fresh directions and a
-    baseline of its own there. The summary shifts by ρ ĝ/s instead, s the spread of the losses, whose length depends on μ and m;
-    the radius here is ρ. With ρ = 0 both estimates are at w.
+    Implemented from a summary of ZOSA (arXiv 2511.09156), which has no formula for the second estimate: here it has fresh
+    directions and its own baseline. The summary shifts by ρ ĝ/s, with s the spread of the losses, a length that depends on μ and
+    m; here the radius is ρ. With ρ = 0 both estimates are at w.
 
     >>> import torch
     >>> bowl = lambda W, mu=None: W.square().sum(1)
@@ -59,8 +59,8 @@ class TiltedSAM:
     """∇L_t with L_t(w) = (1/t) log E_v exp(t L(w + ρ v)), v ~ N(0, I): (1/(tρ)) Σ_i (p_i⁺ − p_i⁻) v_i; 2k queries.
 
     p is the softmax of t·L over the 2k points w ± ρ v_i. t → 0 gives the two-point average of RGE with μ = ρ, t → ∞ the worst
-    point, as in SAM. Adding a constant to L changes nothing. Our reading of a summary of tilted ZO-SAM (arXiv 2510.16157): its
-    bias-corrected estimator could not be read; this is the one it calls naive.
+    point, as in SAM. Adding a constant to L changes nothing. Implemented from a summary of tilted ZO-SAM (arXiv 2510.16157),
+    which leaves out the bias-corrected estimator; this is the one it calls naive.
 
     >>> import torch
     >>> generator = torch.Generator().manual_seed(1)

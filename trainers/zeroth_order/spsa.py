@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def segmented_uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Perturbations Δ, float64: of random sign, uniform in [0.5, 1] in size, so that 1/Δ is bounded."""
+    """Perturbations Δ, float64, with random signs and sizes uniform in [0.5, 1], so that 1/Δ is bounded."""
     size = 0.5 + 0.5 * torch.rand(shape, generator=generator, dtype=torch.float64)
     sign = 1 - 2 * torch.randint(2, shape, generator=generator, dtype=torch.float64)
     return sign * size
@@ -116,7 +116,7 @@ class SPSA(Descent):
 
 
 def build(config: Config, problem: Problem) -> SPSA:
-    """SPSA with the settings' constants."""
+    """SPSA with the constants from the settings."""
     w0 = problem.initial
     generator = torch_generator(config.seed, "SPSA perturbations")
     return SPSA(

@@ -1,4 +1,4 @@
-"""BBT: CMA-ES as it is, the three deployed points, and CraFT's published budgets."""
+"""BBT: plain CMA-ES, the three deployed points, and CraFT's published budgets."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def points(problem: Problem, B: int) -> Tensor:
 
 
 def expected_scores(backbone: Backbone, network: ReferenceDecoder, images: Tensor, epsilon: float) -> Tensor:
-    """Class scores (n, K) by open_clip and torch's modules alone, in float64."""
+    """Class scores (n, K) from open_clip and torch modules only, in float64."""
     low = torch.tensor([-1.79226, -1.75210, -1.48022])[:, None, None]
     high = torch.tensor([1.93034, 2.07488, 2.14590])[:, None, None]
     with torch.no_grad():
@@ -207,7 +207,7 @@ def test_losses_do_not_depend_on_the_memory_limit(tiny_backbone: Backbone, memor
     torch.testing.assert_close(tight.objective(W), roomy.objective(W), rtol=0, atol=1e-4)
 
 
-def test_no_autograd_graph_is_built_even_where_everything_requires_grad() -> None:
+def test_no_autograd_graph_is_built_even_if_everything_requires_grad() -> None:
     backbone = make_tiny_backbone()
     problem = make_problem(backbone)
     backbone.model.requires_grad_(True)

@@ -1,4 +1,4 @@
-"""BlackVIP's frozen encoder: what z is, by name, and one clear line where it cannot be had."""
+"""BlackVIP's frozen encoder: z for each kind of name, and one clear line if it cannot be loaded."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def test_clip_is_its_own_encoder(tiny_backbone: Backbone) -> None:
     assert torch.equal(encoder(images()), tiny_backbone.model.encode_image(images()))
 
 
-def test_an_unknown_name_is_refused_with_those_near_it(tiny_backbone: Backbone) -> None:
+def test_an_unknown_name_is_refused_with_similar_names(tiny_backbone: Backbone) -> None:
     with pytest.raises(UserError, match=r"--pt_backbone.*'vit_bas_patch16_224'.*vit_base_patch16_224"):
         load_encoder("vit_bas_patch16_224", tiny_backbone, seed=1)
 
 
 @pytest.mark.parametrize("error", [OSError("no route to host"), RuntimeError("Invalid pretrained tag (zzz)")])
-def test_weights_that_cannot_be_had_are_one_line(
+def test_weights_that_cannot_be_loaded_are_refused_in_one_line(
     error: Exception, tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: Any, **options: Any) -> None:

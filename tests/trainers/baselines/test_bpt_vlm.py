@@ -1,4 +1,4 @@
-"""BPT-VLM: the published projections, scores of both prompted towers, costs, what is saved, and one CMA-ES a layer."""
+"""BPT-VLM: the published projections, scores of both prompted towers, costs, saved tensors, and one CMA-ES per layer."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_losses_do_not_depend_on_the_memory_limit(backbone: Backbone, memory_lim
 
 
 @shallow_and_deep
-def test_no_autograd_graph_is_built_even_where_everything_requires_grad(deep: bool) -> None:
+def test_no_autograd_graph_is_built_even_if_everything_requires_grad(deep: bool) -> None:
     backbone = make_tiny_backbone(vision=VIT)
     problem = make_problem(backbone, deep=deep)
     backbone.model.requires_grad_(True)
@@ -230,7 +230,7 @@ def test_deep_prompts_are_used_at_the_best_point_only(backbone: Backbone, deploy
         make_problem(backbone, deep=True, deploy=deploy)
 
 
-# one CMA-ES a layer
+# one CMA-ES per layer
 
 
 def make_layers(layers: int, d: int) -> list[CMAES]:
@@ -259,7 +259,7 @@ def test_layers_take_turns_and_the_others_hold_the_best_so_far() -> None:
     assert optimizer.num_queries(5) == 30
 
 
-def test_one_cma_es_a_layer_descends() -> None:
+def test_one_cma_es_per_layer_descends() -> None:
     optimizer, loss = LayerByLayer(make_layers(3, 2)), Quadratic(6)
     for _ in range(90):
         optimizer.step(loss)

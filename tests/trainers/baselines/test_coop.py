@@ -1,4 +1,4 @@
-"""CoOp: its SGD against torch's, its schedule, its budgets, and where the class name may stand."""
+"""CoOp: its SGD against torch's, its schedule, its budgets, and the positions of the class name."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_name_among_the_context_says_that_the_engine_does_not_serve_it(tiny_back
 
 
 @pytest.mark.parametrize("words", ["", "a photo of a"])
-def test_contexts_of_classes_start_apart_where_no_words_are_given(words: str, tiny_backbone: Backbone) -> None:
+def test_contexts_of_classes_start_different_without_initial_words(words: str, tiny_backbone: Backbone) -> None:
     config = Config(dataset="digits", prompt_trainer="coop", ctx_init=words, n_ctx=16, csc=True, memory_limit=64)
     start = problem(config, make_task(tiny_backbone)).initial.view(len(CLASSNAMES), -1)
     if words:

@@ -1,4 +1,4 @@
-"""CraFT: the two divergences, the adapter's epochs against torch, when its own term stops, and what all of it costs."""
+"""CraFT: the two divergences, the adapter's epochs against torch, when its own term stops, and its costs."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def test_saved_prompt_holds_all_it_is_made_of(tmp_path: Path) -> None:
     folder, result = run_zip(tmp_path, "--train_features", "cached")
     tensors, about = load_prompt(folder / "prompt.safetensors")
     assert tensors["w"].shape == (5 * (8 + 62 + 1) + 62,)
-    # loaded tensors lie elsewhere in memory, and some processors' products then differ in their last bit
+    # loaded tensors have another alignment in memory, which changes the last bit of products on some processors
     torch.testing.assert_close(rebuilt(tensors), tensors["context"], rtol=0, atol=1e-14)
     assert not torch.equal(tensors["context"], tensors["theta0"])
     assert about["prompt_trainer"] == "zip"

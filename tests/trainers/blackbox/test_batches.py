@@ -1,4 +1,4 @@
-"""Mini-batches: every image once an epoch, the same for the same seed, and what they cost."""
+"""Mini-batches: every image once per epoch, equal for equal seeds, and their cost."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ def test_a_mask_is_refreshed_every_interval_and_paid_for_then(name: str) -> None
     assert masks[3] is not masks[2]
 
 
-def test_rules_keep_what_they_say() -> None:
+def test_rules_retain_the_documented_coordinates() -> None:
     w, loss = torch.tensor([3.0, -0.1, 2.0, 0.5], dtype=torch.float64), Quadratic(4)
     assert Dense()(loss, w).tolist() == [1, 1, 1, 1]
     assert MagnitudePruning(ratio=0.5)(loss, w).tolist() == [1, 0, 1, 0]

@@ -124,7 +124,7 @@ def test_forward_gradient_and_forward_mode_sharpness_run_on_the_embedded_default
     assert main([*common, *stages, "--smoothness_estimator", "jvp"]) == 0
 
 
-# the tangent engine behind it
+# the tangent engine
 
 
 @pytest.mark.parametrize("objective_name", ["cross-entropy", "focal"])
@@ -168,7 +168,7 @@ def test_tangents_are_as_exact_as_their_precision(
         return float((of.jvp(w, EYE)[1] - gradient).norm() / gradient.norm())
 
     assert low < error(objective) < high
-    # --precision float64 is for whoever wants all digits
+    # --precision float64 gives all digits
     assert error(exact) < 1e-11
 
 
@@ -186,7 +186,7 @@ def test_the_closed_form_is_the_derivative_of_the_loss(gamma: float) -> None:
     torch.testing.assert_close(focal_derivatives(logits.detach(), labels, entropy), logits.grad, rtol=1e-10, atol=1e-14)
 
 
-def test_the_closed_form_is_finite_where_the_label_is_certain_and_unknown_for_other_losses() -> None:
+def test_the_closed_form_is_finite_for_a_certain_label_and_unknown_for_other_losses() -> None:
     certain = torch.tensor([[800.0, 0.0]], dtype=torch.float64)
     for gamma in (0.0, 0.5, 2.0):
         focal = criterion(Config(objective="focal", focal_gamma=gamma))

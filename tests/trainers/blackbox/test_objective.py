@@ -24,7 +24,7 @@ from utils.errors import RunError
 
 
 def reference_loss(backbone: Backbone, w: Tensor, dtype: torch.dtype) -> float:
-    """One query by open_clip's encode_text, its context embeddings exchanged on the way, and torch's cross-entropy."""
+    """One query by open_clip's encode_text, with replaced context embeddings, and torch's cross-entropy."""
     projection: Projection = make_projection(context_embeddings(backbone, INIT), D, 0.2, torch.Generator().manual_seed(0))
     context = projection.p0 + (projection.A @ w).reshape(projection.p0.shape)
     model = copy.deepcopy(backbone.model).to(dtype)
@@ -72,7 +72,7 @@ def test_losses_do_not_depend_on_how_the_batch_is_split(tiny_backbone: Backbone,
     torch.testing.assert_close(split, objective(W), rtol=0, atol=1e-6)
 
 
-def test_text_features_of_few_queries_are_held_at_once_where_memory_is_short(tiny_backbone: Backbone) -> None:
+def test_text_features_of_few_queries_are_held_at_once_if_memory_is_short(tiny_backbone: Backbone) -> None:
     objective = make_objective(tiny_backbone, memory_limit=1)
     held, features = [], objective.model.text_features
 
@@ -158,7 +158,7 @@ def test_image_features_that_are_not_finite_name_the_first_query(tiny_backbone: 
 
 @pytest.mark.parametrize("precision", ["auto", "float64", "bfloat16"])
 @engines
-def test_no_autograd_graph_is_built_even_where_everything_requires_grad(engine: str, precision: str) -> None:
+def test_no_autograd_graph_is_built_even_if_everything_requires_grad(engine: str, precision: str) -> None:
     backbone = make_tiny_backbone()
     objective = make_objective(backbone, precision, engine=engine)
     backbone.model.requires_grad_(True)
@@ -178,7 +178,7 @@ def test_no_autograd_graph_is_built_even_where_everything_requires_grad(engine: 
     assert all(parameter.grad is None for parameter in backbone.model.parameters())
 
 
-def test_the_guard_of_these_tests_sees_a_graph_where_there_is_one(tiny_backbone: Backbone) -> None:
+def test_the_guard_of_these_tests_detects_a_graph(tiny_backbone: Backbone) -> None:
     with no_autograd_graph(), pytest.raises(AssertionError, match="backward pass"):
         make_objective(tiny_backbone, engine="stock").gradient(points(1)[0])
 

@@ -1,4 +1,4 @@
-"""pycma's options: which are in force, and that every trainer built on it runs at the paper's size."""
+"""pycma's options in force; every trainer built on pycma runs at the paper's size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainers.blackbox.cmaes import CMAES
 from trainers.loop import build_optimizer
 
 CSA, TPA = cma.sigma_adaptation.CMAAdaptSigmaCSA, cma.sigma_adaptation.CMAAdaptSigmaTPA
-# what decides the search, as pycma 4.0 to 4.4 had it by default below d = 300
+# options that affect the search, with the defaults of pycma 4.0 to 4.4 below d = 300
 IN_FORCE = {
     "AdaptSigma": CSA,
     "BoundaryHandler": cma.boundary_handler.BoundTransform,
@@ -67,7 +67,7 @@ IN_FORCE = {
     "typical_x": None,
     "updatecovwait": None,
 }
-# stopping (`stop` is never called), logging, and what the constructor is always given
+# stopping (`stop` is never called), logging, and options that the constructor always receives
 OTHERS = (
     "eval_final_mean",
     "ftarget",
@@ -91,14 +91,14 @@ def make(d: int, **options) -> CMAES:
 
 
 @pytest.mark.parametrize("d", [256, 512])
-def test_options_in_force_are_the_written_ones(d: int) -> None:
+def test_options_in_force_are_the_documented_ones(d: int) -> None:
     in_force = dict(make(d).es.opts)
     # pycma derives it from maxstd_boundrange and the box, for each coordinate
     assert in_force["maxstd"] == pytest.approx(10 / 3)
     in_force["maxstd"] = None
     expected = {name: value for name, value in IN_FORCE.items() if name != "TPA_dampfac" or name in in_force}
     assert {name: in_force[name] for name in expected} == expected
-    # an option that a new version of pycma adds must be looked at before its default decides a result
+    # an option that a new version of pycma adds must be reviewed before its default affects a result
     assert {name for name in in_force if name not in IN_FORCE and not name.startswith(OTHERS)} == set()
 
 

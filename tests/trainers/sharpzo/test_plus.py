@@ -1,4 +1,4 @@
-"""SharpZO+: gradients without queries of their own, and schedules that follow the budget."""
+"""SharpZO+: gradients without extra queries, and schedules that follow the budget."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONFIG = Config(dataset="digits", prompt_trainer="sharpzo+", popsize=8, zo_lr=0.
 
 
 class Scripted:
-    """An estimator that returns these gradients in turn, at one query each, and remembers the masks."""
+    """An estimator that returns these gradients in turn, at one query each, and records the masks."""
 
     def __init__(self, *gradients: list[float]):
         self.gradients, self.masks = iter(gradients), []
@@ -41,7 +41,7 @@ def cmaes() -> CMAES:
     return CMAES(torch.zeros(6, dtype=torch.float64), sigma=0.3, popsize=8, normal=normal)
 
 
-def test_shift_has_length_rho_and_points_uphill_without_a_query_of_its_own() -> None:
+def test_shift_has_length_rho_and_points_uphill_without_extra_queries() -> None:
     slope = torch.linspace(-1.0, 2.0, 6, dtype=torch.float64)
     seen = []
 
@@ -62,7 +62,7 @@ def test_shift_has_length_rho_and_points_uphill_without_a_query_of_its_own() -> 
     torch.testing.assert_close((seen[1] - mean - shift).mean(0), torch.zeros(6, dtype=torch.float64), atol=0.5, rtol=0)
 
 
-def test_no_shift_where_all_losses_are_equal() -> None:
+def test_no_shift_if_all_losses_are_equal() -> None:
     optimizer = PopulationShiftedCMAES(cmaes(), rho=0.7)
     optimizer.step(lambda W, mu=None: torch.full((len(W),), 3.0, dtype=torch.float64))
     assert torch.equal(optimizer.epsilon, torch.zeros(6, dtype=torch.float64))

@@ -49,7 +49,7 @@ def stage_one(estimator: str, **options) -> SharpnessAwareCMAES:
     return SharpnessAwareCMAES(inner, rho=0.1, estimator=SMOOTHNESS[estimator](config), **options)
 
 
-# the gradient behind the worst-case shift
+# the gradient for the worst-case shift
 
 
 def test_shift_follows_the_gradient_that_the_option_names(quadratic) -> None:
@@ -125,7 +125,7 @@ class TestEveryZOOptimizerAsStageTwo:
         assert [record["stage"] for record in records[1:]] == [1] * 4 + [2] * 8
 
 
-def test_mezo_behind_stage_one_is_the_trainer_zo(quadratic) -> None:
+def test_mezo_after_stage_one_is_the_trainer_zo(quadratic) -> None:
     dense, _ = run(small(prompt_trainer="zo", pruning="none"), d=D)
     slot, _ = run(small(stage2="mezo"), d=D)
     assert torch.equal(dense, slot)

@@ -1,4 +1,4 @@
-"""The zeroth-order optimizers: one step of each against values worked out by hand, and their rates on a quadratic."""
+"""The zeroth-order optimizers: one step of each against values computed by hand, and their rates on a quadratic."""
 
 from __future__ import annotations
 
@@ -152,13 +152,13 @@ def test_adam_corrects_both_averages() -> None:
     assert stepped(optimizer) == pytest.approx([1.1975721, 0.8024279], abs=1e-6)
 
 
-def test_conservative_moves_only_where_it_gains() -> None:
+def test_conservative_moves_only_if_the_loss_falls() -> None:
     u = given(vector(1.0, -1.0)[None])
     assert stepped(conservative(0.1, u)) == pytest.approx([1.1, 0.9])
     assert stepped(conservative(10.0, u)) == [1.0, 1.0]
 
 
-def test_conservative_takes_the_other_side_where_that_is_best() -> None:
+def test_conservative_takes_the_opposite_step_if_it_is_best() -> None:
     # a slope of −1 along (1, −1), then losses of w, w − ηĝ, w + ηĝ
     losses = iter([vector(0.0, 2 * MU), vector(2.0, 3.0, 1.0)])
     optimizer = conservative(0.1, given(vector(1.0, -1.0)[None]))
@@ -221,7 +221,7 @@ def test_rank_sgd_pairs_points_by_their_ranks_and_searches_along_the_line() -> N
     assert optimizer.num_queries(1) == 6
 
 
-def test_rank_sgd_stays_where_nothing_is_better() -> None:
+def test_rank_sgd_stays_if_no_candidate_is_better() -> None:
     u = torch.stack([vector(1.0, 0.0), vector(0.0, 1.0)])
     assert RankSGD.rank_gradient(u, vector(1.0, 1.0)).tolist() == [0.0, 0.0]
     assert stepped(RankSGD(ONES, lr=-1.0, mu=0.1, normal=given(u), m=2)) == [1.0, 1.0]
@@ -310,7 +310,7 @@ def test_signed_steps_cover_the_distance_whatever_the_curvature(update) -> None:
     assert w[0] == pytest.approx(0.5, abs=0.1)
 
 
-def test_conservative_never_climbs_where_plain_steps_diverge() -> None:
+def test_conservative_never_ascends_with_a_step_size_at_which_sgd_diverges() -> None:
     loss = Bowl(1.0, 30.0)
     optimizer, values = conservative(0.1, noise()), [float(loss(ONES[None]))]
     for _ in range(200):

@@ -1,7 +1,7 @@
 """Checks a torch device, one part per process: the engine's values, whole runs and their resume, speed. See gpu_check.sh.
 
     python -m tools.maintain.gpu_check --device cuda --output gpu_check
-    python -m tools.maintain.gpu_check --device cpu --output /tmp/check --quick      # a rehearsal in a minute
+    python -m tools.maintain.gpu_check --device cpu --output /tmp/check --quick      # a rehearsal of one minute
 
 Values are compared with open_clip's own tower in float64 on the CPU. TF32 stays off, as it does in runs.
 """
@@ -38,18 +38,18 @@ def run_part(name: str, device: torch.device, output: Path, quick: bool) -> int:
 
 
 def collect(output: Path, statuses: dict[str, int]) -> dict[str, Row]:
-    """What the parts found; one that did not reach its end has failed."""
+    """What the parts found; a part that did not finish counts as failed."""
     found = {name: json.loads(path.read_text()) for name in CHECKS if (path := output / f"{name}.json").exists()}
     for name, status in statuses.items():
         part = found.setdefault(name, {"failures": []})
         if "seconds" not in part:
             last = ((output / f"{name}.log").read_text().splitlines() or [""])[-1]
-            part["failures"].append(f"{name} broke off with status {status}: {last} (see {name}.log)")
+            part["failures"].append(f"{name} stopped with status {status}: {last} (see {name}.log)")
     return found
 
 
 def markdown(found: dict[str, Row]) -> str:
-    """What was found, as a table of speeds, a list of the rest, and what is not as it should be."""
+    """The findings: a table of speeds, a list of the rest, and the failures."""
     machine, rows = found.get("machine", {}), found.get("speed", {}).get("rows", [])
     lines = [f"{machine.get('device')}, torch {machine.get('torch')}, products in TFLOP/s: {machine.get('product_tflops')}", ""]
     numbers = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in NOT_IN_TABLE]
@@ -60,7 +60,7 @@ def markdown(found: dict[str, Row]) -> str:
     for part in ("values", "runs", "trainers"):
         lines += ["", *(f"- {name.replace('_', ' ')}: {value}" for name, value in found.get(part, {}).items())]
     failures = [f"- {part}: {failure}" for part, notes in found.items() for failure in notes["failures"]]
-    return "\n".join([*lines, "", "Not as it should be:" if failures else "All as it should be.", *failures]) + "\n"
+    return "\n".join([*lines, "", "Failures:" if failures else "All checks passed.", *failures]) + "\n"
 
 
 @command
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
     parser = make_parser("tools.maintain.gpu_check", __doc__)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--output", type=user_path, default=Path("gpu_check"))
-    parser.add_argument("--quick", action="store_true", help="small towers and few steps, to try the check itself")
+    parser.add_argument("--quick", action="store_true", help="small towers and few steps, to test the check itself")
     parser.add_argument("--part", choices=tuple(CHECKS), help="only this part, in this process")
     arguments = parser.parse_args(argv)
     device = pick_device(arguments.device)
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
         log = (arguments.output / f"{name}.log").open("w")
         return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
 
-    # these share the device; speeds are measured alone
+    # these share the device; speed is measured alone afterwards
     started = {name: start(name) for name in ("values", "runs", "trainers")}
     statuses = {name: process.wait() for name, process in started.items()}
     statuses |= {name: start(name).wait() for name in ("machine", "speed")}

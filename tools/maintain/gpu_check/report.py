@@ -1,4 +1,4 @@
-"""What a part of the check found, and the objective that its parts measure."""
+"""The findings of one part of the check, and the objective that the parts measure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHOTS = 16
 
 
 class Report(dict[str, Any]):
-    """What a part found, kept in its file after every entry; `failures` says what is not as it should be."""
+    """The findings of a part, written to its file after every entry, with a list of `failures`."""
 
     def __init__(self, path: Path):
         super().__init__(failures=[])
@@ -35,9 +35,9 @@ class Report(dict[str, Any]):
         self.path.write_text(json.dumps(self, indent=2) + "\n", encoding="utf-8")
         print(f"{name}: {value}", flush=True)
 
-    def require(self, holds: bool, otherwise: str) -> None:
+    def require(self, holds: bool, failure: str) -> None:
         if not holds:
-            self["failures"].append(otherwise)
+            self["failures"].append(failure)
             self.note("failures", self["failures"])
 
 
@@ -53,7 +53,7 @@ def set_replay(text: TextFeatures, replay: bool) -> None:
 def make_objective(
     backbone: Backbone, names: list[str], d: int, std: float, precision: str, engine: str = "fast"
 ) -> tuple[Objective, TextFeatures]:
-    """Random image features, SHOTS per class, as tools.benchmark has them, on the backbone's device."""
+    """Random image features, SHOTS per class, as in tools.benchmark, on the backbone's device."""
     K, width = len(names), backbone.model.text_projection.shape[1]
     generator = torch.Generator().manual_seed(0)
     features = F.normalize(torch.randn(SHOTS * K, width, generator=generator), dim=-1).to(backbone.device)

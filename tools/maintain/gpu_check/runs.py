@@ -19,7 +19,7 @@ SHORT_RUN = {"--shots": 4, "--popsize": 10, "--intrinsic_dim": 64, "--change_poi
 
 
 def outcome(root: Path) -> tuple[list[Row], Row]:
-    """The log and the result of the run below `root`, without their times."""
+    """The log and the result of the run below `root`, without their timings."""
     folder = next(root.rglob("result.json")).parent
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     result = json.loads((folder / "result.json").read_text())
@@ -31,7 +31,7 @@ def without_times(row: Row) -> Row:
 
 
 def check_runs(device: torch.device, report: Report, quick: bool) -> None:
-    """The default run; a short one, its repeat under --deterministic, and one that is interrupted and resumed: equal bits."""
+    """The default run; and a short run under --deterministic, its repeat, and its interrupted and resumed copy: equal bits."""
     from main_sharpzo import main
 
     base = report.path.parent / "runs"
@@ -55,14 +55,14 @@ def check_runs(device: torch.device, report: Report, quick: bool) -> None:
     report.require(status == 3, f"the interrupted run ended with status {status}, not 3")
     same = main(resumed) == 0 and outcome(base / "resumed") == ends["first"]
     report.note("resume_repeats", same)
-    report.require(same, "the resumed run does not end as the unbroken one")
+    report.require(same, "the resumed run differs from the uninterrupted one")
 
     plain, reference = outcome(run("plain", *short)), outcome(run("cpu", *short, "--device", "cpu"))
     report.note("short_run_test_accuracy", {"device": plain[1]["test_accuracy"], "cpu": reference[1]["test_accuracy"]})
     report.note("short_run_seconds", {"device": seconds_of(base / "plain"), "cpu": seconds_of(base / "cpu")})
-    apart = abs(plain[0][0]["train_loss"] - reference[0][0]["train_loss"])
-    report.note("first_loss_apart", apart)
-    report.require(apart < 1e-5, f"the loss at the first w is {apart:.1e} from the CPU's")
+    difference = abs(plain[0][0]["train_loss"] - reference[0][0]["train_loss"])
+    report.note("first_loss_apart", difference)
+    report.require(difference < 1e-5, f"the loss at the first w differs from the CPU's by {difference:.1e}")
 
     if not quick:
         root = run("default")
@@ -90,7 +90,7 @@ def interrupt_at(root: Path, step: int) -> Iterator[None]:
 
 
 def check_trainers(device: torch.device, report: Report, quick: bool) -> None:
-    """A few steps of every trainer must end well."""
+    """Requires that a few steps of every trainer succeed."""
     from main_sharpzo import main
     from trainers import TRAINERS
 

@@ -26,7 +26,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def seconds(work: Callable[[], object], device: torch.device, repeats: int = 5, inner: int = 1) -> float:
-    """The median time of `work` over `repeats`, each of `inner` calls in a row; one call before is not counted."""
+    """The median time of `work` over `repeats`, each of `inner` consecutive calls, after one call that is not counted."""
     work()
     times = []
     for _ in range(repeats):
@@ -40,7 +40,7 @@ def seconds(work: Callable[[], object], device: torch.device, repeats: int = 5, 
 
 
 def check_machine(device: torch.device, report: Report, quick: bool) -> None:
-    """What the machine is, and the rates that its own library reaches."""
+    """The machine, and the rates that its own library reaches."""
     report.note("device", torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor())
     report.note("torch", torch.__version__)
     report.note("tf32", {"matmul": torch.backends.cuda.matmul.allow_tf32, "precision": torch.get_float32_matmul_precision()})
@@ -92,7 +92,7 @@ def steps_per_second(dataset: str, backbone: Backbone) -> dict[str, float]:
 
 
 def profile(backbone: Backbone, dataset: str, way: str) -> list[str]:
-    """The kernels that take most of the device's time in a pass of queries, or of tangents in bfloat16."""
+    """The kernels that take the most device time in a pass of queries, or of tangents in bfloat16."""
     objective, text = make_objective(backbone, class_names(dataset), DIMENSION, projection_std(dataset), "float32")
     objective.tangent_precision = "bfloat16"
     W = torch.eye(DIMENSION, dtype=torch.float64)[: text.chunk(torch.float32)]

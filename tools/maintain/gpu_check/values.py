@@ -23,7 +23,7 @@ TOWERS: tuple[dict[str, int], ...] = (
     {"width": 128, "heads": 2, "layers": 4},
 )
 Row = dict[str, Any]
-# the worst row's relative error that each precision may show on these towers
+# the largest relative error of a row that is allowed in each precision on these towers
 TOLERANCES = {"float64": 1e-12, "float32": 3e-6, "bfloat16": 0.1, "float16": 0.02}
 
 
@@ -57,7 +57,7 @@ def check_values(device: torch.device, report: Report, quick: bool) -> None:
                     worst[name] = max(worst[name], error)
             on(cpu, backbone)
             if device.type == "cuda":
-                report.require(replay_repeats(fast, contexts), "a replayed pass gives other bits than a launched one")
+                report.require(replay_repeats(fast, contexts), "a replayed pass differs in its bits from a launched one")
     report.note("feature_errors", worst)
     for name, error in worst.items():
         report.require(error < TOLERANCES[name], f"features in {name}: error {error:.1e}, more than {TOLERANCES[name]:.0e}")
@@ -66,7 +66,7 @@ def check_values(device: torch.device, report: Report, quick: bool) -> None:
 
 
 def replay_repeats(fast: TextFeatures, contexts: Tensor) -> bool:
-    """Whether passes as CUDA graphs, of several shapes in turn, give the bits of passes that are not."""
+    """Whether passes as CUDA graphs, of several shapes in turn, give the bits of passes without graphs."""
     ours = {}
     for replay in (True, False):
         set_replay(fast, replay)

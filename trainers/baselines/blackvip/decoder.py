@@ -1,8 +1,8 @@
 """BlackVIP's coordinator (Oh et al., CVPR 2023): from an encoder's feature of an image to a prompt of the image's size.
 
-Decoder and trigger are one parameter vector: the trigger, then block by block the up-convolution's weight and bias, the 1×1
-convolution's weight, the batch norm's gain and bias, and last the weight of the convolution to three channels. All convolutions
-are transposed. The vector has 9,920 numbers at 224 pixels with a 768-wide encoder.
+Decoder and trigger form one parameter vector: the trigger; for each block the up-convolution's weight and bias, the 1×1
+convolution's weight, and the batch norm's gain and bias; finally the weight of the convolution to three channels. All
+convolutions are transposed. At 224 pixels with a 768-wide encoder, the vector has 9,920 entries.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ Statistics = list[tuple[Tensor, Tensor]]
 
 
 class Decoder:
-    """Prompts of B decoders at once, from their parameter vectors alone.
+    """Computes the prompts of B decoders at once, from their parameter vectors.
 
     The image side of `side` pixels is reached by doubling: five times, as published, or fewer times, without the first blocks,
-    if the first grid would have less than 4 × 4 cells. The first grid is [z, trigger] with 32 channels, as published, or more if
-    z (n, `z_dim`) would leave no room for a trigger. Raises UserError for sizes that doubling cannot reach.
+    if the first grid would have fewer than 4 × 4 cells. The first grid is [z, trigger] with 32 channels, as published, or more
+    if z (n, `z_dim`) would leave no room for a trigger. Raises UserError for sizes that doubling cannot reach.
     """
 
     def __init__(self, side: int, *, z_dim: int):
         doublings = max((k for k in range(2, len(BLOCKS) + 2) if side % 2**k == 0 and side >> k >= 4), default=0)
         if not doublings:
             raise UserError(
-                f"--backbone: a visual prompt of {side} × {side} pixels cannot be reached by doubling; choose a backbone with an "
-                "input size divisible by 4"
+                f"--backbone: cannot build a visual prompt of {side} × {side} pixels by doubling; choose a backbone whose input "
+                "size is divisible by 4"
             )
         first, *others = BLOCKS[len(BLOCKS) + 1 - doublings :]
         self.side, self.z_dim, self.start = side, z_dim, side >> doublings
@@ -99,7 +99,7 @@ class Decoder:
     def __call__(self, W: Tensor, z: Tensor, statistics: Statistics | None = None) -> tuple[Tensor, Statistics]:
         """Prompts (B, n, 3, side, side) of features z (n, z_dim) by the decoders W (B, d), in W's dtype.
 
-        The batch norms use `statistics`, or by default those of z itself under each decoder. Returns those used as well.
+        The batch norms use `statistics`, or by default those of z itself under each decoder. Also returns the statistics used.
         """
         parameters = self.parameters(W)
         x, used = self._first_grid(parameters["trigger"], z.to(W)), []
@@ -140,7 +140,7 @@ def _merge(up: Tensor, bias: Tensor, mix: Tensor, block: Block) -> tuple[Tensor,
 def _moments(x: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance (B, out) of the patches that `_up` makes, from the mean and covariance of x's channels.
 
-    The patches themselves are not needed, and summing over their many rows would take longer than making them.
+    The patches themselves are not needed, and summing over their many rows would take longer than computing them.
     """
     rows = x.flatten(1, 3)
     ones = rows.new_ones(len(rows), 1, rows.shape[1]) / rows.shape[1]

@@ -1,4 +1,4 @@
-"""BlackVIP's second frozen network: a pretrained encoder that gives its coordinator a feature of each image."""
+"""BlackVIP's second frozen network: a pretrained encoder whose image features are the coordinator's input."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RANDOM = "@random"
 
 @dataclass(frozen=True)
 class Encoder:
-    """z (n, dim) float32 of CLIP-normalized images (n, 3, H, W). `module`: the network that `encode` runs."""
+    """Computes z (n, dim) float32 of CLIP-normalized images (n, 3, H, W). `module`: the network that `encode` runs."""
 
     dim: int
     encode: Callable[[Tensor], Tensor]
@@ -34,7 +34,7 @@ class Encoder:
 def load_encoder(name: str, backbone: Backbone, seed: int) -> Encoder:
     """The encoder that `--pt_backbone` names: "clip", a timm model with its pretrained weights, or NAME@random.
 
-    "clip" is CLIP's own image feature before normalization. A timm ViT gives its class token before the last layer norm, any
+    "clip" uses CLIP's own image feature before normalization. A timm ViT yields its class token before the last layer norm, any
     other timm model its pooled feature; images are resized to the model's input size. Raises UserError for a name unknown to
     timm and for weights that cannot be downloaded or read.
     """
@@ -43,15 +43,15 @@ def load_encoder(name: str, backbone: Backbone, seed: int) -> Encoder:
         return Encoder(visual.output_dim, lambda images: backbone.model.encode_image(images.to(backbone.device)), visual)
     # timm's models share no base class with these attributes
     model: Any = _timm_model(name, seed).to(backbone.device).eval().requires_grad_(False)
-    side = model.default_cfg["input_size"][1:]
+    input_size = model.default_cfg["input_size"][1:]
     by_class_token = getattr(model, "cls_token", None) is not None
     if by_class_token:
         model.norm = nn.Identity()
 
     def encode(images: Tensor) -> Tensor:
         images = images.to(backbone.device)
-        if images.shape[2:] != side:
-            images = F.interpolate(images, size=side, mode="bicubic", antialias=True)
+        if images.shape[2:] != input_size:
+            images = F.interpolate(images, size=input_size, mode="bicubic", antialias=True)
         features: Tensor = model.forward_features(images)[:, 0] if by_class_token else model(images)
         return features
 
@@ -65,8 +65,8 @@ def _timm_model(name: str, seed: int) -> nn.Module:
     architecture = name.removesuffix(RANDOM)
     if not timm.is_model(architecture):
         close = difflib.get_close_matches(architecture, timm.list_models(), n=3)
-        similar = f"; similar names: {', '.join(close)}" if close else ""
-        raise UserError(f"--pt_backbone: timm has no model {architecture!r}{similar}")
+        names = f"similar names: {', '.join(close)}" if close else "timm.list_models() lists its names"
+        raise UserError(f"--pt_backbone: timm has no model {architecture!r}; {names}")
     quiet_hub()
     # timm initializes a new model from the global generator, whose state is restored
     with torch.random.fork_rng(devices=[]):

@@ -32,13 +32,13 @@ from utils.parallel import parallel_map
 from utils.seeds import torch_generator
 from utils.settings import Config
 
-# float64 values that a pixel keeps alive in a decoder: 64 channels at a quarter of the pixels, in and out, and 3
+# float64 values that a decoder holds per pixel: 64 channels at a quarter of the resolution, in and out, and 3 channels
 LIVE_VALUES = 40
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Images (n, 3, H, W) and the encoder's features z (n, D) of them. `training`: whether they are a training mini-batch."""
+    """Images (n, 3, H, W) and their features z (n, D) from the encoder. `training`: whether they are a training mini-batch."""
 
     images: Tensor
     z: Tensor
@@ -149,7 +149,7 @@ class VisualPrompt:
 
 
 def problem(config: Config, task: FewShotTask) -> Problem:
-    """The coordinator's parameters, on mini-batches of images: augmented anew, or with `--train_features cached` as they are."""
+    """The coordinator's parameters, on mini-batches of images: augmented anew, or unaugmented with `--train_features cached`."""
     backbone = task.backbone
     encoder = load_encoder(config.pt_backbone, backbone, config.seed)
     train, val, test = (EncodedImages(images, encoder) for images in image_sets(config, task))
@@ -235,6 +235,6 @@ def image_batches(config: Config, task: FewShotTask, images: ImageSet, encoder: 
 
     generator = torch_generator(config.seed, "mini-batches")
     batches = MiniBatches(len(images), size=config.train_batch, generator=generator, load=load, fresh=False)
-    # images pass CLIP's image tower only with a prompt, and are counted as prompted images
+    # images enter CLIP's image tower only with a prompt, and are counted there
     batches.encoded = 0
     return batches
