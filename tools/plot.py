@@ -14,7 +14,7 @@ import numpy as np
 
 from tools.common.cells import by_cell
 from tools.common.cli import command, make_parser, user_path
-from tools.common.plotting import finish, require_matplotlib, start
+from tools.common.plotting import finish, group_thousands, require_matplotlib, start
 from tools.common.runs import find_runs
 from utils.errors import UserError
 
@@ -47,10 +47,11 @@ def main(argv: list[str]) -> int:
         points = [run.curve(arguments.x, arguments.y) for run in members]
         grid = np.unique(np.concatenate([x for x, _ in points]))
         values = np.array([np.interp(grid, x, y) for x, y in points])
-        (line,) = axes.plot(grid, values.mean(0), label=f"{cell} (n {len(members)})")
+        (line,) = axes.plot(grid, values.mean(0), label=f"{cell} (n = {len(members)})")
         axes.fill_between(grid, values.min(0), values.max(0), alpha=0.2, color=line.get_color(), linewidth=0)
     axes.set_xlabel(LABELS[arguments.x])
     axes.set_ylabel(LABELS[arguments.y])
+    group_thousands(axes.xaxis)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     print(finish(figure, arguments.output))

@@ -12,7 +12,9 @@ import pytest
 
 from main_sharpzo import main as run_main
 from tests.helpers.runs import FLAGS
+from tools.common.cells import Cell
 from tools.report.__main__ import main
+from tools.report.sweep import labels
 
 pytest.importorskip("matplotlib")
 pytestmark = pytest.mark.usefixtures("one_mini")
@@ -52,6 +54,7 @@ def test_page_has_the_runs_numbers(runs: Path, tmp_path: Path) -> None:
     page, result = page_of_seed_1(runs, tmp_path / "report.html")
     assert f"{result['test_accuracy']:.2f}%" in page and f"{result['zero_shot_accuracy']:.2f}%" in page
     assert page.count("<svg") == 4 and page.count(">stage 2<") >= 4
+    assert "<h1>SharpZO on digits, Mini</h1>" in page
     titles = re.findall(r'title="(\w+) as (\w+): (\d+)', page)
     right = sum(int(count) for truth, label, count in titles if truth == label)
     total = sum(int(count) for _, _, count in titles)
@@ -75,6 +78,13 @@ def test_page_of_a_sweep_has_means_bands_and_what_did_not_finish(runs: Path, tmp
     assert f"{sum(accuracies) / 2:.2f} ± " in page and "(n = 2)" in page and page.count("<svg") == 1
     failed = page[page.index('id="failed"') :]
     assert "seed3" in failed and "accuracy" in failed
+
+
+def test_legend_of_a_sweep_names_what_its_curves_differ_in() -> None:
+    one, other = Cell("Mini", 16, "sharpzo", "", "digits"), Cell("Mini-RN", 16, "sharpzo", "", "digits")
+    assert labels([one, one._replace(method="bbt")]) == ["SharpZO", "BBT"]
+    assert labels([one, other]) == ["SharpZO, Mini", "SharpZO, Mini-RN"]
+    assert labels([one, other._replace(shots=4)]) == ["SharpZO, Mini, 16 shots", "SharpZO, Mini-RN, 4 shots"]
 
 
 def test_run_without_its_prompt_still_has_its_curves(runs: Path, tmp_path: Path) -> None:

@@ -27,6 +27,11 @@ def start(**options: Any) -> tuple[Any, Any]:
     return plt.subplots(layout="constrained", **({"figsize": SIZE} | options))
 
 
+def group_thousands(axis: Any) -> None:
+    """Ticks of whole numbers as "34,740"."""
+    axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value == int(value) else f"{value:g}")
+
+
 def finish(figure: Any, path: Path) -> Path:
     import matplotlib.pyplot as plt
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tools.common.plotting import start
+from tools.common.plotting import group_thousands, start
 from utils.numbers import ceil_div
 
 MOST_POINTS = 60
@@ -49,6 +49,7 @@ def curves_svg(name: str, curves: Sequence[Curve], xlabel: str, ylabel: str, cha
             axes.annotate("stage 2", (change, 0.95), fontsize=8, **place)
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
+        group_thousands(axes.xaxis)
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
         file = io.StringIO()

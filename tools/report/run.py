@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from clip.prompt import PROMPT_FILE
+from tools.common.names import title
 from tools.common.runs import FinishedRun
 from tools.report.curves import Curve, curves_svg
 from tools.report.scores import TestScores, score_test_images, thumbnail
@@ -32,7 +33,7 @@ def run_page(run: FinishedRun, root_path: str | None) -> dict[str, Any]:
         (f"{result['seconds']:.1f} s", "of steps"),
     ]
     page = {
-        "title": f"{result['trainer']} on {result['dataset']}, {result['backbone']}",
+        "title": f"{title(result['trainer'])} on {result.get('dataset_name') or result['dataset']}, {result['backbone']}",
         "subtitle": f"{result['shots']} shots, seed {result['seed']}, {run.path}",
         "numbers": numbers,
         "notes": [],
@@ -90,7 +91,7 @@ def phases(run: FinishedRun) -> list[tuple[str, float, Any, Any]]:
     seconds = queries = 0
     for entries in stages(run):
         last = entries[-1]
-        rows.append((f"stage {last['stage']}", last["seconds"] - seconds, len(entries), last["queries"] - queries))
+        rows.append((f"stage {last['stage']}", last["seconds"] - seconds, f"{len(entries):,}", f"{last['queries'] - queries:,}"))
         seconds, queries = last["seconds"], last["queries"]
     return rows
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tools.common.cells import by_cell
+from tools.common.cells import Cell, by_cell, shots_text
 from tools.common.runs import FinishedRun
 from tools.common.samples import sample, show, signed
 from tools.report.curves import Curve, curves_svg
@@ -29,7 +29,8 @@ def sweep_page(folder: Path, runs: Sequence[FinishedRun], unfinished: Sequence[P
     heads = ["dataset", "method", "backbone", "shots", "test accuracy", "zero-shot", "gain", "queries", "seconds per run"]
     figures: list[str] = []
     for number, dataset in enumerate(dict.fromkeys(cell.dataset for cell in cells)):
-        curves = [banded(str(cell.row), members) for cell, members in cells.items() if cell.dataset == dataset]
+        those = {cell: members for cell, members in cells.items() if cell.dataset == dataset}
+        curves = [banded(name, members) for name, members in zip(labels(list(those)), those.values(), strict=True)]
         drawn = [curve for curve in curves if curve is not None]
         if drawn:
             figures.append(curves_svg(f"sweep-{number}", drawn, "queries", f"{dataset}: accuracy (%)"))
@@ -42,6 +43,21 @@ def sweep_page(folder: Path, runs: Sequence[FinishedRun], unfinished: Sequence[P
         "notes": warnings,
         "wrong": [],
     }
+
+
+def labels(cells: Sequence[Cell]) -> list[str]:
+    """A legend's names: the method, and backbone and shots where the cells differ in them."""
+    backbones, shots = {cell.backbone for cell in cells}, {cell.shots for cell in cells if cell.shots}
+    return [
+        ", ".join(
+            [
+                cell.row,
+                *([cell.backbone] if len(backbones) > 1 else []),
+                *([shots_text(cell.shots)] if len(shots) > 1 and cell.shots else []),
+            ]
+        )
+        for cell in cells
+    ]
 
 
 def banded(label: str, runs: Sequence[FinishedRun]) -> Curve | None:
