@@ -6,6 +6,7 @@ import re
 import tomllib
 
 import pytest
+import yaml
 
 from utils.config import REPOSITORY
 
@@ -45,3 +46,9 @@ def test_both_lock_files_pin_the_same_versions() -> None:
         for name in ("requirements-lock.txt", "requirements-dev-lock.txt")
     )
     assert runtime.items() <= everything.items()
+
+
+def test_hooks_of_pre_commit_have_the_locked_ruff() -> None:
+    hooks = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    (ruff,) = [hook["rev"] for hook in hooks if hook["repo"].endswith("/ruff-pre-commit")]
+    assert f"ruff=={ruff.removeprefix('v')} " in (REPOSITORY / "requirements-dev-lock.txt").read_text(encoding="utf-8")
