@@ -15,5 +15,4 @@ run, pictures, output = sys.argv[1:]
 status = main([run, "--output", output, "--no-checks"])
 if status:
     sys.exit(status)
-images = sorted(str(path) for path in Path(pictures).rglob("*.png"))
-sys.exit(subprocess.call([sys.executable, str(Path(output) / "predict_onnx.py"), *images]))
+sys.exit(subprocess.call([sys.executable, str(Path(output) / "predict_onnx.py"), pictures]))

@@ -14,7 +14,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -37,6 +37,7 @@ DOCS = sorted(f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.md")
 PAGES = ("README.md", "CONTRIBUTING.md", "DATASET.md", *DOCS)
 BLOCK = re.compile(r"^```(?:bash|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MARK = re.compile(r"<!-- needs: ([a-z, ]+) -->\s*\Z")
+INSTALL = re.compile(r"pip install |python3 -m venv |\. \.venv/bin/activate$")
 BUNDLED = ("Mini", "Mini-RN", "Icons", "Icons-RN")
 # third-party programs, whose flags are not checked
 OTHERS = ("pip", "pre-commit", "ruff", "mypy", "pytest", "mkdocs", "tensorboard", "wandb", "python3", "torchrun", "parallel")
@@ -67,6 +68,14 @@ def blocks(page: str) -> list[Block]:
         needs = frozenset(need.strip() for need in mark[1].split(",")) if mark else frozenset()
         found.append(Block(page, text[: match.start()].count("\n") + 1, match[1], needs))
     return found
+
+
+def installed_already(block: Block) -> Block:
+    """The block as it runs where its packages are installed: without `pip install`, and so often without a network."""
+    lines = [" && ".join(part for part in line.split(" && ") if not INSTALL.match(part)) for line in block.text.split("\n")]
+    text = "\n".join(line for line in lines if line.strip() != ". .venv/bin/activate")
+    needs = block.needs if text == block.text or " download " in text else block.needs - {"network"}
+    return replace(block, text=text, needs=needs)
 
 
 def recorded(page: str, folder: Path) -> list[tuple[Block, list[list[str]]]]:

@@ -287,6 +287,16 @@ def test_methods_are_compared_by_seed(tmp_path: Path, capsys: pytest.CaptureFixt
         assert f"error: --compare: no run of {name!r}; choose from" in capsys.readouterr().err
 
 
+def test_methods_without_a_common_seed_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, 80.0, seed=1)
+    write_run(tmp_path, 79.0, seed=2, prompt_trainer="mezo")
+    assert summarize.main([str(tmp_path), "--compare", "sharpzo", "mezo"]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith(
+        "error: --compare sharpzo mezo: no dataset, backbone and number of shots where both have the same seed"
+    )
+
+
 def test_csv_is_read_back_as_the_runs_it_was_written_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for seed in (1, 2):
         write_run(tmp_path / "runs", 80.0 + seed, seed=seed, rho=0.05)

@@ -35,6 +35,8 @@ def comparison_table(cells: dict[Cell, list[FinishedRun]], a: str, b: str) -> Ta
             if pair:
                 pairs[dataset] = pair
                 table.rows.append([dataset, backbone, str(shots or "–"), *_cells(*pair)])
+        if not pairs:
+            continue
         means = [average({dataset: pair[side] for dataset, pair in pairs.items()}, list(pairs)) for side in (0, 1)]
         if len(pairs) > 1 and means[0] and means[1]:
             table.rows.append([f"average of {len(pairs)}", backbone, str(shots or "–"), *_cells(means[0], means[1])])
