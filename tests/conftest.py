@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 from clip.backbone import Backbone
 from main_sharpzo import main
 from tests.helpers.runs import FLAGS, Broken, folder_of, outcome
+from utils import progress
 
 MINI: list[Backbone] = []
 CLASSNAMES = ("red square", "blue_circle", "a small dog", "river")
@@ -45,6 +47,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_progress_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine the short runs of the tests would log progress among the lines that tests compare."""
+    monkeypatch.setattr(progress, "LEAST_SECONDS", math.inf)
 
 
 @pytest.fixture(scope="session")

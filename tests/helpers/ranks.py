@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
+import random
 import socket
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
@@ -12,15 +15,24 @@ from tests.helpers.runs import fork, run_command
 
 # seconds after which a wedged group fails a test rather than stopping the suite; far above any run on a loaded machine
 PATIENCE = 1200.0
+# below the ports that systems give to outgoing connections, which could take one before rank 0 listens on it
+PORTS = range(10_000, 30_000)
 
 # `change(rank)` runs in each process before main
 Change = Callable[[int], None]
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on; test processes that run at the same time try others first."""
+    generator = random.Random(f"{os.getpid()} {next(_calls)}")
+    while True:
+        port = generator.choice(PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+_calls = itertools.count()
 
 
 def _rank(flags: list[str], log: Path, environment: dict[str, str], change: Change | None) -> None:

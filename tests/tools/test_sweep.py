@@ -102,12 +102,12 @@ def test_shell_script_works_from_any_directory_and_with_spaces_in_paths(tmp_path
     script = REPOSITORY / "run_all_final_exps.sh"
     environment = os.environ | {"PYTHON": sys.executable, "ROOT_PATH": "my data", "SEEDS": "1 2", "OUTPUT_DIR": "my runs"}
     argv = ["--datasets", "eurosat", "--methods", OURS, "--backbones", "RN50", "--shots", "16", "--dry-run"]
-    done = subprocess.run([str(script), *argv], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=6000)
+    done = subprocess.run([str(script), *argv], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[-1] == "left: 1,342,704 queries"
     done = subprocess.run(
-        [str(script), *argv[:-1], "--print-commands"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=6000
+        [str(script), *argv[:-1], "--print-commands"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
     )
     lines = done.stdout.splitlines()
     assert len(lines) == 2 and "--root_path 'my data' --output_dir 'my runs'" in lines[0]
