@@ -46,8 +46,8 @@ def read_folder(name: str, folder: Path, needed: Sequence[str] = PARTS) -> Datas
         parts = [_items({key: _paths(f"{part}/{key}", listings) for key in names}, names) for part in PARTS]
     _refuse_equal_prompts(folder, names)
     outside = {".": list_images(folder), **{part: list_images(folder / part) for part in divided}}
-    notes = _notes(folder, listings, outside, divided)
-    return of_files(name, list(names.values()), parts, folder, as_displayed=True, notes=notes)
+    notes, skipped = _notes(folder, listings, outside, divided), _skipped(listings, outside, divided)
+    return of_files(name, list(names.values()), parts, folder, as_displayed=True, notes=notes, skipped=skipped)
 
 
 def _names(folder: Path, classes: Sequence[str]) -> dict[str, str]:
@@ -162,6 +162,14 @@ def _notes(
         if listing.images:
             notes.append(f"{folder / place}: skipped {count(len(listing.images))} outside the class folders")
     return tuple(notes)
+
+
+def _skipped(classes: Mapping[str, Listing], outside: Mapping[str, Listing], divided: Sequence[str]) -> dict[str, int]:
+    """How many entries of class folders are not images, and how many images lie outside them: by part, or all under ""."""
+    skipped = {"": len(outside["."].images)} | {part: len(outside[part].images) for part in divided}
+    for key, listing in classes.items():
+        skipped[key.partition("/")[0] if divided else ""] += listing.others.total()
+    return skipped
 
 
 def in_hash_order(paths: Iterable[str]) -> list[str]:

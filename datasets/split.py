@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
@@ -33,7 +33,8 @@ class Dataset:
 
     `stamp` gives a text that changes with an item's content and raises UserError where its file is missing; None where the
     dataset has no such text. `file` gives the path of an item that is a plain file, and `reading` says how its bytes become a
-    picture. `notes` are lines that the user should see.
+    picture. `notes` are lines that the user should see. `skipped`: of a folder of images, how many entries are not images or lie
+    outside the class folders, by part, and under "" those that belong to no part.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Dataset:
     file: Callable[[Item], Path] | None = None
     reading: str = ""
     notes: tuple[str, ...] = ()
+    skipped: Mapping[str, int] = field(default_factory=dict, compare=False)
 
 
 def load_dataset(name: str, root: str | None, needed: Sequence[str] = PARTS) -> Dataset:
@@ -78,6 +80,7 @@ def of_files(
     images: Path,
     as_displayed: bool = False,
     notes: tuple[str, ...] = (),
+    skipped: Mapping[str, int] | None = None,
 ) -> Dataset:
     """A dataset whose items are files below `images`. `as_displayed`: see `datasets.images.open_image`."""
     train, val, test = map(tuple, parts)
@@ -92,6 +95,7 @@ def of_files(
         lambda item: existing(images / item.path),
         "as displayed" if as_displayed else "as stored",
         notes,
+        skipped or {},
     )
 
 

@@ -24,6 +24,7 @@ from trainers.early_stop import EarlyStop
 from trainers.loading import load_task
 from trainers.loop import build_optimizer, build_problem, optimize, planned_queries
 from trainers.per_class import TestPredictions
+from trainers.report import image_counts
 from trainers.saved import read_saved, saved_scores
 from trainers.step_log import StepLog
 from utils.device import DEFAULT_MEMORY_LIMIT
@@ -102,16 +103,16 @@ class ZeroShot:
     def introduction(self) -> list[str]:
         """What the run is: data, model, method and size."""
         config, task = self.config, self.task
-        found = ", ".join(f"{len(getattr(task.dataset, part)):,} {part}" for part in ("train", "val", "test"))
         title = TRAINERS[config.prompt_trainer].title or config.prompt_trainer
         return [
-            f"Dataset: {dataset_name(config)}, {len(task.dataset.classnames)} classes, images: {found}{self._images_used()}",
+            f"Dataset: {dataset_name(config)}, {image_counts(task.dataset, self._images_used())}",
             f"Backbone: {config.backbone}; method: {title}{self._size()}; seed {config.seed}",
             f"Run folder: {self.path}",
         ]
 
-    def _images_used(self) -> str:
-        return f" ({len(self.task.test_samples):,} test images used)"
+    def _images_used(self) -> dict[str, int]:
+        """By part, of the parts that the run reads."""
+        return {"test": len(self.task.test_samples)}
 
     def _size(self) -> str:
         return ""
@@ -189,9 +190,8 @@ class Tune(ZeroShot):
         # the zero-shot prompts are often those that tuning starts from
         return list(dict.fromkeys([*self.task.warnings, *self.problem.warnings]))
 
-    def _images_used(self) -> str:
-        counts = ((self.task.train, "train"), (self.task.val, "val"), (self.task.test_samples, "test"))
-        return " (used: " + ", ".join(f"{len(images):,} {part}" for images, part in counts) + ")"
+    def _images_used(self) -> dict[str, int]:
+        return {"train": len(self.task.train), "val": len(self.task.val), **super()._images_used()}
 
     def _size(self) -> str:
         planned = planned_queries(self.optimizer, self.problem, self.config.max_queries)

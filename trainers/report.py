@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from datasets import ENSEMBLE
+from datasets.classes import count
 from trainers.per_class import closing_lines
 from utils.run import Run, read_result
 
 if TYPE_CHECKING:
+    from datasets.split import Dataset
     from trainers.jobs import ZeroShot
 
 
@@ -37,6 +40,23 @@ def report(folder: Run, result: dict[str, Any], total: int) -> None:
     folder.log(f"* total: {total:,}")
     folder.log(f"* correct: {correct:,}")
     folder.log(f"* accuracy: {result['test_accuracy']:.2f}%")
+
+
+def image_counts(dataset: Dataset, used: Mapping[str, int]) -> str:
+    """Classes, and by part the images found, the entries skipped (of a folder of images) and the images used."""
+    skipped, total = dataset.skipped, f"{len(dataset.classnames)} classes"
+    outside, divided = skipped.get("", 0), len(skipped) > 1
+    if skipped and not divided:
+        total += f", {len(dataset.train) + len(dataset.val) + len(dataset.test):,} images found, {outside:,} skipped"
+    elif outside:
+        total += f", {count(outside)} skipped outside the parts"
+    parts = []
+    for part, images in used.items():
+        beside = f", {skipped[part]:,} skipped" if divided and part in skipped else ""
+        found = len(getattr(dataset, part))
+        drawn = " from train" if found < images else ""
+        parts.append(f"{part}: {found:,} found{beside}, {images:,} used{drawn}")
+    return "; ".join([total, *parts])
 
 
 def summary(result: dict[str, Any]) -> str:

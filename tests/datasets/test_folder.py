@@ -288,3 +288,5 @@ def test_skipped_files_are_counted_per_part(tmp_path: Path) -> None:
         f"{tmp_path / 'train'}: 4 images; skipped 1 .txt in class folder train/ant",
         f"{tmp_path / 'test'}: 4 images; skipped 2 .heic in class folder test/bee",
     )
+    draw_images(tmp_path, "1.png", "train/1.png")
+    assert load(tmp_path).skipped == {"": 1, "train": 2, "test": 2}

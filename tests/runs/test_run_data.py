@@ -165,6 +165,34 @@ def test_folder_of_images_requires_no_code(call: Call, tmp_path: Path) -> None:
     assert "outputs/pets/" in call("--root_path", str(tmp_path / "digits"), "--dataset_name", "pets", dataset="folder").out
 
 
+def dataset_line(run: Outcome) -> str:
+    [line] = [line for line in run.out.splitlines() if line.startswith("Dataset: ")]
+    return line.removeprefix("Dataset: ")
+
+
+def test_opening_line_counts_the_images_found_skipped_and_used_of_each_part(call: Call, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    for part, number in (("train", 4), ("test", 3)):
+        for name in ("ant", "bee"):
+            draw_images(folder / part / name, *(f"{image}.png" for image in range(number)))
+    for path in ("train/ant/1.heic", "train/bee/notes.txt", "test/bee/2.heic"):
+        (folder / path).touch()
+    draw_images(folder, "cover.png")
+    parts = "train: 8 found, 2 skipped, 2 used; val: 0 found, 2 used from train; test: 6 found, 1 skipped, 6 used"
+    run = call("--root_path", str(folder), dataset="folder")
+    assert dataset_line(run) == f"mine, 2 classes, 1 image skipped outside the parts; {parts}"
+    assert "test: 6 found, 1 skipped, 6 used" in dataset_line(
+        call("--root_path", str(folder), dataset="folder", trainer="zero-shot")
+    )
+    flat = folder / "train"
+    line = "train, 2 classes, 8 images found, 3 skipped; train: 4 found, 2 used; val: 2 found, 2 used; test: 2 found, 2 used"
+    draw_images(flat, "cover.png")
+    assert dataset_line(call("--root_path", str(flat), dataset="folder")) == line
+    # lists name the images of a dataset: nothing is skipped
+    line = "eurosat, 3 classes; train: 9 found, 3 used; val: 6 found, 3 used; test: 6 found, 6 used"
+    assert dataset_line(call()) == line
+
+
 def test_shift_is_scored_and_refuses_to_train(call: Call, tmp_path: Path) -> None:
     folder = tmp_path / "data" / "imagenet-sketch"
     for wnid in ("n01440764", "n01443537"):
