@@ -28,6 +28,7 @@ KINDS = {
     "sharpzo, forward mode": ["--derivatives", "forward"],
     "sharpzo, torch's forward mode": ["--derivatives", "forward", "--engine", "stock", "--total_steps", "5"],
     "sharpzo, automatic change point": ["--change_point", "auto"],
+    "sharpzo, early stopping": ["--patience", "2", "--eval_every", "1", "--total_steps", "30"],
     "mezo": [],
     "bbt": [],
     "sep-cma": [],
@@ -51,6 +52,12 @@ def same_on_any_number_of_ranks(trainer: str, more: list[str], root: Path) -> No
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_number_of_ranks_gives_the_bits_of_one(kind: str, tmp_path: Path) -> None:
     same_on_any_number_of_ranks(kind.partition(",")[0], KINDS[kind], tmp_path)
+
+
+def test_ranks_stop_early_at_the_step_where_one_process_does(tmp_path: Path) -> None:
+    kind = "sharpzo, early stopping"
+    assert run_ranks(2, [*SHARED, *KINDS[kind], "--output_dir", str(tmp_path)], tmp_path / "log") == [0, 0]
+    assert "--patience 2: stopped after step" in (tmp_path / "log" / "0").read_text()
 
 
 @pytest.mark.slow
