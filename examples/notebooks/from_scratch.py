@@ -2,7 +2,7 @@
 # # SharpZO from scratch, on your own black box
 #
 # A black box is a function that takes points W (B, d) and returns B losses, and nothing else: no gradient, no formula.
-# Here we write the two stages of SharpZO in front of you on a toy function, and then run the repository's own on the same.
+# This page writes the two stages of SharpZO step by step for a toy function, and then runs the classes of the repository on the same function.
 
 # %%
 import sys
@@ -76,7 +76,7 @@ print(f"after stage 1: loss {curve[-1][1]:.4f}, {queries:,} queries")
 #
 # Two queries along one random direction u give a slope, and w moves along u by it (RGE).
 # Z-pruning keeps the coordinates with the highest w² z(g²), where z standardizes over the coordinates, and u is zero elsewhere.
-# The mask is made anew every K steps.
+# The mask is recomputed every K steps.
 
 # %%
 STEPS, K, RATIO, ETA, MU = 400, 100, 0.5, 0.05, 1e-3
@@ -116,7 +116,7 @@ print(f"stage {optimizer.stage}: loss {ours[-1][1]:.4f}, {spent:,} queries")
 # %%
 figure = Figure(figsize=(6.4, 3.4), layout="constrained")
 axes = figure.add_subplot()
-axes.semilogy(*zip(*curve, strict=True), label="in front of you")
+axes.semilogy(*zip(*curve, strict=True), label="step by step")
 axes.semilogy(*zip(*ours, strict=True), label="trainers.sharpzo")
 axes.axvline(change, color="gray", linestyle=":", label="stage 2 starts")
 axes.set_xlabel("queries")

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # What the two stages do
 #
-# One short run on the bundled digits, opened up: how far each step moves, which coordinates the mask keeps, and how the loss looks around the points where the two stages end.
+# One short run on the bundled digits from the inside: how far each step moves, which coordinates the mask selects, and the loss around the points where the two stages end.
 
 # %%
 import sys
@@ -78,7 +78,7 @@ print(f"mean length of a step: stage 1 {stage1:.3f}, stage 2 {stage2:.3f}")
 # %% [markdown]
 # ## The mask over time
 #
-# Every row is one refresh of the mask; dark coordinates are moved until the next. A random mask of the same size would keep half of the coordinates of the one before.
+# Every row is one refresh of the mask; dark coordinates move until the next refresh. Two random masks of this size have half of their coordinates in common.
 
 # %%
 figure = Figure(figsize=(6.4, 2.6), layout="constrained")
@@ -87,7 +87,7 @@ axes.imshow(torch.stack(masks).numpy(), cmap="Greys", aspect="auto", interpolati
 axes.set_xlabel("coordinate of w")
 axes.set_ylabel("refresh")
 kept = [float(a[b > 0].mean()) for a, b in pairwise(masks)]
-print(f"coordinates kept from one mask to the next: {100 * np.mean(kept):.0f}% on average, {100 * min(kept):.0f}% at least")
+print(f"coordinates in common from one mask to the next: {100 * np.mean(kept):.0f}% on average, {100 * min(kept):.0f}% at least")
 
 # %% [markdown]
 # ## The loss around w
