@@ -135,3 +135,8 @@ DATASETS = {
     ),
     "folder": DatasetInfo(".", ".", "", reader="datasets.folder:read_folder"),
 }
+
+
+def zero_shot_templates(dataset: str, template: str | None = None, ensemble: bool = False) -> tuple[str, ...]:
+    """The templates of zero-shot CLIP: the given one or the dataset's own, after those of `ENSEMBLE` if `ensemble`."""
+    return (*(ENSEMBLE if ensemble else ()), template or DATASETS[dataset].template)

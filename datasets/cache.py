@@ -49,7 +49,7 @@ class FeatureCache:
         self.digests = Digests(folder, warn)
 
     def read(self, key: str, images: int) -> Tensor | None:
-        """Features (images, D) float32 on the CPU, or None where the entry is missing or damaged."""
+        """Features (images, D) float32 on the CPU, or None if the entry is missing or damaged."""
         path = self._path(key)
         # opening something other than a file, such as a pipe, could block
         if not path.is_file():

@@ -30,7 +30,7 @@ def kept_labels(classes: int, subsample: str) -> range:
 
 
 def cut_classes(dataset: Dataset, subsample: str) -> Dataset:
-    """The dataset with only the classes that `subsample` keeps, renumbered from 0. Raises UserError where no class remains."""
+    """The dataset with only the classes that `subsample` keeps, renumbered from 0. Raises UserError if no class remains."""
     labels = kept_labels(len(dataset.classnames), subsample)
     if not labels:
         raise UserError(f"--subsample_classes: {dataset.name} has one class, so its {subsample!r} half is empty")

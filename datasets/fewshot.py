@@ -57,7 +57,7 @@ def draw_few_shot(
 
     A dataset without a validation list of its own (ImageNet, whose CoOp validation set is its test set) has its validation
     items drawn from the unused training images. With "take-all" a small class reserves some images for that. Raises
-    UserError where a class has no image left to validate on.
+    UserError if a class has no image left to validate on.
     """
     reserve = not dataset.val and short_classes == "take-all"
     train = sample_classes(dataset.train, shots, generator, f"{dataset.name}: train", short_classes, reserve)

@@ -18,7 +18,7 @@ def read_few_shot_file(
 
     `labels`: those of `dataset` that --subsample_classes keeps. A list of all classes is cut to them; one that a run on the
     same half wrote is numbered like that half. The file may hold a test list, which must be the dataset's. Raises
-    UserError where the lists do not fit the dataset's classes or `shots`, or train on test images.
+    UserError if the lists do not fit the dataset's classes or `shots`, or train on test images.
     """
     lists = _read(path)
     scored = {item.path for item in dataset.test}

@@ -103,7 +103,7 @@ def _refuse_strays(folder: Path, present: Sequence[str], divided: Sequence[str])
 
 
 def _list_parts(folder: Path, divided: Sequence[str], names: Mapping[str, str]) -> dict[str, Listing]:
-    """Listings by "PART/CLASS". Raises UserError where a part has other classes than train/, or a class without images."""
+    """Listings by "PART/CLASS". Raises UserError if a part has other classes than train/, or a class without images."""
     listings = {}
     for part in divided:
         classes = {composed(key): key for key in class_folders(folder / part)}

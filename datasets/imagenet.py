@@ -88,7 +88,7 @@ def _own_classes(name: str, images: Path, names: Mapping[str, str], source: Path
 
 
 def _class_items(images: Path, part: str, labels: Mapping[str, int], names: Mapping[str, str], source: Path) -> list[Item]:
-    """Items of all class folders of images/PART, in label order. Raises UserError where folders and labels differ."""
+    """Items of all class folders of images/PART, in label order. Raises UserError if folders and labels differ."""
     folder = images / part
     if not folder.is_dir():
         raise UserError(f"{folder}: the folder is missing")

@@ -88,7 +88,7 @@ def existing(path: Path) -> Path:
 def stamp(path: Path) -> str:
     """Size, times and identity of an image file: a file whose content changed has another stamp.
 
-    The change time is included because programs can set back the modification time only. Raises UserError where the
+    The change time is included because programs can set back the modification time only. Raises UserError if the
     file does not exist.
     """
     status = file_status(path)
@@ -97,7 +97,7 @@ def stamp(path: Path) -> str:
 
 
 def file_status(path: Path) -> os.stat_result:
-    """The status of a file that is not empty. Raises UserError where `path` is not such a file."""
+    """The status of a file that is not empty. Raises UserError if `path` is not such a file."""
     try:
         # os.stat takes half the time of Path.stat, and this is called for every image
         status = os.stat(path)  # noqa: PTH116

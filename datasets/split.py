@@ -31,7 +31,7 @@ class Item(NamedTuple):
 class Dataset:
     """All items of a dataset. `open_image` reads an item as an RGB picture; `classnames[label]` names a label.
 
-    `stamp` gives a text that changes with an item's content and raises UserError where its file is missing; None where the
+    `stamp` gives a text that changes with an item's content and raises UserError if its file is missing; None if the
     dataset has no such text. `file` gives the path of an item that is a plain file, and `reading` says how its bytes become a
     picture. `notes` are lines that the user should see. `skipped`: of a folder of images, how many entries are not images or lie
     outside the class folders, by part, and under "" those that belong to no part.
@@ -53,7 +53,7 @@ class Dataset:
 def load_dataset(name: str, root: str | None, needed: Sequence[str] = PARTS) -> Dataset:
     """The dataset `name`, from `root` where it is not a bundled one, with at least the parts `needed`.
 
-    Parts that are not needed may stay empty where reading them takes time. The image files are not checked here. Raises
+    Parts that are not needed may stay empty if reading them takes time. The image files are not checked here. Raises
     UserError saying what is missing or wrong.
     """
     info = DATASETS[name]

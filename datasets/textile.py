@@ -20,7 +20,7 @@ CLASSES = {"global": "global defect", "local": "local defect", "nominal": "norma
 
 
 def read_textile(name: str = "textile", folder: Path | None = None, needed: Sequence[str] = PARTS) -> Dataset:
-    """Items have paths "CLASS/FILE". Raises UserError where conformal-clip-data is not installed."""
+    """Items have paths "CLASS/FILE". Raises UserError if conformal-clip-data is not installed."""
     images = package_folder(name, "conformal_clip_data") / "data" / "textile_images" / "simulated"
     parts: tuple[list[Item], ...] = ([], [], [])
     for label, (key, words) in enumerate(CLASSES.items()):

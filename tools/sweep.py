@@ -62,7 +62,7 @@ def make_jobs(arguments: argparse.Namespace) -> list[Job]:
 
 
 def refuse_another(first: Job, job: Job) -> None:
-    """Raises UserError where two different runs share a folder, naming the settings that differ."""
+    """Raises UserError if two different runs share a folder, naming the settings that differ."""
     ours, theirs = (identity(one.config.as_dict()) for one in (first, job))
     differing = [key for key in ours if ours[key] != theirs[key]]
     if differing:

@@ -277,7 +277,7 @@ TRAINERS = Registry(
 def registered(name: str) -> Callable[..., Any]:
     """The function that a registry entry names as "module:function".
 
-    Raises UserError where `--prompt_trainer` names a module or function that does not exist.
+    Raises UserError if `--prompt_trainer` names a module or function that does not exist.
     """
     module, _, function = name.partition(":")
     # last, so that a file there does not hide a package

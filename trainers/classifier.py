@@ -22,12 +22,12 @@ from torch import Tensor
 from clip.backbone import Backbone, load_backbone
 from clip.prompt import PROMPT_FILE
 from clip.text import ensemble_features
-from datasets import DATASETS, ENSEMBLE
+from datasets import zero_shot_templates
 from datasets.images import open_image
 from datasets.split import Dataset
 from trainers.blackbox.samples import Samples
 from trainers.blackbox.task import FewShotTask
-from trainers.saved import Scorer, read_saved, restore
+from trainers.saved import Scorer, read_saved, restore, text_scorer
 from utils.device import pick_device
 from utils.errors import UserError
 from utils.parallel import parallel_map
@@ -55,8 +55,8 @@ class Outcome(NamedTuple):
 class Classifier:
     """CLIP under a tuned prompt, or under the zero-shot template: from images to class probabilities.
 
-    `config`: the settings of the run that tuned the prompt. `about`: what the prompt's file says of itself. `tensors`: what it
-    holds. A probability is CLIP's own: the softmax of the logits, logit scale included.
+    `config`: the settings of the run that tuned the prompt. `about` and `tensors`: the metadata and the tensors of the prompt's
+    file. A probability is CLIP's own: the softmax of the logits, logit scale included.
     """
 
     classnames: tuple[str, ...]
@@ -144,7 +144,7 @@ def prompt_file(path: Path) -> Path:
 
 
 def unfilled_task(backbone: Backbone, classnames: Sequence[str]) -> FewShotTask:
-    """What a saved prompt is restored on, without an image: the classes and the backbone."""
+    """The task on which a saved prompt is restored: the classes and the backbone, without any image."""
     dataset = Dataset("", tuple(classnames), (), (), (), open_image=lambda item: open_image(Path(item.path)))
     empty = Samples(torch.empty(0, 0), torch.empty(0, dtype=torch.long))
     return FewShotTask(dataset, [], [], backbone, empty, empty, empty, 0.0, [])
@@ -152,13 +152,9 @@ def unfilled_task(backbone: Backbone, classnames: Sequence[str]) -> FewShotTask:
 
 def zero_shot_scorer(config: Config, task: FewShotTask) -> Scorer:
     """CLIP under the template that the run compared its prompt with."""
-    template = config.template or DATASETS[config.dataset].template
-    templates = (*ENSEMBLE, template) if config.ensemble else (template,)
+    templates = zero_shot_templates(config.dataset, config.template, config.ensemble)
     features, _ = ensemble_features(task.backbone, task.dataset.classnames, templates)
-    scale = task.backbone.logit_scale
-    return Scorer(
-        lambda images: scale * (images @ features.T).double(), task.test_samples, 4096, task.backbone.encode_images, features
-    )
+    return text_scorer(task, features)
 
 
 def decode(preprocess: Callable[[Image.Image], Tensor], picture: Picture) -> tuple[Picture, Tensor | str]:

@@ -53,7 +53,7 @@ def draw(counts: np.ndarray, classnames: Sequence[str]) -> bytes:
     """A PNG. Shade: share of the row, its square root, so that rare confusions are seen.
 
     Up to `MOST_COUNTS` classes have their counts in the cells. Beyond `MOST_NAMES` the axes have numbers, each cell has whole
-    pixels, and the most frequent confusions stand beside the matrix by name.
+    pixels, and the most frequent confusions are listed by name next to the matrix.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

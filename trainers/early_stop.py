@@ -16,7 +16,7 @@ PREFIX = "best."
 class EarlyStop:
     """Ends a run after `patience` evaluations in a row whose validation accuracy is not above the best before them.
 
-    Keeps the solution w (d,) of the best evaluation, the first of equals, with the `companions` that its prompt needs besides w
+    Holds the solution w (d,) of the best evaluation, the first on ties, with the `companions` that its prompt needs besides w
     (see `Objective.companions`). Test images play no part. On several ranks, rank 0 decides for all.
 
     >>> stop = EarlyStop(patience=2)
@@ -51,7 +51,7 @@ class EarlyStop:
         return {PREFIX + name: array for name, array in arrays.items()}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Takes over what `state` returned. Raises KeyError where it is missing."""
+        """Takes over what `state` returned. Raises KeyError if it is missing."""
         accuracy, step, waited = state[f"{PREFIX}counters"]
         self.accuracy, self.step, self.waited = float(accuracy), int(step), int(waited)
         self.solution = torch.from_numpy(state[f"{PREFIX}w"].copy())

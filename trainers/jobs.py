@@ -25,12 +25,12 @@ from trainers.loading import load_task
 from trainers.loop import build_optimizer, build_problem, optimize, planned_queries
 from trainers.per_class import TestPredictions
 from trainers.report import image_counts
+from trainers.run_path import dataset_name, run_path
 from trainers.saved import read_saved, saved_scores
 from trainers.step_log import StepLog
 from utils.device import DEFAULT_MEMORY_LIMIT
 from utils.errors import UserError
 from utils.files import sha256
-from utils.identity import dataset_name, run_path
 from utils.inputs import INPUTS, WEIGHTS
 from utils.interrupt import Deadline
 from utils.loggers import Loggers
@@ -51,7 +51,7 @@ Lower = Callable[[str], None]
 
 
 def make_job(config: Config, device: torch.device, ranks: Ranks | None = None) -> ZeroShot:
-    """The run that `--prompt_trainer` names, under a configuration without anything left to the machine or the dataset."""
+    """The run that `--prompt_trainer` names, with all defaults that depend on the machine or the dataset filled in."""
     config = dataclasses.replace(
         config,
         device=str(device),
@@ -68,7 +68,7 @@ def make_job(config: Config, device: torch.device, ranks: Ranks | None = None) -
 
 
 class ZeroShot:
-    """CLIP with the template alone. `prepare` does what can still be refused without leaving a folder behind."""
+    """CLIP with only the template. `prepare` does everything that can fail before the run folder is created."""
 
     def __init__(self, config: Config, device: torch.device, ranks: Ranks):
         self.config, self.device, self.ranks = config, device, ranks
@@ -118,33 +118,33 @@ class ZeroShot:
         return ""
 
     def settings(self) -> dict[str, Any]:
-        """What result.json says of the run before it starts."""
+        """The entries of result.json that are known before the run starts."""
         shown = {key: getattr(self.config, key) for key in ("dataset", "backbone", "shots", "seed")}
         if self.config.dataset == "folder":
             shown |= {"dataset_name": dataset_name(self.config)}
         return shown | {"trainer": self.config.prompt_trainer, "zero_shot_accuracy": self.task.zero_shot_accuracy}
 
     def run(self, folder: Run, deadline: Deadline, loggers: Loggers) -> dict[str, Any]:
-        """What result.json says besides `settings`; accuracies in percent. `predictions` are there afterward."""
+        """The entries of result.json besides `settings`; accuracies in percent. Sets `predictions`."""
         assert self.task.zero_shot is not None
         return self._tested(self.task.zero_shot) | {"test_loss": self.task.zero_shot_loss} | NOTHING_SPENT
 
     def predict_again(self, lower: Lower) -> TestPredictions:
-        """The predictions of this run, which is finished. Raises UserError where they need a prompt that was not saved."""
+        """The predictions of this finished run. Raises UserError if they require a prompt that was not saved."""
         ZeroShot.prepare(self, lower)
         assert self.task.zero_shot is not None
         self._tested(self.task.zero_shot)
         return self.predictions
 
     def _tested(self, found: Classified) -> dict[str, Any]:
-        """Remembers what the run's prompt predicts; the test accuracy in percent."""
+        """Sets `predictions` from the classes that the run's prompt predicts; returns the test accuracy in percent."""
         before = self.task.zero_shot
         assert before is not None
         self.predictions = TestPredictions(self.task.dataset.classnames, found.labels, before.predicted, found.predicted)
         return {"test_accuracy": 100 * found.share_right}
 
     def follow(self, deadline: Deadline) -> None:
-        """The part of `run` that ranks other than 0 have."""
+        """The part of `run` that ranks other than 0 do."""
 
 
 class ScoreSaved(ZeroShot):
@@ -180,7 +180,7 @@ class Tune(ZeroShot):
         self.problem.objective.passes = Passes(self.config.passes_multiple, self.ranks)
         self.optimizer = build_optimizer(self.config, self.problem)
         self.early_stop = EarlyStop(self.config.patience, self.ranks) if self.config.patience else None
-        # image features are computed, and the problem has what it needs of the towers
+        # image features are computed, and the problem holds the parts of the towers that it needs
         self.task = dataclasses.replace(self.task, backbone=self.task.backbone.released())
         return_freed()
         lower("memory_limit")
@@ -198,7 +198,7 @@ class Tune(ZeroShot):
         return f", {self.config.shots} shots, up to {planned:,} queries"
 
     def evaluate(self, w: Tensor) -> dict[str, float]:
-        """What the log says of w; accuracies in percent."""
+        """The figures of w for the log; accuracies in percent."""
         objective, problem = self.problem.objective, self.problem
         figures = {"train_loss": objective.loss_at(w, problem.train), "val_accuracy": 100 * objective.accuracy(w, problem.val)}
         return figures | ({"test_accuracy": 100 * objective.accuracy(w, problem.test)} if self.config.eval_test else {})
@@ -255,11 +255,11 @@ class Tune(ZeroShot):
 
     @staticmethod
     def _no_losses() -> np.ndarray:
-        """Rank 0 alone has any."""
+        """Only rank 0 has any."""
         return np.empty(0)
 
     def _about(self) -> dict[str, Any]:
-        """What prompt.safetensors says of its origin."""
+        """The metadata of prompt.safetensors."""
         about = {key: getattr(self.config, key) for key in ABOUT_PROMPT}
         about |= {"classnames": self.task.dataset.classnames, "weights_sha256": self.task.backbone.fingerprint()}
         return about | {"settings": prompt_settings(self.config)}

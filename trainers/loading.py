@@ -11,7 +11,7 @@ import torch
 
 import clip.backbone
 from clip.text import ensemble_features
-from datasets import DATASETS, ENSEMBLE
+from datasets import DATASETS, zero_shot_templates
 from datasets.augment import RandomView
 from datasets.cache import FeatureCache, default_folder
 from datasets.classes import cut_classes
@@ -50,8 +50,7 @@ def load_task(config: Config, device: torch.device) -> FewShotTask:
     cache = FeatureCache(Path(config.cache_dir or default_folder()), warnings.append) if config.cache else None
     features = FeatureReader(dataset, backbone, config.batch_size, cache)
     test_samples = _finite(Samples(*features(dataset.test, "test images")), dataset.test, backbone.name)
-    template = config.template or DATASETS[config.dataset].template
-    templates = (*ENSEMBLE, template) if config.ensemble else (template,)
+    templates = zero_shot_templates(config.dataset, config.template, config.ensemble)
     zero_shot, text_warnings = ensemble_features(backbone, dataset.classnames, templates)
     by_template = classify(lambda features: features @ zero_shot.T, test_samples, ZERO_SHOT_IMAGES_PER_PASS)
     zero_shot_loss = mean_cross_entropy(
@@ -72,7 +71,7 @@ def load_task(config: Config, device: torch.device) -> FewShotTask:
 
 
 def _finite(samples: Samples, items: Sequence[Item], backbone: str) -> Samples:
-    """The samples. Raises RunError naming the first image whose features are NaN or infinite; scoring those means nothing."""
+    """The samples. Raises RunError naming the first image whose features are NaN or infinite, since it cannot be scored."""
     damaged = (~torch.isfinite(samples.inputs)).flatten(1).any(1).nonzero()
     if len(damaged):
         path = items[int(damaged[0]) % len(items)].path

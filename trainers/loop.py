@@ -24,7 +24,7 @@ def build_problem(config: Config, task: FewShotTask) -> Problem:
 
 
 def build_optimizer(config: Config, problem: Problem) -> Optimizer:
-    """The optimizer that `--prompt_trainer` names. Raises UserError where `--max_queries` does not cover its first step."""
+    """The optimizer that `--prompt_trainer` names. Raises UserError if `--max_queries` does not cover its first step."""
     if problem.matrix and moves_a_matrix(config.prompt_trainer, config.stage2):
         problem = dataclasses.replace(problem, initial=problem.initial.view(problem.matrix))
     optimizer: Optimizer = registered(TRAINERS[config.prompt_trainer].build)(config, problem)

@@ -20,11 +20,11 @@ class Optimizer(Protocol):
 
     @property
     def stage(self) -> int:
-        """1, or 2 behind SharpZO's change point."""
+        """1, or 2 after SharpZO's change point."""
 
     @property
     def solution(self) -> Tensor:
-        """The best w (d,) so far, in the optimizer's own judgment."""
+        """The w (d,) that the optimizer would deploy now."""
 
     def num_queries(self, steps: int) -> int:
         """Queries of the next `steps` steps: exact for one step, an upper bound where the change point is automatic."""
@@ -34,7 +34,7 @@ class Optimizer(Protocol):
 
 
 class Movable(Optimizer, Protocol):
-    """An optimizer that can start anywhere: what `--stage2` accepts."""
+    """An optimizer that can start from any w, as `--stage2` requires."""
 
     def start_from(self, w: Tensor) -> None:
         """Continues from w (d,), before its first step."""
@@ -109,6 +109,6 @@ class Descent:
 
 
 def gaussian(config: Config, stream: str = "RGE directions") -> Normal:
-    """normal(*shape): standard normals in float64, from a random stream of the run's own."""
+    """normal(*shape): standard normals in float64, from the run's random stream of this name."""
     generator = torch_generator(config.seed, stream)
     return lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""What a run says of each class: its test images, and how many of them are right without and with the prompt."""
+"""A run's figures for each class: its test images, and how many are classified correctly without and with the prompt."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _percent(right: int, n: int) -> float | None:
 
 
 def closing_lines(rows: Sequence[dict[str, Any]], tuned: bool) -> Iterator[str]:
-    """All classes where they are few, otherwise the worst and the best. `tuned`: whether there is a prompt beside zero-shot."""
+    """All classes if they are few, otherwise the worst and the best. `tuned`: whether there is a prompt besides zero-shot."""
     rows = [row for row in rows if row["images"]]
     if len(rows) <= MOST_LINES:
         width = max((len(row["class"]) for row in rows), default=0)

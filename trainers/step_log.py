@@ -44,9 +44,9 @@ class Stopwatch:
 class StepLog:
     """Writes one entry per step, and one for step 0; with a `replay` log it also resumes an interrupted run.
 
-    `record` gets every entry: step, stage, seconds, costs, the optimizer's figures, and every `eval_every` steps and at the end
-    what `evaluate` says of the solution, which `early_stop` counts. Steps that `replay` already holds are repeated from their
-    losses and not recorded again; new ones are saved every `save_every` steps and whenever the loop ends.
+    `record` receives every entry: step, stage, seconds, costs, the optimizer's figures, and, every `eval_every` steps and at the
+    end, the figures that `evaluate` returns for the solution, which `early_stop` counts. Steps that `replay` contains are
+    replayed from their losses and not recorded again; new steps are saved every `save_every` steps and when the loop ends.
     """
 
     def __init__(

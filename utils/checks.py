@@ -153,7 +153,7 @@ def _check_fidelity(config: Config, refuse: Refuse) -> None:
 
 
 def check_ranks(config: Config, ranks: int, trainers: Mapping[str, TrainerInfo]) -> None:
-    """Raises UserError where several ranks cannot share the run: something in it is not a query by forward passes."""
+    """Raises UserError if several ranks cannot share the run: something in it is not a query by forward passes."""
     if ranks == 1:
         return
     for key in ("prompt_trainer", "stage2"):
@@ -184,7 +184,7 @@ def check_paths(config: Config) -> None:
 
 
 def _can_be(test: Callable[[Path], bool], key: str, path: str) -> bool:
-    """test(path). Raises UserError where the system rejects the path, such as a name that is too long."""
+    """test(path). Raises UserError if the system rejects the path, such as a name that is too long."""
     try:
         return test(Path(path))
     except OSError as error:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# more than any run counts, and small enough for whatever takes it
+# larger than any count of a run, and small enough for every conversion
 LARGEST = 10**12
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
@@ -141,7 +141,7 @@ def load_config(
 
 
 def _with_home(config: Config) -> Config:
-    """`~` at the start of a path is the home folder also where no shell expands it: behind "=", in quotes, in YAML."""
+    """Expands `~` at the start of a path, which no shell expands after "=", in quotes or in YAML."""
     paths = {key: getattr(config, key) for key in (*PATHS, "output_dir", "cache_dir")}
     expanded: dict[str, Any] = {key: str(user_path(path)) for key, path in paths.items() if path and path[0] == "~"}
     return dataclasses.replace(config, **expanded)
@@ -218,7 +218,7 @@ def _coerce(key: str, raw: Any, where: str) -> Any:
 
 
 def _as_kind(raw: Any, kind: type) -> Any:
-    """`raw` as `kind`, or None where it is something else. PyYAML reads 1e-3 as text, so numbers may come as text."""
+    """`raw` as `kind`, or None if it is something else. PyYAML reads 1e-3 as text, so numbers may come as text."""
     if kind is bool:
         return raw if isinstance(raw, bool) else None
     if kind is str:

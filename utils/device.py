@@ -17,7 +17,7 @@ DEFAULT_MEMORY_LIMIT = {"cpu": 1024, "cuda": 4096}
 
 
 def pick_device(name: str) -> torch.device:
-    """The torch device that `--device` names. Raises UserError where this machine does not have it."""
+    """The torch device that `--device` names. Raises UserError if this machine does not have it."""
     import torch
 
     if name == "auto":

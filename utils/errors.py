@@ -11,7 +11,7 @@ LONGEST_WORD = 400
 class OneLineError(Exception):
     """Its text is one readable line, whatever it quotes: a word of over 400 letters is cut.
 
-    `quiet`: whether another rank of the run prints the same line; None where the ranks have not agreed on it.
+    `quiet`: whether another rank of the run prints the same line; None if the ranks have not agreed on it.
     """
 
     quiet: bool | None = None
@@ -42,6 +42,6 @@ def shortened(text: str, length: int = 80) -> str:
 
 
 def nearest(word: str, names: Iterable[str]) -> str:
-    """A suggestion for a misspelled word, in parentheses after a blank, or nothing where no name is close."""
+    """A suggestion for a misspelled word, in parentheses after a blank, or nothing if no name is close."""
     close = difflib.get_close_matches(str(word)[:80], list(names), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""

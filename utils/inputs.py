@@ -18,7 +18,7 @@ WEIGHTS, INPUTS = "weights_sha256", "inputs_sha256"
 
 
 def refuse_other_inputs(path: Path, digests: Mapping[str, str], finished: bool) -> None:
-    """Raises UserError where the run in `path` has a result, or a checkpoint, of other data or weights than these.
+    """Raises UserError if the run in `path` has a result, or a checkpoint, of other data or weights than these.
 
     An unfinished run whose env.json lacks them is compared later, when its losses are replayed.
     """

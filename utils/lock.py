@@ -22,7 +22,7 @@ UNSUPPORTED = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENO
 def lock(path: Path) -> tuple[TextIO, bool]:
     """Locks a run folder until the returned file is closed or the process ends; False where the file system has no locks.
 
-    Raises RunError where another process holds the lock. It is a POSIX record lock and not one of the filelock package, whose
+    Raises RunError if another process holds the lock. It is a POSIX record lock and not one of the filelock package, whose
     flock would be inherited by child processes: the system drops this one with its owner.
     """
     file = (path / LOCK).open("a")
@@ -53,6 +53,6 @@ def _lock(file: TextIO) -> bool:
 
 
 def refuse_locked(path: Path) -> None:
-    """Raises RunError where another process holds the lock of the run folder, if it exists; releases its own lock at once."""
+    """Raises RunError if another process holds the lock of the run folder, if it exists; releases its own lock at once."""
     if (path / LOCK).is_file():
         lock(path)[0].close()

@@ -46,7 +46,7 @@ class FileHandler(logging.Handler):
 
 @contextlib.contextmanager
 def logging_to(path: Path) -> Iterator[logging.Logger]:
-    """The logger, which prints its lines and appends them to `path`. Raises OSError where the file cannot be opened."""
+    """The logger, which prints its lines and appends them to `path`. Raises OSError if the file cannot be opened."""
     logger = logging.getLogger(LOGGER)
     level, propagate = logger.level, logger.propagate
     handlers = (ConsoleHandler(), FileHandler(path))

@@ -39,11 +39,11 @@ class Logger(Protocol):
         """The accuracies of a run that ends well."""
 
     def close(self, status: int) -> None:
-        """`status`: 0 where the run ended well."""
+        """`status`: 0 if the run ended well."""
 
 
 def require_packages(config: Config) -> None:
-    """Raises UserError where a logger's package is missing, before anything is written."""
+    """Raises UserError if a logger's package is missing, before anything is written."""
     for name in loggers_of(config):
         try:
             importlib.import_module(name)

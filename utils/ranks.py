@@ -57,7 +57,7 @@ class Ranks(Protocol):
         """What `function()` returns, or raises, on rank 0."""
 
     def gather(self, numbers: np.ndarray, counts: Sequence[int], topic: int) -> list[np.ndarray]:
-        """Each rank's `numbers` float64, `counts` of them per rank. Raises RunError where the ranks' `topic` differs."""
+        """Each rank's `numbers` float64, `counts` of them per rank. Raises RunError if the ranks' `topic` differs."""
 
     def require_equal(self, facts: Mapping[str, Any]) -> None:
         """Raises UserError on every rank where a fact is not the same on all."""
@@ -174,7 +174,7 @@ class SharedDeadline(Deadline):
 def joined(config: Config) -> Iterator[Ranks]:
     """The ranks that the launcher started, `Alone` without one.
 
-    Raises UserError where the ranks' settings, versions or processors differ. Of an error that several ranks raise, one prints
+    Raises UserError if the ranks' settings, versions or processors differ. Of an error that several ranks raise, one prints
     the line; the others' errors are `quiet`.
     """
     size = world_size()

@@ -42,7 +42,7 @@ class Checkpoint:
     costs: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raises ValueError where a checkpoint that was read is not valid."""
+        """Raises ValueError if a checkpoint that was read is not valid."""
         counts = [self.step, *(size for size, _ in self.files.values()), *self.costs.values()]
         if not all(type(count) is int and 0 <= count < 1 << 62 for count in counts) or not self.seconds >= 0:
             raise ValueError("invalid counters")
@@ -118,7 +118,7 @@ class ReplayLog:
     def query(self, points: np.ndarray, size: int, compute: Callable[[], np.ndarray]) -> np.ndarray:
         """`size` numbers at `points`: the recorded ones while there are any, then those of `compute`.
 
-        Raises RunError where fewer are recorded, which then do not belong to this run.
+        Raises RunError if fewer are recorded, which then do not belong to this run.
         """
         self.hash_input(points)
         if self.replaying:
@@ -132,7 +132,7 @@ class ReplayLog:
         return values
 
     def verify(self) -> None:
-        """Raises RunError where the queries so far are not those that the recorded losses belong to."""
+        """Raises RunError if the queries so far are not those that the recorded losses belong to."""
         if self.replaying or self.resumed is None or self._inputs.hexdigest() != self.resumed.inputs_sha256:
             raise self._mismatch()
 

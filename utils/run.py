@@ -127,7 +127,7 @@ def _other_settings(path: Path, keys: list[str], theirs: Mapping[str, Any], ours
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """The result of a finished run; empty where its file is damaged."""
+    """The result of a finished run; empty if its file is damaged."""
     try:
         result = json.loads((path / "result.json").read_text(encoding="utf-8"))
         return dict(result) | {key: float(result[key]) for key in ("test_accuracy", "zero_shot_accuracy")}
@@ -140,7 +140,7 @@ def _shown(settings: Mapping[str, Any], key: str) -> str:
 
 
 class Run:
-    """The files of a run in progress, behind a lock that dies with the process.
+    """The files of a run in progress, guarded by a lock that dies with the process.
 
     `log` prints a line and appends it to log.txt. `replay` holds the metrics and the losses, and resumes an interrupted run of
     this configuration, if there is one.
@@ -149,7 +149,7 @@ class Run:
     def __init__(self, path: Path, config: Config, facts: Mapping[str, Any]):
         """Makes the folder, or takes over an unfinished run's. `facts`: more lines of env.json.
 
-        Raises RunError where another process works in the folder or has meanwhile finished the run.
+        Raises RunError if another process works in the folder or has meanwhile finished the run.
         """
         self.path = path
         # without the setting `config`, config.yaml is itself a file for --config

@@ -16,8 +16,8 @@ import yaml
 
 from datasets import DATASETS
 from trainers import TRAINERS
+from trainers.run_path import run_path
 from utils.config import load_config
-from utils.identity import run_path
 
 
 def main() -> int:

@@ -32,8 +32,8 @@ from tests.helpers.commands import (
     recorded,
 )
 from trainers import TRAINERS
+from trainers.run_path import run_path
 from utils.config import REPOSITORY, load_config
-from utils.identity import run_path
 
 WITH_COMMANDS = [page for page in PAGES if blocks(page)]
 QUICK = [page for page in WITH_COMMANDS if any(not block.needs for block in blocks(page))]

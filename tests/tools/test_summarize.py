@@ -17,8 +17,8 @@ from tools.common import paper
 from tools.common.names import OURS, title
 from tools.common.samples import sample, show, spread_ratio
 from tools.common.tables import Table
+from trainers.run_path import run_path
 from utils.config import FIELDS
-from utils.identity import run_path
 from utils.settings import Config
 
 

@@ -112,7 +112,7 @@ def accuracies(runs: Sequence[FinishedRun]) -> dict[int, float]:
 
 
 def average(found: dict[str, dict[int, float]], datasets: Sequence[str]) -> dict[int, float] | None:
-    """The mean over all datasets by seed, for seeds that all have; None where a dataset is missing."""
+    """The mean over all datasets by seed, for seeds that all have; None if a dataset is missing."""
     if len(found) < len(datasets):
         return None
     seeds = set.intersection(*map(set, found.values()))

@@ -16,7 +16,7 @@ Found = dict[Where, dict[str, dict[int, float]]]
 
 
 def comparison_table(cells: dict[Cell, list[FinishedRun]], a: str, b: str) -> Table:
-    """A − B by dataset, backbone and shots, over the seeds that both have. Raises UserError where they have none in common.
+    """A − B by dataset, backbone and shots, over the seeds that both have. Raises UserError if they have none in common.
 
     `a` and `b`: a method, or METHOD:RUN_NAME for runs with a --run_name.
     """

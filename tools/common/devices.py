@@ -53,7 +53,7 @@ def check_devices(devices: Sequence[str]) -> None:
 
 
 def check_datasets(configs: Iterable[Config]) -> None:
-    """Raises UserError where no run has its images: a wrong --root_path. A single missing dataset only fails its own runs."""
+    """Raises UserError if no run has its images: a wrong --root_path. A single missing dataset only fails its own runs."""
     wrong = missing_datasets(configs)
     if wrong and None not in wrong:
         raise UserError(wrong[0])

@@ -14,9 +14,10 @@ import yaml
 
 from datasets import DATASETS
 from trainers import TRAINERS
+from trainers.run_path import run_path
 from utils.config import FIELDS, REPOSITORY, load_config
 from utils.errors import RunError, UserError
-from utils.identity import identity, run_path, scored_another
+from utils.identity import identity, scored_another
 from utils.lock import refuse_locked
 from utils.replay import METRICS
 from utils.settings import Config

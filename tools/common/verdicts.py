@@ -14,7 +14,7 @@ MOST_SEEDS = 1000
 
 
 class Verdict(NamedTuple):
-    """`word`: holds, fails, undecided, or "too few runs". `p`: Holm's. `seeds`: as many would decide; 0 where it is decided."""
+    """`word`: holds, fails, undecided, or "too few runs". `p`: Holm's. `seeds`: as many would decide; 0 if it is decided."""
 
     word: str
     p: float

@@ -51,7 +51,7 @@ def write_graphs(encoder: ImageEncoder, head: Head, size: tuple[int, int], outpu
 
 
 def check(encoder: ImageEncoder, head: Head, sets: checks.CheckSets, output: Path, quantize: bool) -> dict[str, Any]:
-    """The figures of manifest.json. Raises RunError where a graph is wrong."""
+    """The figures of manifest.json. Raises RunError if a graph is wrong."""
 
     def torch_features(pixels: np.ndarray) -> np.ndarray:
         with torch.inference_mode():

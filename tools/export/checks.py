@@ -44,7 +44,7 @@ class CheckSets:
 def load_sets(classifier: Classifier, root_path: str | None, limit: int) -> CheckSets:
     """Images of the dataset that the prompt was tuned on, at most `limit` (0: all) of validation and test, evenly spaced.
 
-    Raises UserError where the dataset is not at hand.
+    Raises UserError if the dataset is not at hand.
     """
     config: Config = classifier.config
     dataset = load_dataset(config.dataset, root_path)
@@ -98,7 +98,7 @@ def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
 def compare_batches(features: tuple[Run, Run], logits: tuple[Run, Run], pixels: np.ndarray) -> list[dict[str, Any]]:
     """Worst cosine of features and largest difference of logits, PyTorch's beside the graph's, at each of `BATCHES`.
 
-    Raises RunError where the logits differ by more than rounding.
+    Raises RunError if the logits differ by more than rounding.
     """
     rows = []
     for n in BATCHES:

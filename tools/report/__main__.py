@@ -33,7 +33,7 @@ def render(page: dict[str, Any]) -> str:
 
 
 def page_of(folder: Path, root_path: str | None) -> dict[str, Any]:
-    """The template's variables for a run folder or a folder of runs. Raises UserError where there is not a finished run."""
+    """The template's variables for a run folder or a folder of runs. Raises UserError if there is not a finished run."""
     from tools.report.run import run_page
     from tools.report.sweep import sweep_page
 

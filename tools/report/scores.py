@@ -54,7 +54,7 @@ class TestScores:
 
 
 def score_test_images(classifier: Classifier, plain: Classifier, root_path: str | None) -> TestScores:
-    """Scores the run's test images. Raises UserError where its dataset is not at hand."""
+    """Scores the run's test images. Raises UserError if its dataset is not at hand."""
     config = classifier.config
     dataset = cut_classes(load_dataset(config.dataset, root_path, ("test",)), config.subsample_classes)
     if tuple(dataset.classnames) != classifier.classnames:

@@ -8,8 +8,8 @@ from typing import Any
 from tools.common.costs import cost
 from tools.reproduce.suites import OURS, PAPERS_RATIOS, PAPERS_RHOS, SHOTS, Cell, JobFactory, Suite, prompt_of
 from trainers import TRAINERS
+from trainers.run_path import evaluation_name
 from utils.errors import UserError
-from utils.identity import evaluation_name
 from utils.setting_kinds import DEPARTURES
 
 PAPERS_READING, DENSE = "none (the paper's reading)", "none, dense stage 2"

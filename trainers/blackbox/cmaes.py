@@ -177,7 +177,7 @@ def configured_cmaes(
 ) -> CMAES:
     """CMA-ES from w0 (d,), or from `start`, with the settings' σ, S and bound, on the random stream of this name.
 
-    Raises UserError where w0 lies outside the bounds, which pycma cannot start from.
+    Raises UserError if w0 lies outside the bounds, which pycma cannot start from.
     """
     if config.bound and float(w0.abs().max()) > config.bound:
         raise UserError(f"--init_std: {config.init_std} puts the first w outside the box of --bound {config.bound}")

@@ -96,7 +96,7 @@ class Objective:
 
         `mu`: the finite-difference step that the rows are apart, from which precision "auto" chooses the dtype of the pass;
         ∞ if the losses are only ranked.
-        Raises RunError where a loss is not finite.
+        Raises RunError if a loss is not finite.
         """
         images = self._draw_for(len(W))
 
@@ -110,7 +110,7 @@ class Objective:
         return torch.from_numpy(self.query(W.detach().numpy(), len(W), compute))
 
     def gradient(self, w: Tensor, moved: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """L(w) and ∇L(w) (d,) by backpropagation, for comparison only; counts one query. RunError where not finite.
+        """L(w) and ∇L(w) (d,) by backpropagation, for comparison only; counts one query. RunError if not finite.
 
         `moved`: all tensors, by name, that the caller changes in place by its gradients. A checkpoint then stores these tensors
         instead of d numbers per step: the gradient of a replayed loss is zero, and `restore` sets the tensors afterward.
@@ -157,7 +157,7 @@ class Objective:
         """L(w) and its slopes ∇L·v (m,) along the `tangents` (m, d), in forward mode: no graph, no step μ.
 
         Counts m queries, one per tangent: a tangent costs the products of a forward pass, and all share the pass of w.
-        RunError where not finite.
+        RunError if not finite.
         """
         self._refuse_without_derivative()
         model = self.model
@@ -217,7 +217,7 @@ class Objective:
         return DTYPES[self.precision]
 
     def loss_at(self, w: Tensor, images: SampleSet) -> float:
-        """L(w) on `images`, for the log: counted as an evaluation, not as a query. Raises RunError where it is not finite."""
+        """L(w) on `images`, for the log: counted as an evaluation, not as a query. Raises RunError if it is not finite."""
         self.evaluations += 1
         with torch.inference_mode():
             loss = self._losses(w[None], images, self.dtype(None))
@@ -256,7 +256,7 @@ class Objective:
     def _refuse_without_derivative(self) -> None:
         if self.criterion is error_rates:
             raise UserError(
-                "--objective accuracy: it has no derivative; choose a trainer and a smoothness_estimator that ask none"
+                "--objective accuracy: it has no derivative; choose a trainer and a smoothness_estimator that require none"
             )
 
     def _refuse_non_finite(self, losses: Tensor, W: Tensor) -> None:

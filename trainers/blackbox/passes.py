@@ -38,7 +38,7 @@ class Passes:
     def map(self, compute: Callable[[Tensor], Tensor], parts: Sequence[Tensor], extra: int = 0) -> list[Tensor]:
         """compute(part), a number per point and `extra` more, for all `parts`; float64 on the CPU.
 
-        Raises RunError where the ranks' points differ.
+        Raises RunError if the ranks' points differ.
         """
         rank, size = self.ranks.rank, self.ranks.size
         if size == 1:

@@ -1,4 +1,4 @@
-"""What an optimizer is given to solve: the images and the frozen CLIP of a run, and the prompt that a vector w stands for."""
+"""The problem that an optimizer solves: a run's images, its frozen CLIP, and the prompt that a vector w determines."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def text_and_context(config: Config, task: FewShotTask) -> tuple[TextFeatures, T
 
 
 def text_features(config: Config, task: FewShotTask, init_words: str) -> TextFeatures:
-    """Text features of the run's classes behind a context at the positions of `init_words`."""
+    """Text features of the run's classes after a context at the positions of `init_words`."""
     return TextFeatures(
         task.backbone,
         task.dataset.classnames,

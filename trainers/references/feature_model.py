@@ -13,11 +13,9 @@ from trainers.blackbox.criteria import criterion
 from trainers.blackbox.objective import Objective
 from trainers.blackbox.problem import Problem
 from trainers.blackbox.task import FewShotTask
-from trainers.saved import Scorer
+from trainers.saved import IMAGES_PER_PASS, Scorer
 from utils.errors import UserError
 from utils.settings import Config
-
-IMAGES_PER_PASS = 4096
 
 
 class Classifier(Protocol):

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clip.text import ensemble_features
-from datasets import DATASETS, ENSEMBLE
+from datasets import zero_shot_templates
 from trainers.blackbox.problem import Problem
 from trainers.blackbox.task import FewShotTask
 from trainers.references.feature_model import feature_problem, feature_scorer
@@ -55,8 +55,7 @@ class Cache:
 
 def problem(config: Config, task: FewShotTask) -> Problem:
     """w = (α, β) with the cache of all training features; at zero, the model is zero-shot CLIP."""
-    template = config.template or DATASETS[config.dataset].template
-    templates = (*ENSEMBLE, template) if config.ensemble else (template,)
+    templates = zero_shot_templates(config.dataset, config.template, config.ensemble)
     text, _ = ensemble_features(task.backbone, task.dataset.classnames, templates)
     train = task.train_samples
     cache = Cache(train.inputs, train.labels, text, task.backbone.logit_scale)

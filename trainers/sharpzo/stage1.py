@@ -65,7 +65,7 @@ class SharpnessAwareCMAES:
         return figures
 
     def worst_case(self, objective: LossFunction) -> Tensor:
-        """ε* (d,) of eq. 2; zero where the gradient is exactly zero."""
+        """ε* (d,) of eq. 2; zero if the gradient is exactly zero."""
         point = self.gradient_point()
         if self.estimator is None:
             return torch.zeros_like(point)

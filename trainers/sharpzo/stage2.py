@@ -13,7 +13,7 @@ from trainers.updates import SGD
 
 
 def standardize(x: Tensor) -> Tensor:
-    """z(x) = (x − mean) / std over the d coordinates; all zero where x has no spread."""
+    """z(x) = (x − mean) / std over the d coordinates; all zero if x has no spread."""
     # equal entries can have a tiny standard deviation by rounding
     return (x - x.mean()) / x.std(correction=0) if bool(x.max() > x.min()) else torch.zeros_like(x)
 
