@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import sys
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from utils.errors import RunError, UserError
 from utils.interrupt import Interrupted
 from utils.ranks import follows
 from utils.settings import Config
+from utils.terminal import encode_anything
 
 
 def exit_status(load: Callable[[], Config], work: Callable[[Config], None]) -> int:
@@ -19,10 +19,8 @@ def exit_status(load: Callable[[], Config], work: Callable[[Config], None]) -> i
 
     0: finished. 1: the run failed. 2: invalid arguments or data. 3: interrupted; the same command resumes it.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # a class name that the terminal cannot encode must not end the run
-            stream.reconfigure(errors="backslashreplace")
+    # a class name that the terminal cannot encode must not end the run
+    encode_anything()
     status, reason = _attempt(load, work)
     if reason:
         # the terminal may be closed

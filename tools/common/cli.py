@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import codecs
 import functools
 import os
 import sys
@@ -13,21 +12,8 @@ from typing import Any
 
 from utils.config import Parser
 from utils.errors import RunError, UserError
+from utils.terminal import encode_anything
 
-# What a terminal without Unicode prints instead.
-ASCII = {
-    "±": "+-",
-    "–": "-",
-    "−": "-",
-    "×": "x",
-    "≤": "<=",
-    "≥": ">=",
-    "…": "...",
-    "→": "->",
-    "ρ": "rho",
-    "μ": "mu",
-    "σ": "sigma",
-}
 INTERRUPTED = 130
 
 Body = Callable[[list[str]], int]
@@ -66,20 +52,6 @@ def command(body: Body) -> Main:
             return INTERRUPTED
 
     return main
-
-
-def encode_anything() -> None:
-    """Makes printing to stdout and stderr safe: characters that their encoding lacks are spelled in ASCII."""
-    codecs.register_error("spell", _spell)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="spell")
-
-
-def _spell(error: UnicodeError) -> tuple[str, int]:
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    return "".join(ASCII.get(character, "?") for character in error.object[error.start : error.end]), error.end
 
 
 def user_path(text: str) -> Path:
