@@ -102,6 +102,7 @@ def test_links_of_the_site_lead_to_its_pages() -> None:
     assert site_links("[card](../clip/mini/README.md)", "data.md") == "[card](mini-clip.md)"
     assert site_links("[code](../examples/any_black_box.py)", "use.md") == "code (`examples/any_black_box.py`)"
     assert site_links("[CITATION.cff](CITATION.cff)", "index.md") == "`CITATION.cff`"
+    assert site_links("[any_black_box.py](../examples/any_black_box.py)", "use.md") == "`examples/any_black_box.py`"
     assert site_links("![a](front.png) [b](https://arxiv.org)", "use.md") == "![a](front.png) [b](https://arxiv.org)"
 
 

@@ -53,7 +53,7 @@ def site_links(markdown: str, page: str) -> str:
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
         place = PUBLISHED.get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else "")
         if not place or (REPOSITORY / path).is_dir():
-            return f"`{path}`" if text == path else f"{text} (`{path}`)"
+            return f"`{path}`" if f"/{path}".endswith(f"/{text}") else f"{text} (`{path}`)"
         return f"{image}[{text}]({posixpath.relpath(place, posixpath.dirname(page) or '.')}{anchor})"
 
     return LINK.sub(replace, markdown)
