@@ -65,7 +65,7 @@ def is_safetensors(path: Path) -> bool:
 
 
 def read_state_dict(path: Path, trust: bool = False) -> dict[str, torch.Tensor]:
-    """Tensors by name, on the CPU, from safetensors, a torch file (weights only) or a TorchScript archive, told by content.
+    """Tensors by name, on the CPU, from safetensors, a torch file (weights only) or a TorchScript archive, recognized by content.
 
     Weights are also found under a training framework's key, and names with its prefixes. Raises UserError if the file is
     missing, damaged, holds anything but tensors, or is a TorchScript archive that is neither an official one (by its SHA-256)

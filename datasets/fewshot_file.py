@@ -31,9 +31,9 @@ def read_few_shot_file(
                 if not _fits(item, dataset.classnames):
                     raise UserError(f"{path}: {part}[{position}]: {item.path}: {_misfit(item, dataset)}")
         lists = {part: renumber(items, labels) for part, items in lists.items()}
-    for part, wanted in (("train", shots), ("val", min(shots, VAL_SHOTS))):
+    for part, required in (("train", shots), ("val", min(shots, VAL_SHOTS))):
         refuse_absent_class(lists[part], names, f"{path}: {part}")
-        _check_counts(lists[part], wanted, short_classes, f"{path}: {part}", names)
+        _check_counts(lists[part], required, short_classes, f"{path}: {part}", names)
     leak = next((item for items in lists.values() for item in items if item.path in scored), None)
     if leak:
         raise UserError(f"{path}: {leak.path} is a test image of {dataset.name}; use it neither for training nor for validation")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Download:
-    """One address. `checksum`: "md5:…" or "sha256:…", or "". `member`: what of the archive is wanted ("" for a plain file).
+    """One address. `checksum`: "md5:…" or "sha256:…", or "". `member`: the archive member to extract ("" for a plain file).
 
     `inner`: an archive inside the archive that holds the member. `origin`: whose list has this address, or "".
     """

@@ -199,9 +199,9 @@ def _coerce(key: str, raw: Any, where: str) -> Any:
         return raw
     value = _as_kind(raw, kind)
     if value is None:
-        wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
+        expected = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
         words = "".join(f" or {word!r}" for word in meta.get("words", ()))
-        raise UserError(f"{where}: {shortened(repr(raw))} is not {wanted}{words}")
+        raise UserError(f"{where}: {shortened(repr(raw))} is not {expected}{words}")
     if "choices" in meta and value not in meta["choices"]:
         raise UserError(f"{where}: {value!r} is not one of {', '.join(meta['choices'])}")
     tests = {

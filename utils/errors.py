@@ -9,7 +9,7 @@ LONGEST_WORD = 400
 
 
 class OneLineError(Exception):
-    """Its text is one readable line, whatever it quotes: a word of over 400 letters is cut.
+    """Its text is one readable line, whatever it quotes: words of over 400 letters are shortened.
 
     `quiet`: whether another rank of the run prints the same line; None if the ranks have not agreed on it.
     """

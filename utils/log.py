@@ -14,7 +14,7 @@ from tqdm import tqdm
 from utils.files import with_filename, write_all
 
 LOGGER = "sharpzo"
-# what these libraries log reaches the user as errors of ours
+# failures that these libraries log reach the user as our own errors
 LIBRARIES = ("open_clip", "PIL", "timm")
 
 

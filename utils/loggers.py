@@ -1,7 +1,7 @@
 """The lines of metrics.jsonl, sent to TensorBoard or Weights & Biases as well.
 
-metrics.jsonl stays the record. It ends at the last checkpoint when a run resumes, and loggers follow it: what they hold beyond it
-is dropped or repeats itself with the same numbers, and what they lack is sent again. So no step is lost and none is there twice.
+metrics.jsonl remains the record. When a run resumes, it ends at the last checkpoint, and loggers follow it: entries beyond it are
+dropped or sent again with the same numbers, and missing entries are sent again. So no step is lost or duplicated.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Logger(Protocol):
     def add(self, entry: Entry) -> None: ...
 
     def finish(self, result: Entry) -> None:
-        """The accuracies of a run that ends well."""
+        """Takes the accuracies of a run that succeeded."""
 
     def close(self, status: int) -> None:
-        """`status`: 0 if the run ended well."""
+        """`status`: 0 if the run succeeded."""
 
 
 def require_packages(config: Config) -> None:
@@ -54,7 +54,7 @@ def require_packages(config: Config) -> None:
 
 
 class Loggers:
-    """All loggers of a run, as one; rank 0 alone has any."""
+    """All loggers of a run as one; only rank 0 has any."""
 
     def __init__(self, loggers: Sequence[Logger] = ()):
         self._loggers = loggers

@@ -7,6 +7,6 @@ from typing import Any
 
 
 def option(default: Any, group: str, help: str, *, kind: type | None = None, **limits: Any) -> Any:
-    """A field of Config. `limits`: choices, low, high (inclusive), above, below (exclusive), words (allowed beside a number)."""
+    """A field of Config. `limits`: choices, low, high (inclusive), above, below (exclusive), words (allowed besides a number)."""
     metadata = {"group": group, "help": help, "kind": kind or type(default), **limits}
     return dataclasses.field(default=default, metadata=metadata)

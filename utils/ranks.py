@@ -1,7 +1,7 @@
-"""One run on several processes: ranks that compute shares of each query's passes and repeat every update alike.
+"""One run on several processes: ranks that compute shares of each query's passes, and all repeat the same updates.
 
 `torchrun --nproc_per_node=N main_sharpzo.py …`, or any launcher that sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and
-MASTER_PORT. Rank 0 alone reads and writes the run folder and prints. torch is imported where there is more than one rank.
+MASTER_PORT. Only rank 0 reads and writes the run folder and prints. torch is imported only if there are several ranks.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def follows() -> bool:
 
 
 def resumed_by_launcher(config: Config) -> Config:
-    """Without `--overwrite` where torchrun restarts the run, which is then to be resumed."""
+    """The settings without `--overwrite` if torchrun restarts the run, which must then be resumed."""
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     return dataclasses.replace(config, overwrite=False) if restarted else config
 
@@ -54,7 +54,7 @@ class Ranks(Protocol):
     def size(self) -> int: ...
 
     def decide(self, function: Callable[[], Value]) -> Value:
-        """What `function()` returns, or raises, on rank 0."""
+        """Returns, or raises, on every rank what `function()` returns or raises on rank 0."""
 
     def gather(self, numbers: np.ndarray, counts: Sequence[int], topic: int) -> list[np.ndarray]:
         """Each rank's `numbers` float64, `counts` of them per rank. Raises RunError if the ranks' `topic` differs."""

@@ -1,4 +1,4 @@
-"""What settings are beside their values: identity, paths, the released code's departures, and names of earlier versions."""
+"""Properties of settings: identity, paths, the released code's departures, and names in earlier versions."""
 
 from __future__ import annotations
 

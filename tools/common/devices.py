@@ -44,12 +44,12 @@ def devices_of(arguments: argparse.Namespace) -> list[str]:
 
 def check_devices(devices: Sequence[str]) -> None:
     """Raises UserError for a GPU that this machine does not have: its runs would choose the CPU."""
-    wanted = [int(device.removeprefix("cuda:")) for device in devices if device.startswith("cuda:")]
-    if wanted:
+    requested = [int(device.removeprefix("cuda:")) for device in devices if device.startswith("cuda:")]
+    if requested:
         import torch
 
-        if max(wanted) >= torch.cuda.device_count():
-            raise UserError(f"--devices: cuda:{max(wanted)}: this machine has {torch.cuda.device_count()} CUDA devices")
+        if max(requested) >= torch.cuda.device_count():
+            raise UserError(f"--devices: cuda:{max(requested)}: this machine has {torch.cuda.device_count()} CUDA devices")
 
 
 def check_datasets(configs: Iterable[Config]) -> None:

@@ -1,4 +1,4 @@
-"""CMA-ES by pycma with the run's own random numbers, and the plain optimizer built on it."""
+"""pycma's CMA-ES with random numbers from the run's generator, and the plain optimizer built on it."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ OPTIONS: Mapping[str, Any] = MappingProxyType(
 def pycma_options(
     *, popsize: int, bound: float, normal: Callable[[int, int], np.ndarray], diagonal: bool, sigma_adaptation: str
 ) -> dict[str, Any]:
-    """All options for pycma. Those that the installed version lacks are left out: their effect is younger than it."""
+    """All options for pycma, except those that the installed version does not have yet."""
     known = cma.CMAOptions()
     written = {name: value for name, value in OPTIONS.items() if name in known}
     return written | {
@@ -175,7 +175,7 @@ class CMAES:
 def configured_cmaes(
     config: Config, w0: Tensor, *, start: Tensor | None = None, stream: str = "CMA-ES", diagonal: bool = False
 ) -> CMAES:
-    """CMA-ES from w0 (d,), or from `start`, with the settings' σ, S and bound, on the random stream of this name.
+    """CMA-ES from w0 (d,), or from `start`, with σ, S and bound from the settings, on the random stream of this name.
 
     Raises UserError if w0 lies outside the bounds, which pycma cannot start from.
     """
@@ -243,5 +243,5 @@ class NaiveCMAES:
 
 
 def naive_cmaes(config: Config, d: int) -> NaiveCMAES:
-    """CMA-ES from 0 (d,) with the settings' σ, S, bound and deployed point."""
+    """CMA-ES from 0 (d,) with σ, S, bound and deployed point from the settings."""
     return NaiveCMAES(configured_cmaes(config, torch.zeros(d, dtype=torch.float64)), deploy=config.deploy)

@@ -1,4 +1,4 @@
-"""What an image costs: cross-entropy, focal loss or a mistake, and the derivatives of those that have them."""
+"""The cost of an image: cross-entropy, focal loss or classification error, and the derivatives of the first two."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from utils.settings import Config
 if TYPE_CHECKING:
     from trainers.blackbox.samples import SampleSet
 
-# logits (B, n, K) and labels (n,) → what each image costs at each point, (B, n)
+# logits (B, n, K) and labels (n,) → the cost of each image at each point, (B, n)
 Criterion = Callable[[Tensor, Tensor], Tensor]
 FOCAL_GAMMA = 2.0
 
@@ -68,11 +68,11 @@ def focal_derivatives(logits: Tensor, labels: Tensor, criterion: Criterion) -> T
 
 
 def error_rates(logits: Tensor, labels: Tensor) -> Tensor:
-    """0 where the highest score is the label's and 1 elsewhere, (B, n) of scores (B, n, K); their mean is 1 − accuracy."""
+    """0 if the highest score is the label's and 1 otherwise, (B, n) of scores (B, n, K); their mean is 1 − accuracy."""
     return (logits.argmax(2) != labels).double()
 
 
 def criterion(config: Config) -> Criterion:
-    """What `--objective` names."""
+    """The criterion that `--objective` names."""
     named = {"cross-entropy": cross_entropies, "accuracy": error_rates}
     return named.get(config.objective) or functools.partial(focal_losses, gamma=config.focal_gamma)

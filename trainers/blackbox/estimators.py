@@ -1,4 +1,4 @@
-"""Gradient estimators: objects that query a loss function for its gradient at a point, and know what that costs.
+"""Gradient estimators: objects that estimate the gradient of a loss function at a point, and declare their queries.
 
 Every estimator can be restricted to the coordinates of a mask, and combines with every update (trainers/updates.py) in
 `trainers.optimizer.Descent`.
@@ -87,7 +87,7 @@ class CGE:
         self, *, mu: float, one_sided: bool = False, share: float = 1.0, generator: torch.Generator | None = None
     ) -> None:
         if share < 1 and generator is None:
-            raise ValueError("a share of the coordinates needs a generator that draws them")
+            raise ValueError(f"CGE: share is {share}; pass a generator to draw the coordinates")
         self.mu, self.one_sided, self.share, self.generator = mu, one_sided, share, generator
 
     def _coordinates(self, d: int) -> int:

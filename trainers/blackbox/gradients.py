@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class LossFunction(Protocol):
-    """What an optimizer sees of the problem: losses at points, and derivatives where the model can be differentiated."""
+    """The optimizer's view of the problem: losses at points, and derivatives if the model can be differentiated."""
 
     def __call__(self, W: Tensor, mu: float | None = None) -> Tensor:
         """Losses (B,) of the points W (B, d).

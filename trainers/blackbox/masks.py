@@ -1,4 +1,4 @@
-"""Masks that keep part of the coordinates, and an estimator restricted to them."""
+"""Masks that select part of the coordinates, and an estimator restricted to them."""
 
 from __future__ import annotations
 

@@ -57,8 +57,8 @@ class ForwardModeModel(Model, Protocol):
 class Objective:
     """L(w): mean cross-entropy, or another `criterion`, of a prompted CLIP over a batch of images: all of them, or a mini-batch.
 
-    Calling it with W (B, d) gives B losses in float64, all of them on the one batch that `draw` gives for the call, and counts
-    B queries. `forwards` counts mini-batches of `batch_size` images.
+    Calling it with W (B, d) gives B losses in float64, all on the one batch that `draw` returns for the call, and counts B
+    queries. `forwards` counts mini-batches of `batch_size` images.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Objective:
         self._passed: set[torch.dtype] = set()
         self._ledger: Ledger = Computed()
         self.passes = Passes()
-        self._moved: Mapping[str, Tensor] = {}
+        self._trained: Mapping[str, Tensor] = {}
         self.queries = 0
         self.forwards = 0
         self.prompted_images = 0
@@ -88,14 +88,14 @@ class Objective:
         self._ledger = ledger
 
     def query(self, points: np.ndarray, size: int, compute: Callable[[], np.ndarray]) -> np.ndarray:
-        """`size` numbers at `points`, computed or replayed. All that depends on the model passes here, for resuming."""
+        """`size` numbers at `points`, computed or replayed. Every number that depends on the model passes here, for resuming."""
         return self._ledger.query(points, size, compute)
 
     def __call__(self, W: Tensor, mu: float | None = None) -> Tensor:
         """Losses (B,) float64, on the CPU, of W (B, d).
 
-        `mu`: the finite-difference step that the rows are apart, from which precision "auto" chooses the dtype of the pass;
-        ∞ if the losses are only ranked.
+        `mu`: the finite-difference step between the rows, from which precision "auto" chooses the dtype of the pass; ∞ if the
+        losses are only ranked.
         Raises RunError if a loss is not finite.
         """
         images = self._draw_for(len(W))
@@ -109,10 +109,10 @@ class Objective:
 
         return torch.from_numpy(self.query(W.detach().numpy(), len(W), compute))
 
-    def gradient(self, w: Tensor, moved: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def gradient(self, w: Tensor, trained: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """L(w) and ∇L(w) (d,) by backpropagation, for comparison only; counts one query. RunError if not finite.
 
-        `moved`: all tensors, by name, that the caller changes in place by its gradients. A checkpoint then stores these tensors
+        `trained`: all tensors, by name, that the caller changes in place by its gradients. A checkpoint then stores these tensors
         instead of d numbers per step: the gradient of a replayed loss is zero, and `restore` sets the tensors afterward.
         """
         self._refuse_without_derivative()
@@ -128,30 +128,30 @@ class Objective:
             value = loss.detach()[None].cpu()
             self._refuse_non_finite(value + found.sum(), at.detach()[None])
             gradient.copy_(found)
-            return torch.cat([value, found[: 0 if moved else None]]).numpy()
+            return torch.cat([value, found[: 0 if trained else None]]).numpy()
 
         # after the first update a replayed w differs from the recorded one, so only the first call is verified
-        verified = w[: 0 if self._moved else None]
-        loss, *_ = numbers = torch.from_numpy(self.query(verified.detach().numpy(), 1 if moved else 1 + len(w), compute))
-        self._moved = moved or {}
-        return loss, gradient if moved else numbers[1:]
+        verified = w[: 0 if self._trained else None]
+        loss, *_ = numbers = torch.from_numpy(self.query(verified.detach().numpy(), 1 if trained else 1 + len(w), compute))
+        self._trained = trained or {}
+        return loss, gradient if trained else numbers[1:]
 
     def extras(self) -> dict[str, np.ndarray]:
         """State besides the recorded losses, as copies."""
-        return {name: tensor.numpy().copy() for name, tensor in self._moved.items()}
+        return {name: tensor.numpy().copy() for name, tensor in self._trained.items()}
 
     def restore(self, costs: Mapping[str, int], extras: Mapping[str, np.ndarray]) -> None:
         """Sets the costs and extras of an interrupted run, whose losses have been replayed."""
         self.evaluations = costs["evaluations"]
-        for name, tensor in self._moved.items():
+        for name, tensor in self._trained.items():
             tensor.copy_(torch.tensor(extras[name]))
 
     def companions(self) -> dict[str, np.ndarray]:
-        """What the deployed prompt needs besides w, as copies: nothing, unless a method also trains an adapter."""
+        """The tensors that the deployed prompt needs besides w, as copies: none, unless a method also trains an adapter."""
         return {}
 
     def deploy(self, companions: Mapping[str, np.ndarray]) -> None:
-        """Restores what `companions` returned at an earlier point."""
+        """Restores the result of an earlier call of `companions`."""
 
     def jvp(self, w: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         """L(w) and its slopes ∇L·v (m,) along the `tangents` (m, d), in forward mode: no graph, no step μ.
@@ -175,10 +175,10 @@ class Objective:
         return loss, numbers[1:]
 
     def _slopes(self, model: ForwardModeModel, w: Tensor, tangents: Tensor, images: SampleSet) -> tuple[Tensor, Tensor]:
-        """L(w) and its slopes, by the tangent engine where it supports the tower and the criterion."""
+        """L(w) and its slopes, by the tangent engine if it supports the tower and the criterion."""
         dtype = self.dtype(None)
         if focusing(self.criterion) is not None:
-            # half precision is for tangents alone
+            # half precision is only for tangents
             exact = torch.float64 if dtype == torch.float64 else torch.float32
             near = model.linearized(w, exact, exact if exact == torch.float64 else DTYPES[self.tangent_precision])
             if near is not None:
@@ -209,7 +209,7 @@ class Objective:
         return images
 
     def dtype(self, mu: float | None) -> torch.dtype:
-        """The dtype of a pass over points that are `mu` apart; ∞: of points whose losses are only ranked."""
+        """The dtype of a pass over points that differ by `mu`; ∞: over points whose losses are only ranked."""
         if mu == math.inf and self.population_precision != "same":
             return DTYPES[self.population_precision]
         if self.precision == "auto":
@@ -236,7 +236,7 @@ class Objective:
             return classify(lambda inputs: self.deployed(logits(inputs))[0], images, self.model.images_per_pass(1))
 
     def cross_entropy(self, w: Tensor, images: SampleSet) -> float:
-        """Mean cross-entropy at w of the scores that classify, whatever the criterion; counted as an evaluation."""
+        """Mean cross-entropy at w of the logits that classify, for any criterion; counted as an evaluation."""
         self.evaluations += 1
         with torch.inference_mode():
             logits = self.model.logits(w[None], self.dtype(None))

@@ -1,4 +1,4 @@
-"""What is scored: samples in memory, sets of them that are loaded batch by batch, and the accuracy on them."""
+"""Samples in memory, sets of samples that are loaded batch by batch, and the accuracy on them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Samples:
-    """What is scored: features (N, D), or images (N, 3, H, W), float32, and labels (N,) int64, on the model's device."""
+    """Features (N, D), or images (N, 3, H, W), float32, with labels (N,) int64, on the model's device."""
 
     inputs: Tensor
     labels: Tensor
@@ -49,7 +49,7 @@ class SampleSet(Protocol):
 
 
 class BatchSource(Protocol):
-    """Gives each call of an objective its samples."""
+    """Provides the samples for each call of an objective."""
 
     @property
     def encoded(self) -> int:
