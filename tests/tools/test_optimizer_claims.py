@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tools.maintain.optimizer_claims import claims, read
+from tools.maintain.optimizer_claims import read, tables
 
 HEAD = "name,set,budget,settings,seed,queries,cpu_seconds,train_loss,val_loss,val_accuracy,test_loss,test_accuracy\n"
 
@@ -20,8 +20,12 @@ def test_rivals_are_judged_by_accuracy_and_training_loss_per_set_and_in_the_mean
             rows.append(f"bbt,{one},20000,,{seed},20000,1,0.1,0,0,0.1,99")
         rows.append(f"mezo,a,5000,,{seed},5000,1,1.0,0,0,1.0,{60 + seed}")
     (tmp_path / "equal.csv").write_text(HEAD + "\n".join(rows) + "\n")
-    table = claims(read(tmp_path / "equal.csv"))
-    told = {(row[0], row[1]): row[2:] for row in table.rows}
+    short, full = tables(read(tmp_path / "equal.csv"))
+    told = {(row[0], row[1]): row[2:] for row in full.rows}
+    assert [(row[0], row[1], row[-1]) for row in short.rows] == [
+        ("SharpZO above BBT", "mean of 2 sets", "0 / 2 / 0"),
+        ("SharpZO above MeZO", "a", "–"),
+    ]
     points, accuracy, loss, training, _ = told["SharpZO above BBT", "mean of 2 sets"]
     assert points.startswith("−1.89") and loss.startswith("+0.19") and (accuracy, training) == ("fails", "fails")
     assert ("SharpZO above MeZO", "a") in told

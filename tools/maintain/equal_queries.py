@@ -45,6 +45,7 @@ ABLATIONS = {
     "mask": "prune_ratio=0",
     "schedule": "zo_schedule=constant",
     "adam": "zo_update=sgd zo_lr=10",
+    "many probes": "probes=1",
 }
 WITHOUT = f"{PLUS} without "
 # no prompts and no queries: --queries 0

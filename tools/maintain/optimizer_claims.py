@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from tools.common.claims import Claim, full_table, judged, short_table
 from tools.common.cli import command, make_parser
 from tools.common.names import OURS, title
-from tools.common.samples import Sample, difference, show_difference
+from tools.common.samples import Sample, difference
 from tools.common.tables import Table
-from tools.common.verdicts import judge, judge_below
 from tools.maintain.equal_queries import WITHOUT
 from utils.config import REPOSITORY
 from utils.files import write_text
@@ -50,33 +50,30 @@ def paired(measured: Measured, sets: Sequence[str], name: str, key: str) -> Samp
     return difference(first, second)
 
 
-def claims(measured: Measured) -> Table:
-    """A row per rival and set, and one for the mean over sets; the rows of a rival are a family of Holm's correction."""
-    table = Table(
-        f"SharpZO against other optimizers, {BUDGET:,} queries",
-        ["claim", "on", "difference, points", "verdict", "training cross-entropy", "verdict", "test cross-entropy"],
-    )
+def claims(measured: Measured) -> Iterator[Claim]:
+    """For each rival, one per set and one for the mean over sets; a rival's are a family of Holm's correction."""
     sets = list(dict.fromkeys(one for name, one in measured if name == OURS))
     for name in dict.fromkeys(name for name, _ in measured if name != OURS):
-        places = [(one, (one,)) for one in sets] + [(f"mean of {len(sets)} sets", tuple(sets))]
-        figures = [[paired(measured, members, name, key) for key in MEASURES] for _, members in places]
-        known = [i for i, row in enumerate(figures) if row[0]]
-        verdicts = judge([figures[i][0] for i in known]), judge_below([figures[i][1] for i in known])
-        for i, accuracy, training in zip(known, *verdicts, strict=True):
-            points, loss, test = (show_difference(one) if one else "–" for one in figures[i])
-            claim = f"SharpZO above {title(name)}"
-            table.rows.append([claim, places[i][0], points, str(accuracy), loss, str(training), test])
-    table.notes.append(
+        for where, members in [*((one, (one,)) for one in sets), (f"mean of {len(sets)} sets", tuple(sets))]:
+            accuracy, *losses = (paired(measured, members, name, key) for key in MEASURES)
+            yield Claim(f"SharpZO above {title(name)}", where, accuracy, tuple(losses), sets=len(members))
+
+
+def tables(measured: Measured) -> list[Table]:
+    """One row per rival, then one per rival and set."""
+    known, heading = judged(list(claims(measured))), f"SharpZO against other optimizers, {BUDGET:,} queries"
+    short = short_table(heading, known)
+    short.notes.append(
         "Paired by seed, mean ± 95% t-interval; verdicts after Holm's correction over the rows of a rival: on accuracy, and "
         "on the training cross-entropy, where SharpZO is better if the difference is negative."
     )
-    return table
+    return [short, full_table(f"{heading}, set by set", known)]
 
 
 @command
 def main(argv: list[str]) -> int:
     make_parser("tools.maintain.optimizer_claims", __doc__).parse_args(argv)
-    text = claims(read(RECORDED)).markdown()
+    text = "\n".join(table.markdown() for table in tables(read(RECORDED)))
     write_text(OUTPUT, text)
     print(text)
     return 0

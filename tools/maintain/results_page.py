@@ -17,17 +17,24 @@ from utils.files import write_text
 
 PAGE = REPOSITORY / "docs" / "results.md"
 MADE = REPOSITORY / "docs" / "icons"
-PLACE = re.compile(r"<!-- (\w+) -->\n.*?<!-- end -->", re.DOTALL)
+PLACE = re.compile(r"<!-- (first table of )?(\w+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def with_tables(text: str) -> str:
-    """The page with what docs/icons/NAME.md holds between `<!-- NAME -->` and `<!-- end -->`. UserError where one is missing."""
+    """The page with docs/icons/NAME.md between `<!-- NAME -->`, or `<!-- first table of NAME -->`, and `<!-- end -->`.
+
+    UserError where a file is missing.
+    """
 
     def fill(found: re.Match[str]) -> str:
-        path = MADE / f"{found[1]}.md"
+        first, name = found[1] or "", found[2]
+        path = MADE / f"{name}.md"
         if not path.is_file():
-            raise UserError(f"{path}: is missing; make it with tools.reproduce {found[1]} --suite icons --output docs/icons")
-        return f"<!-- {found[1]} -->\n{path.read_text(encoding='utf-8').strip()}\n<!-- end -->"
+            raise UserError(f"{path}: is missing; make it with tools.reproduce {name} --suite icons --output docs/icons")
+        text = path.read_text(encoding="utf-8")
+        if first:
+            text = text.partition("\n### ")[0]
+        return f"<!-- {first}{name} -->\n{text.strip()}\n<!-- end -->"
 
     return PLACE.sub(fill, text)
 

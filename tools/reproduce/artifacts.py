@@ -14,7 +14,7 @@ from tools.common.names import label
 from tools.common.runs import Job
 from tools.common.tables import Table
 from tools.reproduce import results
-from tools.reproduce.claims import claims_table
+from tools.reproduce.claims import claims_tables
 from tools.reproduce.equal import equal_tables
 from tools.reproduce.plans import OWN_BUDGET
 from tools.reproduce.results import Results
@@ -104,7 +104,7 @@ def make_table(name: str, found: Results, maker: JobFactory, arguments: argparse
         return [accuracy_table(found, f"Trained on {maker.suite.datasets[0]}, tested on all (%)")]
     if name == "fidelity":
         return [results.departures_table(found, f"Deviations of the released code, {where} (%)", maker.suite.ablation)]
-    return [claims_table(found, maker)]
+    return claims_tables(found, maker)
 
 
 def measurements(maker: JobFactory, arguments: argparse.Namespace) -> dict[tuple[str, str], Measurement]:

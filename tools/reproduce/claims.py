@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
+from tools.common.claims import Claim, full_table, judged, short_table
 from tools.common.names import label
 from tools.common.runs import FinishedRun
-from tools.common.samples import Sample, difference, show_difference, spread_ratio
+from tools.common.samples import Sample, difference, spread_ratio
 from tools.common.tables import Table
-from tools.common.verdicts import Verdict, judge, judge_below
 from tools.reproduce.plans import BY_MAGNITUDE, NAIVE_STAGE, STAGE_1, UNMASKED, WHOLE
 from tools.reproduce.results import LOSSES, Results, stage1_end
 from tools.reproduce.suites import OURS, PAPERS_RATIOS, PAPERS_RHOS, JobFactory
@@ -19,34 +18,16 @@ SHARP, NAIVE = "fig3, sharpness-aware CMA-ES", "fig3, naive CMA-ES"
 EQUAL = "at equal small budgets"
 
 
-class Claim(NamedTuple):
-    """What should be above what, on which sets, and the paired differences: of accuracy, and of LOSSES where they are known.
+def claims_tables(results: Results, maker: JobFactory) -> list[Table]:
+    """Differences in test accuracy, in points, between what should be higher and what should be lower.
 
-    `family`: the claims that Holm's correction takes together.
+    A row per claim and set; before it, where there are several sets, a table with one row per claim.
     """
-
-    text: str
-    where: str
-    figures: Sample | None
-    losses: tuple[Sample | None, ...] = ()
-    family: str = ""
-
-
-def claims_table(results: Results, maker: JobFactory) -> Table:
-    """A row per claim: the difference in test accuracy, in points, between what should be higher and what should be lower."""
     every = [*above_baselines(results, maker), *equal_budgets(results, maker), *under_shift(results, maker)]
     every += ablations(results, maker)
-    claims = [claim for claim in every if claim.figures]
-    with_losses = any(any(claim.losses) for claim in claims)
-    entropies = ["training cross-entropy", "verdict", "test cross-entropy"] if with_losses else []
-    table = Table("The paper's claims on this suite", ["claim", "on", "difference, points", "verdict", *entropies])
-    below = verdicts(claims, judge_below, lambda claim: claim.losses[0] if claim.losses else None)
-    for claim, verdict, training in zip(claims, verdicts(claims), below, strict=True):
-        first, second = (show_difference(one) if one else "–" for one in (*claim.losses, None, None)[:2])
-        shown = show_difference(claim.figures) if claim.figures else "–"
-        row = [claim.text, claim.where, shown, str(verdict)]
-        table.rows.append([*row, *([first, str(training) if first != "–" else "–", second] if with_losses else [])])
-    table.rows += [[*row, *["–" for _ in entropies]] for row in spreads(results, maker)]
+    claims = judged(every)
+    table = full_table("The paper's claims on this suite", claims)
+    table.rows += [[*row, *["–" for _ in table.columns[len(row) :]]] for row in spreads(results, maker)]
     table.notes.append(
         "Differences are paired by seed (the same images), mean ± 95% t-interval. holds, fails: the mean is above or below 0 "
         "and the paired t-test rejects at 5% after Holm's correction over the claim's rows; undecided: it does not, and as many "
@@ -54,25 +35,11 @@ def claims_table(results: Results, maker: JobFactory) -> Table:
         "standard deviations over the seeds that both have, in points; the interval is that of their ratio, SharpZO's to the "
         "other's, from the F distribution without a correction, and the claim holds if it lies below 1."
     )
-    if with_losses:
+    if any(any(one.claim.losses) for one in claims):
         table.notes.append("Cross-entropies: a negative difference is better; the claim holds on training where it is below 0.")
     table.notes += lacking(every)
-    return table
-
-
-def verdicts(
-    claims: Sequence[Claim],
-    rule: Callable[[Sequence[Sample | None]], list[Verdict]] = judge,
-    of: Callable[[Claim], Sample | None] = lambda claim: claim.figures,
-) -> list[Verdict]:
-    """In the order of the claims, by the differences `of` them; each family is corrected by itself."""
-    families: dict[str, list[int]] = {}
-    for i, claim in enumerate(claims):
-        families.setdefault(claim.family or claim.text, []).append(i)
-    found: dict[int, Verdict] = {}
-    for members in families.values():
-        found |= dict(zip(members, rule([of(claims[i]) for i in members]), strict=True))
-    return [found[i] for i in range(len(claims))]
+    several = any(one.claim.sets > 1 for one in claims)
+    return [short_table("The paper's claims on this suite, in the mean over its sets", claims), table] if several else [table]
 
 
 def lacking(claims: Sequence[Claim]) -> list[str]:
@@ -103,7 +70,7 @@ def on_sets(
         yield Claim(text, f"{dataset}{beside}", figures, losses_of(results, (dataset,), ours, row), family)
     if len(run) > 1:
         where = f"mean of {len(run)} sets{beside}"
-        yield Claim(text, where, results.paired(run, ours, row), losses_of(results, run, ours, row), family)
+        yield Claim(text, where, results.paired(run, ours, row), losses_of(results, run, ours, row), family, len(run))
 
 
 def losses_of(results: Results, columns: Sequence[str], ours: str, row: str) -> tuple[Sample | None, ...]:

@@ -90,7 +90,7 @@ ICON_SUITE = Suite(
     ),
     backbones=("Icons",),
     seeds=(1, 2, 3, 4, 5),
-    methods=("zero-shot", "bbt", "blackvip", "mezo", "zip", OURS),
+    methods=("zero-shot", "bbt", "blackvip", "mezo", "zip", OURS, "sharpzo+"),
     ablation="icons_emoji",
     timed=("icons_emoji", "icons_styles"),
     source="icons_broad",
