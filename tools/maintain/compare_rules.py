@@ -4,7 +4,7 @@
     python -m tools.maintain.compare_rules final mezo        # final.csv: the best of them, seeds 1 to 5, all queries
     python -m tools.maintain.compare_rules final sharpzo     # SharpZO with the settings of configs/digits.yaml
     python -m tools.maintain.compare_rules stage1 rge        # stage1.csv: a stage-1 option in SharpZO's default, seeds 1 to 5
-    python -m tools.maintain.compare_rules write             # both tables into docs/optimizers.md
+    python -m tools.maintain.compare_rules write             # both tables into docs/optimizers-measured.md
 
 The CSVs are in docs/optimizers. Settings are chosen only by accuracy on all 358 validation images of digits; test accuracy is
 measured once, at the end of a final run. Existing rows are not rerun, so a list of names can be completed in parts.
@@ -32,7 +32,7 @@ QUERIES = 34_740
 # the row of SharpZO with the settings of configs/digits.yaml, in each table
 REFERENCE = {"final": "sharpzo", "stage1": "zo"}
 SEEDS = (1, 2, 3, 4, 5)
-DOCUMENT = REPOSITORY / "docs" / "optimizers.md"
+DOCUMENT = REPOSITORY / "docs" / "optimizers-measured.md"
 COLUMNS = ("name", "settings", "seed", "queries", "cpu_seconds", "train_loss", "val_accuracy", "test_accuracy")
 
 # four settings each, and a fifth beyond the edge of the grid if the best setting was there

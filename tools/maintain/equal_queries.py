@@ -2,7 +2,7 @@
 
     python -m tools.maintain.equal_queries choose mezo fzoo             # choice.csv: the settings of GRIDS, seed 101
     python -m tools.maintain.equal_queries measure mezo --queries 5000  # equal.csv: the best of them, seeds 1 to 5
-    python -m tools.maintain.equal_tables                               # tables and figure of docs/optimizers.md
+    python -m tools.maintain.equal_tables                               # tables and figure of docs/optimizers-measured.md
 
 The CSVs are in docs/optimizers. Each name has four settings and, where the best of them is at the edge of its ladder, a fifth
 beyond it; sharpzo has nine. One setting per name is used on all sets and at all budgets: the one with the lowest validation loss

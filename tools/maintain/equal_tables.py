@@ -1,4 +1,4 @@
-"""Writes docs/optimizers.md's tables and figure of optimizers at equal queries from docs/optimizers/equal.csv.
+"""Writes docs/optimizers-measured.md's tables and figure of optimizers at equal queries from docs/optimizers/equal.csv.
 
     python -m tools.maintain.equal_tables
 
@@ -24,7 +24,7 @@ from utils.config import REPOSITORY
 from utils.errors import UserError
 from utils.files import write_text
 
-DOCUMENT = REPOSITORY / "docs" / "optimizers.md"
+DOCUMENT = REPOSITORY / "docs" / "optimizers-measured.md"
 REFERENCE = "sharpzo"
 
 # accuracies by name, set and seed
@@ -128,11 +128,14 @@ def seconds_of(rows: Sequence[Mapping[str, str]], dataset: str) -> float:
 
 
 def draw(output: Path) -> Path:
-    """Mean accuracy per set, against queries above and CPU seconds below, with 95% intervals over seeds."""
+    """Mean accuracy per set, against queries above and CPU seconds below, with 95% intervals over seeds.
+
+    Of the names that were measured at every budget.
+    """
     require_matplotlib()
     found = {budget: accuracies(budget) for budget in BUDGETS}
     rows = read("equal")
-    names = [name for name in found[BUDGETS[0]] if not name.startswith(WITHOUT)]
+    names = [name for name in found[BUDGETS[0]] if all(name in found[budget] for budget in BUDGETS)]
     figure, panels = start(nrows=2, ncols=len(SETS), figsize=(9.6, 6.0), squeeze=False, sharey="col")
     for column, dataset in enumerate(SETS):
         for number, name in enumerate(names):

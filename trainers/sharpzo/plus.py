@@ -3,7 +3,7 @@
     stage 1   sep-CMA-ES for a share of the budget; ε* from the losses of the population before, for no query
     stage 2   Adam with a cosine schedule on one-sided estimates; masks from the estimates themselves, for no query
 
-Ours, not the paper's: docs/optimizers.md has what each part brings. `sharpzo` is the paper's method.
+Ours, not the paper's: docs/optimizers-measured.md has what each part brings. `sharpzo` is the paper's method.
 """
 
 from __future__ import annotations
