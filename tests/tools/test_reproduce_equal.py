@@ -9,8 +9,11 @@ import pytest
 
 from tests.helpers.artifacts import finish
 from tools.common.names import OURS, title
+from tools.common.samples import Sample, sample
 from tools.reproduce import __main__ as reproduce
+from tools.reproduce.equal import errors_apart
 from tools.reproduce.plans import NAIVE_STAGE, PLANS, STAGE_1, WHOLE
+from tools.reproduce.results import ACCURACY, Results
 from tools.reproduce.suites import ICON_SUITE, JobFactory
 
 HIGHER = {"bbt": 3.0, OURS: 2.0, "mezo": 1.0}
@@ -55,8 +58,23 @@ def test_equal_budgets_have_a_row_per_set_with_cross_entropies_and_ranks(runs: P
     assert "(1.80, 2.30)" in row and "**" in row.split("|")[3]
     assert "icons_topics" not in text.partition("Made without")[0]
     assert "Over 2 sets: icons_styles, icons_emoji." in text
+    # 3.05 points between BBT and ZIP, standard error 0.83
+    assert "more than three standard errors of their difference apart on 2 of 2 sets: icons_styles, icons_emoji." in text
     ranks = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in lines if "|" in line}
     assert ranks[title("bbt")] == ["1.00"] * 3 and ranks[title(OURS)] == ["2.00"] * 3 and ranks[title("zip")] == ["4.00"] * 3
+
+
+def test_distance_of_methods_is_in_standard_errors_of_the_difference_of_their_means() -> None:
+    accuracies = {"bbt": [50.0, 52.0], "mezo": [48.0, 50.0], "zip": [47.0, 47.0], "coop": [80.0, 81.0], "zero-shot": [1.0]}
+
+    class Recorded(Results):
+        def sample(self, row: str, column: str, key: str = ACCURACY) -> Sample | None:
+            return sample(accuracies[row]) if column == "a" else None
+
+    results = Recorded({}, list(accuracies), ["a", "b"])
+    # CoOp backpropagates; BBT's mean has a standard error of 1, ZIP's of 0
+    assert errors_apart(results, "a") == pytest.approx(4.0)
+    assert errors_apart(results, "b") == 0.0
 
 
 def test_claims_at_equal_budgets_are_judged_per_set_and_for_the_mean_and_name_what_was_not_run(runs: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from tools.common.names import label
@@ -23,7 +24,31 @@ def by_set(results: Results, title: str) -> Table:
     """`accuracy_table` with a row per set that was run, and a column per method that was."""
     run = [column for column in results.columns if any((row, column) in results.cells for row in trained(results))]
     part = Results(results.cells, results.rows, run)
-    return transposed(accuracy_table(part, title, losses=True), "set")
+    table = transposed(accuracy_table(part, title, losses=True), "set")
+    apart = [column for column in run if errors_apart(results, column) > 3]
+    if apart:
+        table.notes.append(
+            f"The best and the worst forward-only method are more than three standard errors of their difference apart on "
+            f"{len(apart)} of {len(run)} sets: {', '.join(apart)}."
+        )
+    return table
+
+
+def forward_only(results: Results) -> list[str]:
+    return [row for row in trained(results) if row not in TRAINERS or not TRAINERS[row].derivative]
+
+
+def errors_apart(results: Results, column: str) -> float:
+    """The difference of the best and the worst forward-only method's mean accuracies over its standard error.
+
+    0 where fewer than two methods have two seeds.
+    """
+    samples = [one for row in forward_only(results) if (one := results.sample(row, column, ACCURACY)) and one.n > 1]
+    if len(samples) < 2:
+        return 0.0
+    best, worst = max(samples, key=lambda one: one.mean), min(samples, key=lambda one: one.mean)
+    error = math.sqrt(sum(one.std**2 / (one.n - 1) for one in (best, worst)))
+    return (best.mean - worst.mean) / error if error else math.inf
 
 
 def trained(results: Results) -> list[str]:
@@ -40,7 +65,7 @@ def transposed(table: Table, head: str) -> Table:
 
 def ranks_table(results: Results) -> Table | None:
     """Average ranks of the forward-only methods over the sets that the most methods share; None for fewer than three on two."""
-    methods = [row for row in trained(results) if row not in TRAINERS or not TRAINERS[row].derivative]
+    methods = forward_only(results)
     sets, ranked = shared(results, methods)
     if len(ranked) < 3 or len(sets) < 2:
         return None
