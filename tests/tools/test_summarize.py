@@ -55,6 +55,13 @@ def test_cell_is_mean_interval_n_paper_and_difference(tmp_path: Path, capsys: py
     assert row(summary(capsys, tmp_path, "--std", "population"), "SharpZO")[1].startswith("80.00 ± 1.63 (n = 3)")
 
 
+def test_csv_leaves_the_table_per_class_in_the_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_run(tmp_path / "runs", 78.0) / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"classes": [{"name": "river", "accuracy": 50.0}]}))
+    summary(capsys, tmp_path / "runs", "--csv", tmp_path / "runs.csv")
+    assert "river" not in (tmp_path / "runs.csv").read_text() and "78.0" in (tmp_path / "runs.csv").read_text()
+
+
 def test_ratio_of_spreads_has_the_f_interval() -> None:
     # variances 1 and 4; F(0.975; 4, 4) = 9.6045
     ratio = spread_ratio([0.0, 0.0, 1.0, 2.0, 2.0], [0.0, 0.0, 2.0, 4.0, 4.0])

@@ -38,8 +38,10 @@ def write_csv(runs: Sequence[FinishedRun], path: Path) -> None:
 
 
 def csv_row(run: FinishedRun) -> dict[str, Any]:
+    """What one row holds; tables, as the accuracy of each class, stay in result.json."""
     settings = {key: run.config[key] for key in FIELDS if key in run.config}
-    results = {key: value for key, value in run.result.items() if key not in settings and key != "trainer"}
+    single = {key: value for key, value in run.result.items() if not isinstance(value, list | dict)}
+    results = {key: value for key, value in single.items() if key not in settings and key != "trainer"}
     where = {"commit": run.environment.get("commit"), "torch": run.torch, "processor": run.computer, "path": str(run.path)}
     return settings | results | where
 
