@@ -107,3 +107,53 @@ def test_curves_are_drawn_for_the_sets_that_were_run(runs: Path) -> None:
         log.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     made(runs, "curves")
     assert (runs / "made/curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_prompts_of_equal_budgets_are_tested_under_shift_and_on_other_sets(tmp_path: Path) -> None:
+    maker = JobFactory(ICON_SUITE, str(tmp_path / "runs"), seeds=(1, 2, 3))
+    entries = [entry for entry in PLANS["transfer"](maker) if entry.row in ("bbt", OURS, "zero-shot")]
+    trained = {entry.job.path for entry in entries if entry.phase == 0 and entry.row != "zero-shot"}
+    for entry in entries:
+        loaded = entry.job.config.load_prompt
+        assert not loaded or Path(loaded).parent in trained
+        shifted = entry.column in ICON_SUITE.shifts
+        finish(entry.job, entry.job.config.seed + (2.0 if shifted and entry.row == "bbt" else 1.0))
+    # the evaluations of table 2's prompts are other runs
+    assert not {entry.job.path for entry in entries if entry.phase} & {entry.job.path for entry in PLANS["table2"](maker)}
+    shift, others = made(tmp_path, "transfer").split("\n### ")
+    assert "| method | icons_broad | icons_color | icons_sketch | icons_pixel | icons_glyph | average |" in shift
+    (row,) = [line for line in shift.splitlines() if line.startswith(f"| {title('bbt')} ")]
+    assert [cell.split()[0].strip("*") for cell in row.split("|")[2:-1]] == ["75.00", *["76.00"] * 5]
+    assert "icons_emoji" in others and "icons_color" not in others
+    told = [line for line in made(tmp_path, "claims").splitlines() if f"above {title('bbt')}, under shift, at equal" in line]
+    assert len(told) == 1 and "| mean of 4 shifts, Icons | −1.00 ± 0.00 (n = 3) | fails |" in told[0]
+
+
+def test_gains_are_related_to_what_a_set_has(tmp_path: Path) -> None:
+    maker = JobFactory(ICON_SUITE, str(tmp_path / "runs"), seeds=(1, 2))
+    sets = ICON_SUITE.datasets[:8]
+    for entry in PLANS["equal"](maker):
+        if entry.column in sets and entry.row in ("zero-shot", OURS, "bbt", "coop"):
+            # SharpZO gains most on the last sets, which CoOp does as well; BBT is level with zero-shot
+            place = sets.index(entry.column)
+            finish(entry.job, {OURS: place, "coop": 2.0 * place, "bbt": -32.0}.get(entry.row, 0.0))
+    text = made(tmp_path, "equal")
+    (row,) = [line for line in text.splitlines() if line.startswith(f"| {sets[0]} | 145 | 16 | 40 |")]
+    assert row.endswith("| 32 | +32.0 | +32.0 | – |")
+    (related,) = [line for line in text.splitlines() if line.startswith("| CoOp above zero-shot | 8 |")]
+    assert related == "| CoOp above zero-shot | 8 | **+1.00 (p = 0.000)** | **+1.00 (p = 0.000)** | – |"
+
+
+def test_other_dimensions_differ_from_equal_budgets_in_d_alone(tmp_path: Path) -> None:
+    maker = JobFactory(ICON_SUITE, str(tmp_path / "runs"), seeds=(1,))
+    usual = {entry.job.path for entry in PLANS["equal"](maker)}
+    entries = list(PLANS["dimensions"](maker))
+    for entry in entries:
+        config = entry.job.config
+        assert entry.column == f"{config.dataset}, d = {config.intrinsic_dim}" and config.max_queries == 5000
+        assert (entry.job.path in usual) == (config.intrinsic_dim == 256)
+        finish(entry.job, config.intrinsic_dim / 64)
+    assert len({entry.job.path for entry in entries}) == len(entries)
+    text = made(tmp_path, "dimensions")
+    (row,) = [line for line in text.splitlines() if line.startswith(f"| {title(OURS)} |")]
+    assert [cell.split()[0].strip("*") for cell in row.split("|")[2:-1]] == ["73.00", "74.00", "76.00", "80.00"] * 2

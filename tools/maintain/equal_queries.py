@@ -30,7 +30,7 @@ CHOICE_SETS = ("digits", "icons_emoji")
 CHOICE_SEED = 101
 CHOICE_BUDGET = 5000
 SEEDS = (1, 2, 3, 4, 5)
-BUDGETS = (5000, 20_000)
+BUDGETS = (5000, 20_000, 100_000)
 COLUMNS = ("name", "set", "budget", "settings", "seed", "queries", "cpu_seconds", "train_loss", "val_loss", "val_accuracy")
 TEST_COLUMNS = ("test_loss", "test_accuracy")
 # shared by all: configs/digits.yaml's, from a search for SharpZO

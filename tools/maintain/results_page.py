@@ -1,7 +1,7 @@
-"""Puts the tables of docs/icons into docs/results.md, between the markers that name them.
+"""Puts the tables of docs/icons into docs/results.md and results-by-set.md, between the markers that name them.
 
 python -m tools.summarize RUNS --csv docs/icons/runs.csv
-python -m tools.reproduce claims equal parts --suite icons --from docs/icons/runs.csv --output docs/icons
+python -m tools.reproduce claims equal parts transfer table1 --suite icons --from docs/icons/runs.csv --output docs/icons
 python -m tools.maintain.results_page
 """
 
@@ -15,7 +15,7 @@ from utils.config import REPOSITORY
 from utils.errors import UserError
 from utils.files import write_text
 
-PAGE = REPOSITORY / "docs" / "results.md"
+PAGES = tuple(REPOSITORY / "docs" / name for name in ("results.md", "results-by-set.md"))
 MADE = REPOSITORY / "docs" / "icons"
 PLACE = re.compile(r"<!-- (first table of )?(\w+) -->\n.*?<!-- end -->", re.DOTALL)
 
@@ -42,7 +42,8 @@ def with_tables(text: str) -> str:
 @command
 def main(argv: list[str]) -> int:
     make_parser("tools.maintain.results_page", __doc__).parse_args(argv)
-    write_text(PAGE, with_tables(PAGE.read_text(encoding="utf-8")))
+    for page in PAGES:
+        write_text(page, with_tables(page.read_text(encoding="utf-8")))
     return 0
 
 

@@ -9,7 +9,9 @@
 
 Artifacts: table1 to table7, fig1 to fig4; beyond the paper: baselines (all methods at equal and at their own numbers of
 queries), shots (accuracy by training images per class), queries and time (accuracy against them), base2new, cross; fidelity (the
-effect of each deviation of the released code), claims (which of the paper's claims hold).
+effect of each deviation of the released code), claims (which of the paper's claims hold). The icons suite alone has equal (every
+method at equal budgets), parts (SharpZO without one of them), transfer (equal's prompts under shift, on other sets),
+dimensions (equal at other d) and curves.
 Exit status: 0 made, 1 runs failed, 2 invalid arguments or data, 3 interrupted (repeat the command to resume), or with --launcher
 slurm submitted (repeat the command when the runs are finished).
 """
@@ -41,7 +43,10 @@ from utils.errors import RunError, UserError
 PLAN_OF = {"queries": "fig1", "time": "fig1", "curves": "equal"}
 # artifacts that can be made from a part of the suite
 PARTS = {
-    "methods": ("table1", "table3", "table5", "fig1", "queries", "time", "shots", "base2new", "cross", "equal", "curves"),
+    "methods": (
+        *("table1", "table3", "table5", "fig1", "queries", "time", "shots", "base2new", "cross"),
+        *("equal", "transfer", "dimensions", "curves"),
+    ),
     "datasets": ("table1", "table3", "table4", "shots", "base2new", "equal", "parts", "curves"),
 }
 DRAWN = (*PICTURES, "baselines")

@@ -15,7 +15,8 @@ from tools.common.runs import Job
 from tools.common.tables import Table
 from tools.reproduce import results
 from tools.reproduce.claims import claims_tables
-from tools.reproduce.equal import equal_tables
+from tools.reproduce.equal import equal_tables, transfer_tables
+from tools.reproduce.gains import gains_tables
 from tools.reproduce.plans import OWN_BUDGET
 from tools.reproduce.results import Results
 from tools.reproduce.suites import OURS, SHOTS, SUITES, Cell, JobFactory
@@ -73,8 +74,14 @@ def make_table(name: str, found: Results, maker: JobFactory, arguments: argparse
     if name == "baselines":
         # A CSV holds no step logs to draw.
         return make_baselines(found, maker, output, curves=arguments.recorded is None)
-    if name in ("equal", "parts"):
-        return equal_tables(found, f"{'Every method' if name == 'equal' else 'SharpZO without a part'} at equal budgets")
+    if name == "equal":
+        return [*equal_tables(found, "Every method at equal budgets"), *gains_tables(found)]
+    if name == "parts":
+        return equal_tables(found, "SharpZO without a part at equal budgets")
+    if name == "dimensions":
+        return [accuracy_table(found, "Test accuracy (%) by the dimension d of the search, equal budgets")]
+    if name == "transfer":
+        return transfer_tables(found, maker)
     if name == "table1":
         averaged = maker.suite.datasets
         # The paper averages over all of its datasets.

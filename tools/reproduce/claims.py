@@ -103,13 +103,14 @@ def equal_budgets(results: Results, maker: JobFactory) -> Iterator[Claim]:
 
 
 def under_shift(results: Results, maker: JobFactory) -> Iterator[Claim]:
-    """The means over all shifts of table 2."""
-    for backbone in maker.suite.backbones:
-        start = f"table2, {backbone}, "
+    """The means over all shifts of table 2, and of "transfer"."""
+    tables = {f"table2, {backbone}, ": ("under shift", backbone) for backbone in maker.suite.backbones}
+    tables["transfer, "] = (f"under shift, {EQUAL}", maker.suite.backbone)
+    for start, (condition, backbone) in tables.items():
         for row in [row for row in results.rows if row.startswith(start) and row != start + OURS]:
             where = f"mean of {len(maker.suite.shifts)} shifts, {backbone}"
-            text = f"SharpZO above {label(row.removeprefix(start))}, under shift"
-            yield Claim(text, where, results.paired(maker.suite.shifts, start + OURS, row), family=f"shift, {backbone}")
+            text = f"SharpZO above {label(row.removeprefix(start))}, {condition}"
+            yield Claim(text, where, results.paired(maker.suite.shifts, start + OURS, row), family=f"{condition}, {backbone}")
 
 
 def ablations(results: Results, maker: JobFactory) -> Iterator[Claim]:

@@ -1,4 +1,4 @@
-"""The tables of equal budgets: a row per set, and the average ranks of the methods over the sets."""
+"""The tables of equal budgets: a row per set, the average ranks of the methods over the sets, and transfer from one set."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from tools.common.names import label
 from tools.common.tables import Table
 from tools.common.verdicts import average_ranks
 from tools.reproduce.results import ACCURACY, LOSSES, Results, accuracy_table
+from tools.reproduce.suites import JobFactory
 from trainers import TRAINERS
 
 RANKED = {ACCURACY: "test accuracy", LOSSES[0]: "training cross-entropy", LOSSES[1]: "test cross-entropy"}
@@ -18,6 +19,20 @@ def equal_tables(results: Results, title: str) -> list[Table]:
     """Accuracy and cross-entropies by set and method, and the ranks where three methods share two sets."""
     ranks = ranks_table(results)
     return [by_set(results, title), *([ranks] if ranks else [])]
+
+
+def transfer_tables(results: Results, maker: JobFactory) -> list[Table]:
+    """Where the prompts were tuned and under shift; then on the other sets."""
+    suite = maker.suite
+    others = [one for one in suite.datasets if one != suite.source]
+    tables = []
+    for title, columns, averaged in (
+        (f"Tuned on {suite.source}, tested under shift", [suite.source, *suite.shifts], suite.shifts),
+        (f"Tuned on {suite.source}, tested on the other sets", others, others),
+    ):
+        part = Results(results.cells, results.rows, columns)
+        tables.append(accuracy_table(part, f"{title} (%), equal budgets", averaged=averaged))
+    return tables
 
 
 def by_set(results: Results, title: str) -> Table:

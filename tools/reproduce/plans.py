@@ -16,6 +16,8 @@ PAPERS_READING, DENSE = "none (the paper's reading)", "none, dense stage 2"
 NAIVE = {"variant": "naive", "smoothness_estimator": "none"}
 WHOLE, NAIVE_STAGE, BY_MAGNITUDE = OURS, "naive CMA-ES in stage 1", "pruned by magnitude"
 UNMASKED, STAGE_1 = "dense stage 2", "stage 1 alone"
+DIMENSIONS = ("64", "128", "256", "512")
+PROJECTED = ("bbt", "mezo", OURS, "sharpzo+")
 OWN_BUDGET, SMALL_BUDGET, OUR_BUDGET = "its own budget", "a small budget", "SharpZO's budget"
 # Image prompts encode images again at every query; with SharpZO's budget a run would take an hour.
 TEXT_SIDE = ("bbt", "zip", "coop", "craft", "mezo", OURS)
@@ -72,6 +74,32 @@ def parts(maker: JobFactory) -> Iterator[Cell]:
             yield from maker.at_small_budget(row, dataset, dataset, OURS, **settings)
 
 
+def transfer(maker: JobFactory) -> Iterator[Cell]:
+    """The prompts of `equal` that were tuned on the suite's source, under shift and on its other sets."""
+    suite = of_equal_budgets(maker, "transfer")
+    source, elsewhere = suite.source, [*suite.shifts, *(one for one in suite.datasets if one != suite.source)]
+    for method in maker.methods():
+        if not TRAINERS[method].build:
+            for dataset in (source, *elsewhere):
+                yield from maker.repeats(method, dataset, dataset, method)
+            continue
+        trained = list(maker.at_small_budget(method, source, source, method))
+        yield from trained
+        for dataset in elsewhere:
+            yield from (evaluation(maker, entry, dataset, prefix=f"{entry.job.config.run_name}-") for entry in trained)
+
+
+def dimensions(maker: JobFactory) -> Iterator[Cell]:
+    """`equal` at other d of the projected prompt, on the datasets of tables 3 and 4."""
+    suite = of_equal_budgets(maker, "dimensions")
+    for dataset in suite.timed:
+        for method in [method for method in maker.methods() if method in PROJECTED]:
+            usual = str(maker.job(dataset, method, config=suite.small_budget).config.intrinsic_dim)
+            for d in DIMENSIONS:
+                own: dict[str, Any] = {} if d == usual else {"variant": f"5000-d{d}", "intrinsic_dim": d}
+                yield from maker.at_small_budget(method, f"{dataset}, d = {d}", dataset, method, **own)
+
+
 def of_equal_budgets(maker: JobFactory, name: str) -> Suite:
     """The suite, if it has a small budget for every dataset. UserError otherwise."""
     if not maker.suite.equal:
@@ -101,10 +129,10 @@ def table2(maker: JobFactory) -> Iterator[Cell]:
                 yield from (evaluation(maker, entry, shift) for entry in trained)
 
 
-def evaluation(maker: JobFactory, trained: Cell, dataset: str, classes: str = "all") -> Cell:
-    """The prompt of `trained` on another dataset, or on other classes of its own."""
+def evaluation(maker: JobFactory, trained: Cell, dataset: str, classes: str = "all", prefix: str = "") -> Cell:
+    """The prompt of `trained` on another dataset, or on other classes of its own; `prefix` tells budgets of one method apart."""
     made = trained.job.config
-    variant = evaluation_name(made.prompt_trainer, made.dataset, classes)
+    variant = prefix + evaluation_name(made.prompt_trainer, made.dataset, classes)
     where: dict[str, Any] = {"seed": made.seed, "backbone": made.backbone, "shots": made.shots, "subsample_classes": classes}
     job = maker.job(dataset, "saved", variant=variant, load_prompt=prompt_of(trained.job), **where)
     return Cell(trained.row, dataset, job, phase=1)
@@ -246,7 +274,9 @@ def fidelity(maker: JobFactory) -> Iterator[Cell]:
 
 def claims(maker: JobFactory) -> Iterator[Cell]:
     """All runs that the paper's claims are judged by."""
-    names = ("table1", "table2", "table6", "table7", "fig3", "fig4", *(("equal", "parts") if maker.suite.equal else ()))
+    names = ["table1", "table2", "table6", "table7", "fig3", "fig4"]
+    if maker.suite.equal:
+        names += ["equal", "parts", "transfer"]
     for name in names:
         yield from (entry._replace(row=f"{name}, {entry.row}") for entry in PLANS[name](maker))
 
@@ -254,7 +284,8 @@ def claims(maker: JobFactory) -> Iterator[Cell]:
 PLANS: dict[str, Callable[[JobFactory], Iterator[Cell]]] = {
     plan.__name__: plan
     for plan in (
-        *(baselines, equal, parts, table1, table2, table3, table4, table5, table6, table7, fig1, fig2, fig3, fig4),
+        *(baselines, equal, parts, transfer, dimensions),
+        *(table1, table2, table3, table4, table5, table6, table7, fig1, fig2, fig3, fig4),
         *(shots, base2new, cross, fidelity, claims),
     )
 }
