@@ -151,6 +151,7 @@ def draw(output: Path) -> Path:
     names = [name for name in found[BUDGETS[0]] if sum(name in found[budget] for budget in BUDGETS) > 1]
     figure, panels = start(nrows=2, ncols=len(SETS), figsize=(9.6, 6.0), squeeze=False, sharey="col")
     for column, dataset in enumerate(SETS):
+        run = [budget for budget in BUDGETS if any(dataset in by_set for by_set in found[budget].values())]
         for number, name in enumerate(names):
             own = [budget for budget in BUDGETS if dataset in found[budget].get(name, {})]
             samples = [sample(list(found[budget][name][dataset].values())) for budget in own]
@@ -171,8 +172,8 @@ def draw(output: Path) -> Path:
                 )
         panels[0][column].set_title(dataset, fontsize="medium")
         panels[0][column].set_xscale("log")
-        panels[0][column].set_xticks(BUDGETS, [grouped(budget) for budget in BUDGETS])
-        panels[0][column].set_xlim(0.7 * BUDGETS[0], 1.4 * BUDGETS[-1])
+        panels[0][column].set_xticks(run, [grouped(budget) for budget in run])
+        panels[0][column].set_xlim(0.7 * run[0], 1.4 * run[-1])
         panels[0][column].minorticks_off()
         panels[0][column].set_xlabel("queries")
         panels[1][column].set_xlim(left=0)

@@ -1,7 +1,8 @@
 """Puts the tables of docs/icons into docs/results.md and results-by-set.md, between the markers that name them.
 
 python -m tools.summarize RUNS --csv docs/icons/runs.csv
-python -m tools.reproduce claims equal parts transfer table1 --suite icons --from docs/icons/runs.csv --output docs/icons
+python -m tools.reproduce claims equal parts transfer dimensions table1 --suite icons \\
+    --from docs/icons/runs.csv --output docs/icons
 python -m tools.maintain.results_page
 """
 
