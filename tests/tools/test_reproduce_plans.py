@@ -22,13 +22,18 @@ from utils.documents import read_yaml
 from utils.errors import UserError
 from utils.identity import identity
 
+AT_EQUAL_BUDGETS = ("equal", "parts", "transfer", "dimensions")
+
 
 @pytest.mark.parametrize("name", sorted(PLANS))
 def test_every_run_of_a_plan_is_a_valid_command(name: str, tmp_path: Path) -> None:
     for suite in (PAPER, MINI, ICON_SUITE):
-        if (name == "baselines" and suite is PAPER) or (name in ("equal", "parts") and suite is not ICON_SUITE):
+        factory = JobFactory(suite, str(tmp_path), "/data")
+        if (name == "baselines" and suite is PAPER) or (name in AT_EQUAL_BUDGETS and suite is not ICON_SUITE):
+            with pytest.raises(UserError, match=f"^{name}: the {suite.name} suite has no settings for equal budgets"):
+                list(PLANS[name](factory))
             continue
-        entries = list(PLANS[name](JobFactory(suite, str(tmp_path), "/data")))
+        entries = list(PLANS[name](factory))
         assert entries
         for entry in entries:
             assert entry.job.state == "missing"

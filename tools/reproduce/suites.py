@@ -27,8 +27,8 @@ class Suite:
     `source`: the dataset that table 2 trains on, `shifts` its other test sets. `ablation`: the dataset of tables 6 and 7 and of
     the figures. `timed`: those of tables 3 and 4. `table5`: its dataset and backbones. `same_queries`: methods that also run
     with SharpZO's number of queries. `small_budget`: a YAML that gives all methods one budget on the ablation's dataset, for
-    the artifact "baselines", and where `equal` on every dataset, for "equal" and "parts". `claim_seeds`: those of "equal" and
-    "parts", which decide claims. `curves`: the datasets of the artifact "curves".
+    the artifact "baselines", and where `equal` on every dataset, for "equal", "parts", "transfer" and "dimensions".
+    `claim_seeds`: the seeds of these four, which decide claims. `curves`: the datasets of the artifact "curves".
     """
 
     name: str
