@@ -77,6 +77,22 @@ def test_ranks_leave_out_names_without_every_set(monkeypatch: pytest.MonkeyPatch
     assert ranks_of({"a": found["a"], "b": found["b"]}) == {}
 
 
+def test_the_planned_comparison_has_its_own_seeds_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    accuracies = {"sharpzo": {10: 90.0, 11: 50.0, 12: 52.0, 21: 90.0}, "sharpzo+": {10: 1.0, 11: 54.0, 12: 55.0}}
+    rows = [
+        {"name": name, "set": dataset, "budget": budget, "seed": str(seed), "test_accuracy": str(value + (budget == "20000"))}
+        for name, by_seed in accuracies.items()
+        for seed, value in by_seed.items()
+        for dataset in equal_tables.SETS
+        for budget in ("5000", "20000")
+    ]
+    monkeypatch.setattr(equal_tables, "read", lambda table: rows)
+    lines = equal_tables.planned().splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:]] == ["`sharpzo+`", "`sharpzo`"]
+    assert lines[2].startswith("| `sharpzo+` | 54.5 ± ") and "+3.5 ± " in lines[2]
+    assert lines[3].startswith("| `sharpzo` | 51.0 ± ")
+
+
 def test_text_between_markers_is_replaced_and_a_missing_marker_is_named() -> None:
     page = "a\n<!-- equal 5000 -->\nold\n<!-- end -->\nb\n"
     assert between(page, "equal 5000", "new") == "a\n<!-- equal 5000 -->\nnew\n<!-- end -->\nb\n"
