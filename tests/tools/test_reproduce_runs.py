@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers.artifacts import maker
+from tests.helpers.artifacts import finish, maker
 from tools.common.names import OURS
 from tools.common.runs import Job
-from tools.reproduce.plans import evaluation
+from tools.reproduce.plans import PLANS, evaluation
 from tools.reproduce.results import Results, harmonic
-from tools.reproduce.suites import Cell
+from tools.reproduce.suites import MINI, Cell
 
 
 def test_prompt_of_base_classes_is_evaluated_on_new_ones_and_both_give_a_harmonic_mean(tmp_path: Path) -> None:
@@ -29,6 +29,19 @@ def test_prompt_of_base_classes_is_evaluated_on_new_ones_and_both_give_a_harmoni
     base, new = (found.values(OURS, f"digits, {half}")[1] for half in ("base", "new"))
     table = harmonic(found, ["digits"])
     assert table.rows == [["SharpZO", f"{base:.2f} (n = 1); {new:.2f} (n = 1); {2 * base * new / (base + new):.2f} (n = 1)"]]
+
+
+def test_base_to_new_of_several_datasets_has_the_harmonic_mean_of_their_mean_halves(tmp_path: Path) -> None:
+    shifts = {("digits", "base"): 0.0, ("digits", "new"): -10.0, ("textile", "base"): 8.0, ("textile", "new"): 20.0}
+    entries = [entry for entry in PLANS["base2new"](maker(tmp_path, seeds=(1,))) if entry.row == OURS]
+    for entry in entries:
+        dataset, _, half = entry.column.partition(", ")
+        if dataset != "openmoji":
+            finish(entry.job, shifts[dataset, half])
+    table = harmonic(Results.read(entries), MINI.datasets)
+    assert table.columns == ["method", "digits", "textile", "mean of 2 sets"]
+    means = [cell.replace(" (n = 1)", "") for cell in table.rows[0][1:]]
+    assert means == ["72.00; 62.00; 66.63", "80.00; 92.00; 85.58", f"76.00; 77.00; {2 * 76 * 77 / (76 + 77):.2f}"]
 
 
 def test_surface_and_memory_are_measured_on_real_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,11 +15,11 @@ from tools.common.runs import Job
 from tools.common.tables import Table
 from tools.reproduce import results
 from tools.reproduce.claims import claims_tables
-from tools.reproduce.equal import equal_tables, transfer_tables
+from tools.reproduce.equal import equal_tables, transfer_tables, transposed
 from tools.reproduce.gains import gains_tables
 from tools.reproduce.plans import OWN_BUDGET
 from tools.reproduce.results import Results
-from tools.reproduce.suites import OURS, SHOTS, SUITES, Cell, JobFactory
+from tools.reproduce.suites import OURS, SUITES, Cell, JobFactory
 from tools.reproduce.times import times_table
 from utils.files import write_text
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 # The methods whose memory table 4 compares.
 MEASURED = ("craft", OURS)
+# shots is a table as well.
 PICTURES = ("fig1", "fig2", "fig3", "fig4", "shots", "queries", "time", "curves")
 
 
@@ -40,16 +41,17 @@ def write(
     part: Sequence[str],
 ) -> list[Path]:
     """The artifact's files; `part`: notes to print if it is made from a part of its runs."""
-    if name in PICTURES:
+    drawn = draw(name, found, maker, entries, arguments) if name in PICTURES else []
+    if drawn and name != "shots":
         print("".join(f"{line}\n" for line in part), end="")
-        return draw(name, found, maker, entries, arguments)
+        return drawn
     tables = make_table(name, found, maker, arguments)
     for table in tables:
         table.notes += part
     path = arguments.output / f"{name}.{'md' if arguments.format == 'markdown' else 'tex'}"
     write_text(path, "\n".join(table.text(arguments.format) for table in tables) + "\n")
     print("\n".join(table.markdown() for table in tables))
-    return [path]
+    return [*drawn, path]
 
 
 def make_baselines(found: Results, maker: JobFactory, output: Path, curves: bool) -> list[Table]:
@@ -105,8 +107,11 @@ def make_table(name: str, found: Results, maker: JobFactory, arguments: argparse
         return [accuracy_table(found, f"Table 6: pruning metric × ratio, {where} (%)", by_method, "metric")]
     if name == "table7":
         return [accuracy_table(found, f"Table 7: ρ, {where} (%)", by_method, "ρ")]
+    if name == "shots":
+        return results.shots_tables(found, maker.suite.datasets, maker.suite.equal)
     if name == "base2new":
-        return [results.harmonic(found, maker.suite.datasets)]
+        table = results.harmonic(found, maker.suite.datasets)
+        return [transposed(table, "set") if len(table.columns) > 2 else table]
     if name == "cross":
         return [accuracy_table(found, f"Trained on {maker.suite.datasets[0]}, tested on all (%)")]
     if name == "fidelity":
@@ -150,7 +155,7 @@ def draw(name: str, found: Results, maker: JobFactory, entries: Sequence[Cell], 
     if name == "curves":
         return [figures.draw_panels(found, [one for one in maker.suite.curves if one in found.columns], path)]
     if name == "shots":
-        return [figures.draw_shots(found, maker.suite.datasets, SHOTS, "zero-shot", path)]
+        return [figures.draw_shots(found, maker.suite.datasets, path)]
     if name == "fig2":
         return draw_surface([(entry.row, entry.job) for entry in entries], devices_of(arguments)[0], path)
     titles = {"fig3": "naive and sharpness-aware CMA-ES", "fig4": "stage 2: dense, magnitude, Z-pruning"}

@@ -12,7 +12,8 @@ import numpy as np
 from tools.common.names import label, title
 from tools.common.plotting import finish, start
 from tools.common.runs import FinishedRun
-from tools.reproduce.results import Results
+from tools.reproduce.results import Results, shots_run
+from tools.reproduce.suites import SHOTS
 from utils.errors import UserError
 
 STYLES = (
@@ -125,23 +126,26 @@ def stage2_start(run: FinishedRun, x: str) -> float | None:
     return max(entry[x] for entry in run.metrics if entry["stage"] == 1) if stages == {1, 2} else None
 
 
-def draw_shots(results: Results, datasets: Sequence[str], shots: Sequence[int], zero_shot: str, path: Path) -> Path:
-    """CoOp's figure: test accuracy against labeled images per class, one panel per dataset, zero-shot as a star at 0."""
-    figure, panels = start(ncols=len(datasets), figsize=(3.4 * len(datasets), 3.2), squeeze=False)
-    for axes, dataset in zip(panels[0], datasets, strict=True):
-        for (style, marker, gray), row in zip(STYLES, [row for row in results.rows if row != zero_shot], strict=False):
-            points = [(count, figures) for count in shots if (figures := results.sample(row, f"{dataset}, {count}"))]
+def draw_shots(results: Results, datasets: Sequence[str], path: Path) -> Path:
+    """CoOp's figure: test accuracy against labeled images per class, a panel per dataset that was run; zero-shot: a star at 0."""
+    run = shots_run(results, datasets)
+    if not run:
+        raise UserError(f"{path.name}: none of its runs is finished")
+    figure, panels = start(ncols=len(run), figsize=(3.4 * len(run), 3.2), squeeze=False)
+    for axes, dataset in zip(panels[0], run, strict=True):
+        for (style, marker, gray), row in zip(STYLES, [row for row in results.rows if row != "zero-shot"], strict=False):
+            points = [(count, figures) for count in SHOTS if (figures := results.sample(row, f"{dataset}, {count}"))]
             if points:
                 heights = [figures.mean for _, figures in points]
                 errors = [0.0 if figures.n == 1 else figures.half for _, figures in points]
                 options = {"linestyle": style, "marker": marker, "color": gray, "capsize": 2, "markersize": 4}
                 name = f"{label(row)} (n = {max(figures.n for _, figures in points)})"
                 axes.errorbar([count for count, _ in points], heights, errors, label=name, linewidth=1.2, **options)
-        figures = results.sample(zero_shot, f"{dataset}, {shots[-1]}")
+        figures = results.sample("zero-shot", f"{dataset}, {SHOTS[-1]}")
         if figures:
-            axes.plot(0, figures.mean, "*", markersize=13, color="black", clip_on=False, label=title(zero_shot))
+            axes.plot(0, figures.mean, "*", markersize=13, color="black", clip_on=False, label=title("zero-shot"))
         axes.set_title(dataset, fontsize="medium")
-        axes.set_xticks([0, *shots])
+        axes.set_xticks([0, *SHOTS])
         axes.set_xlabel("labeled training images per class")
         axes.grid(alpha=0.3)
     panels[0][0].set_ylabel("test accuracy (%), 95% t-interval")

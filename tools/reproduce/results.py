@@ -14,9 +14,10 @@ from tools.common.runs import FinishedRun, Job, read_run
 from tools.common.samples import Sample, best, difference, grouped, sample, show, show_difference
 from tools.common.tables import Table
 from tools.reproduce.plans import DENSE, PAPERS_READING
-from tools.reproduce.suites import Cell
+from tools.reproduce.suites import SHOTS, Cell
 
 ACCURACY, LOSSES = "test_accuracy", ("train_loss", "test_loss")
+HALVES = ("base", "new")
 INTERVAL = "Mean ± 95% t-interval over n seeds. –: not run."
 PAPERS = f"{INTERVAL} After the semicolon: the paper's number."
 
@@ -202,22 +203,51 @@ def made_on(runs: Iterable[FinishedRun]) -> str:
 
 
 def harmonic(results: Results, datasets: Sequence[str]) -> Table:
-    """Base-to-new: accuracy on the training classes, on the other classes, and their harmonic mean by seed."""
-    table = Table(
-        "Base-to-new generalization, test accuracy (%)", ["method", *(f"{d}: base, new, H" for d in datasets)], notes=[INTERVAL]
-    )
+    """Base-to-new: accuracy on the training classes, on the other classes, and their harmonic mean by seed.
+
+    A column per dataset that was run; where there are several, one of their mean, with the harmonic mean of its two halves.
+    """
+    run = [one for one in datasets if any((row, f"{one}, {half}") in results.cells for row in results.rows for half in HALVES)]
+    columns = {one: [one] for one in run}
+    if len(run) > 1:
+        columns[f"mean of {len(run)} sets"] = run
+    table = Table("Base-to-new generalization, test accuracy (%): base; new; H", ["method", *columns], notes=[INTERVAL])
+    table.notes.append("H: harmonic mean of base and new, by seed.")
     for row in results.rows:
         texts = []
-        for dataset in datasets:
-            base, new = (results.values(row, f"{dataset}, {half}") for half in ("base", "new"))
+        for sets in columns.values():
+            base, new = (results.values(row, *(f"{one}, {half}" for one in sets)) for half in HALVES)
             seeds = sorted(base.keys() & new.keys())
             if not seeds:
                 texts.append("–")
                 continue
             H = [2 * base[s] * new[s] / (base[s] + new[s]) if base[s] + new[s] else 0.0 for s in seeds]
             texts.append("; ".join(show(sample(values)) for values in ([base[s] for s in seeds], [new[s] for s in seeds], H)))
-        table.rows.append([label(row), *texts])
+        if set(texts) != {"–"}:
+            table.rows.append([label(row), *texts])
     return table
+
+
+def shots_run(results: Results, datasets: Sequence[str]) -> list[str]:
+    """The datasets where a method was trained on some number of images per class."""
+    there = {column for row, column in results.cells if row != "zero-shot"}
+    return [one for one in datasets if any(f"{one}, {count}" in there for count in SHOTS)]
+
+
+def shots_tables(results: Results, datasets: Sequence[str], losses: bool) -> list[Table]:
+    """A table per dataset that was run: accuracy by method and number of training images per class."""
+    tables = []
+    for dataset in shots_run(results, datasets):
+        columns = {f"{dataset}, {count}": f"{count} per class" for count in SHOTS if f"{dataset}, {count}" in results.columns}
+        trained = [row for row in results.rows if row != "zero-shot"]
+        part = Results(results.cells, trained, list(columns))
+        table = accuracy_table(part, f"{dataset}: test accuracy (%) by training images", losses=losses)
+        table.columns = [table.columns[0], *columns.values()]
+        zero = results.sample("zero-shot", f"{dataset}, {SHOTS[-1]}")
+        if zero:
+            table.notes.append(f"Zero-shot: {zero.mean:.2f}.")
+        tables.append(table)
+    return tables
 
 
 def stage1_end(run: FinishedRun) -> float:
