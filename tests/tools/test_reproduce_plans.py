@@ -16,7 +16,7 @@ from tools.common.names import OURS
 from tools.common.runs import Job
 from tools.reproduce import __main__ as reproduce
 from tools.reproduce.plans import PLANS
-from tools.reproduce.suites import ICON_SUITE, MINI, PAPER, PAPERS_RATIOS, PAPERS_RHOS, JobFactory
+from tools.reproduce.suites import ICON_SUITE, MINI, PAPER, PAPERS_RATIOS, PAPERS_RHOS, JobFactory, Suite
 from utils.config import FIELDS, REPOSITORY
 from utils.documents import read_yaml
 from utils.errors import UserError
@@ -70,6 +70,19 @@ def test_table6_and_table7_vary_one_setting_of_the_default_run(tmp_path: Path) -
             assert {key for key in FIELDS if getattr(config, key) != getattr(base, key)} <= keys
 
 
+@pytest.mark.parametrize("suite", [PAPER, MINI, ICON_SUITE], ids=lambda suite: suite.name)
+def test_ablations_have_the_settings_of_the_run_that_they_are_compared_with(suite: Suite, tmp_path: Path) -> None:
+    factory = JobFactory(suite, str(tmp_path), "/data", (1,))
+    base = factory.job(suite.ablation, OURS).config
+    kept = ("dataset", "backbone", "shots", "intrinsic_dim", "std", "sigma", "popsize", "change_point", "zo_lr", "threads")
+    for name in ("table6", "table7", "fig2", "fig3", "fig4", "fidelity"):
+        for entry in PLANS[name](factory):
+            config = entry.job.config
+            assert {key: getattr(config, key) for key in kept} == {key: getattr(base, key) for key in kept}, (name, entry.row)
+            steps = {"fig2": base.change_point}.get(name, base.total_steps * (10 if entry.row.startswith("ten times") else 1))
+            assert config.total_steps == steps, (name, entry.row)
+
+
 def test_runs_that_several_artifacts_show_are_run_once(tmp_path: Path) -> None:
     folders = Counter(
         entry.job.path for name in ("table1", "table6", "table7", "fig3", "fig4") for entry in PLANS[name](maker(tmp_path))
@@ -85,11 +98,13 @@ def test_rival_with_the_same_queries_has_as_many(tmp_path: Path) -> None:
         assert ours - 40 < cost(entry.job.config).queries <= ours
 
 
-def test_methods_whose_own_budget_is_the_small_one_have_the_same_settings_in_both_files() -> None:
-    own, small = (read_yaml(REPOSITORY / "configs" / name) for name in ("digits.yaml", "budgets/digits-5000.yaml"))
+@pytest.mark.parametrize("files", [("digits.yaml", "digits-5000.yaml"), ("icons_emoji.yaml", "icons-5000.yaml")])
+def test_methods_whose_own_budget_is_the_small_one_have_the_same_settings_in_both_files(files: tuple[str, str]) -> None:
+    own, small = (read_yaml(REPOSITORY / "configs" / name) for name in (files[0], f"budgets/{files[1]}"))
     for method in ("zip", "blackvip", "bpt-vlm"):
         ours, theirs = ({key: entry.value for key, entry in document[method].value.items()} for document in (own, small))
         ours.pop("max_queries", None)
+        theirs.pop("eval_every", None)
         assert ours == theirs, method
 
 

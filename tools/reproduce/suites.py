@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,8 +12,6 @@ from tools.common.costs import cost
 from tools.common.names import OURS
 from tools.common.runs import Job, flags_of, root_of
 from trainers import TRAINERS
-from utils.config import REPOSITORY
-from utils.documents import read_yaml
 from utils.settings import Config
 
 PAPERS_RATIOS = ("0.1", "0.3", "0.5", "0.7", "0.9")
@@ -170,9 +169,14 @@ class JobFactory:
         return [method for method in self.suite.methods if method in TRAINERS]
 
     def setting(self, key: str, dataset: str = "") -> Any:
-        """A setting from the dataset's YAML (default: the ablation's dataset), or its default."""
-        document = read_yaml(REPOSITORY / "configs" / f"{dataset or self.suite.ablation}.yaml")
-        return document[key].value if key in document else Config.__dataclass_fields__[key].default
+        """A setting of SharpZO's on the dataset (default: the ablation's)."""
+        return getattr(settings_on(dataset or self.suite.ablation), key)
+
+
+@functools.cache
+def settings_on(dataset: str) -> Config:
+    """SharpZO's settings by the dataset's YAML."""
+    return Job(flags_of({"config": f"configs/{dataset}.yaml", "prompt_trainer": OURS})).config
 
 
 def prompt_of(job: Job) -> str:
