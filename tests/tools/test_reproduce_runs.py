@@ -28,7 +28,7 @@ def test_prompt_of_base_classes_is_evaluated_on_new_ones_and_both_give_a_harmoni
     found = Results.read([trained, tested])
     base, new = (found.values(OURS, f"digits, {half}")[1] for half in ("base", "new"))
     table = harmonic(found, ["digits"])
-    assert table.rows == [["SharpZO", f"{base:.2f} (n = 1); {new:.2f} (n = 1); {2 * base * new / (base + new):.2f} (n = 1)"]]
+    assert table.rows == [["SharpZO", f"{base:.2f}; {new:.2f}; {2 * base * new / (base + new):.2f} (n = 1)"]]
 
 
 def test_base_to_new_of_several_datasets_has_the_harmonic_mean_of_their_mean_halves(tmp_path: Path) -> None:

@@ -127,10 +127,10 @@ def stage2_start(run: FinishedRun, x: str) -> float | None:
 
 
 def draw_shots(results: Results, datasets: Sequence[str], path: Path) -> Path:
-    """CoOp's figure: test accuracy against labeled images per class, a panel per dataset that was run; zero-shot: a star at 0."""
+    """CoOp's figure: test accuracy against labeled images per class, a panel per dataset with several; star: zero-shot."""
     run = shots_run(results, datasets)
     if not run:
-        raise UserError(f"{path.name}: none of its runs is finished")
+        raise UserError(f"{path.name}: no dataset has finished runs with two numbers of training images")
     figure, panels = start(ncols=len(run), figsize=(3.4 * len(run), 3.2), squeeze=False)
     for axes, dataset in zip(panels[0], run, strict=True):
         for (style, marker, gray), row in zip(STYLES, [row for row in results.rows if row != "zero-shot"], strict=False):

@@ -222,16 +222,18 @@ def harmonic(results: Results, datasets: Sequence[str]) -> Table:
                 texts.append("–")
                 continue
             H = [2 * base[s] * new[s] / (base[s] + new[s]) if base[s] + new[s] else 0.0 for s in seeds]
-            texts.append("; ".join(show(sample(values)) for values in ([base[s] for s in seeds], [new[s] for s in seeds], H)))
+            n = f" (n = {len(seeds)})"
+            shown = (show(sample(values)).removesuffix(n) for values in ([base[s] for s in seeds], [new[s] for s in seeds], H))
+            texts.append("; ".join(shown) + n)
         if set(texts) != {"–"}:
             table.rows.append([label(row), *texts])
     return table
 
 
 def shots_run(results: Results, datasets: Sequence[str]) -> list[str]:
-    """The datasets where a method was trained on some number of images per class."""
+    """The datasets where methods were trained on different numbers of images per class."""
     there = {column for row, column in results.cells if row != "zero-shot"}
-    return [one for one in datasets if any(f"{one}, {count}" in there for count in SHOTS)]
+    return [one for one in datasets if len(there & {f"{one}, {count}" for count in SHOTS}) > 1]
 
 
 def shots_tables(results: Results, datasets: Sequence[str], losses: bool) -> list[Table]:
