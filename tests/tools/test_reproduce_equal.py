@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.artifacts import finish
+from tools.common.costs import cost
 from tools.common.names import OURS, title
 from tools.common.samples import Sample, sample
 from tools.reproduce import __main__ as reproduce
@@ -15,6 +16,7 @@ from tools.reproduce.equal import errors_apart
 from tools.reproduce.plans import NAIVE_STAGE, PLANS, STAGE_1, WHOLE
 from tools.reproduce.results import ACCURACY, Results
 from tools.reproduce.suites import ICON_SUITE, JobFactory
+from trainers import TRAINERS
 
 HIGHER = {"bbt": 3.0, OURS: 2.0, "mezo": 1.0}
 
@@ -41,6 +43,16 @@ def runs(tmp_path: Path) -> Path:
             losses = {"train_loss": 2.0 - better / 10, "test_loss": 2.5 - better / 10}
             path.write_text(json.dumps(json.loads(path.read_text()) | losses))
     return tmp_path
+
+
+def test_every_method_but_coop_has_the_same_queries_up_to_a_step(tmp_path: Path) -> None:
+    maker = JobFactory(ICON_SUITE, str(tmp_path), seeds=(1,))
+    trained = {e.row: cost(e.job.config) for e in PLANS["equal"](maker) if e.column == "icons_emoji" and TRAINERS[e.row].trains}
+    assert set(trained) == {*ICON_SUITE.methods, "craft", "coop"} - {"zero-shot"}
+    for method in set(trained) - {"coop"}:
+        budget = trained[method]
+        # a mask of SharpZO costs 512
+        assert budget is not None and 4_500 < budget.queries <= 5_000, method
 
 
 def made(runs: Path, name: str) -> str:

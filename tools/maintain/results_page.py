@@ -1,7 +1,7 @@
-"""Puts the tables of docs/icons into docs/results.md and results-by-set.md, between the markers that name them.
+"""Puts the tables of docs/icons into the pages of results, between the markers that name them.
 
 python -m tools.summarize RUNS --csv docs/icons/runs.csv
-python -m tools.reproduce claims equal parts transfer dimensions table1 --suite icons \\
+python -m tools.reproduce claims equal parts transfer dimensions table1 table5 table6 table7 base2new shots --suite icons \\
     --from docs/icons/runs.csv --output docs/icons
 python -m tools.maintain.results_page
 """
@@ -16,7 +16,7 @@ from utils.config import REPOSITORY
 from utils.errors import UserError
 from utils.files import write_text
 
-PAGES = tuple(REPOSITORY / "docs" / name for name in ("results.md", "results-by-set.md"))
+PAGES = tuple(REPOSITORY / "docs" / name for name in ("results.md", "results-by-set.md", "results-ablations.md"))
 MADE = REPOSITORY / "docs" / "icons"
 PLACE = re.compile(r"<!-- (first table of )?(\w+) -->\n.*?<!-- end -->", re.DOTALL)
 
@@ -43,8 +43,9 @@ def with_tables(text: str) -> str:
 @command
 def main(argv: list[str]) -> int:
     make_parser("tools.maintain.results_page", __doc__).parse_args(argv)
-    for page in PAGES:
-        write_text(page, with_tables(page.read_text(encoding="utf-8")))
+    texts = {page: with_tables(page.read_text(encoding="utf-8")) for page in PAGES}
+    for page, text in texts.items():
+        write_text(page, text)
     return 0
 
 

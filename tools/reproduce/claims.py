@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 
 from tools.common.claims import Claim, full_table, judged, short_table
@@ -10,7 +11,7 @@ from tools.common.runs import FinishedRun
 from tools.common.samples import Sample, difference, spread_ratio
 from tools.common.tables import Table
 from tools.reproduce.plans import BY_MAGNITUDE, NAIVE_STAGE, STAGE_1, UNMASKED, WHOLE
-from tools.reproduce.results import LOSSES, Results, stage1_end
+from tools.reproduce.results import ACCURACY, LOSSES, Results, stage1_end
 from tools.reproduce.suites import OURS, PAPERS_RATIOS, PAPERS_RHOS, JobFactory
 from utils.replay import METRICS
 
@@ -63,18 +64,27 @@ def on_sets(
 ) -> Iterator[Claim]:
     """The claim on each set, then on the mean of those that were run."""
     beside = f", {backbone}" if backbone else ""
-    run = []
-    for dataset in sets:
-        figures = results.paired((dataset,), ours, row)
-        run += [dataset] if figures else []
-        yield Claim(text, f"{dataset}{beside}", figures, losses_of(results, (dataset,), ours, row), family)
+    every = [claim_on(results, text, f"{dataset}{beside}", (dataset,), ours, row, family=family) for dataset in sets]
+    yield from every
+    run = [dataset for dataset, claim in zip(sets, every, strict=True) if claim.figures]
     if len(run) > 1:
-        where = f"mean of {len(run)} sets{beside}"
-        yield Claim(text, where, results.paired(run, ours, row), losses_of(results, run, ours, row), family, len(run))
+        mean = claim_on(results, text, f"mean of {len(run)} sets{beside}", run, ours, row, family=family)
+        yield mean._replace(sets=len(run))
 
 
-def losses_of(results: Results, columns: Sequence[str], ours: str, row: str) -> tuple[Sample | None, ...]:
-    return tuple(results.paired(columns, ours, row, key=key) for key in LOSSES)
+def claim_on(
+    results: Results,
+    text: str,
+    where: str,
+    columns: Sequence[str],
+    a: str,
+    b: str,
+    b_columns: Sequence[str] = (),
+    family: str = "",
+) -> Claim:
+    """That a is above b, in the mean over `columns`."""
+    accuracy, *losses = (results.paired(columns, a, b, b_columns, key) for key in (ACCURACY, *LOSSES))
+    return Claim(text, where, accuracy, tuple(losses), family)
 
 
 def above_baselines(results: Results, maker: JobFactory) -> Iterator[Claim]:
@@ -110,28 +120,27 @@ def under_shift(results: Results, maker: JobFactory) -> Iterator[Claim]:
         for row in [row for row in results.rows if row.startswith(start) and row != start + OURS]:
             where = f"mean of {len(maker.suite.shifts)} shifts, {backbone}"
             text = f"SharpZO above {label(row.removeprefix(start))}, {condition}"
-            yield Claim(text, where, results.paired(maker.suite.shifts, start + OURS, row), family=f"{condition}, {backbone}")
+            yield claim_on(results, text, where, maker.suite.shifts, start + OURS, row, family=f"{condition}, {backbone}")
 
 
 def ablations(results: Results, maker: JobFactory) -> Iterator[Claim]:
     dataset = maker.suite.ablation
-    whole, stage = results.paired((dataset,), SHARP, NAIVE), at_stage1(results, dataset, stage1_end)
+    on_it = functools.partial(claim_on, results, where=dataset)
+    stage = at_stage1(results, dataset, stage1_end)
     yield Claim("sharpness-aware above naive CMA-ES, at the end of stage 1", dataset, stage, family="fig3")
-    yield Claim("sharpness-aware above naive CMA-ES, after stage 2", dataset, whole, family="fig3")
+    after = "sharpness-aware above naive CMA-ES, after stage 2"
+    yield on_it(after, columns=(dataset,), a=SHARP, b=NAIVE, family="fig3")
     for better, worse in (("Z-pruning", "magnitude"), ("magnitude", "dense"), ("Z-pruning", "dense")):
-        figures = results.paired((dataset,), f"fig4, {better}", f"fig4, {worse}")
-        yield Claim(f"{better} above {worse}", dataset, figures, family="fig4")
+        yield on_it(f"{better} above {worse}", columns=(dataset,), a=f"fig4, {better}", b=f"fig4, {worse}", family="fig4")
+    zscore, magnitude, rho_row = "table6, zscore", "table6, magnitude", f"table7, {OURS}"
     for ratio in PAPERS_RATIOS:
-        figures = results.paired((ratio,), "table6, zscore", "table6, magnitude")
-        yield Claim(f"Z-pruning above magnitude at ratio {ratio}", dataset, figures, family="table6, metric")
-    for ratio in PAPERS_RATIOS:
-        if ratio != "0.5":
-            figures = results.paired(("0.5",), "table6, zscore", "table6, zscore", (ratio,))
-            yield Claim(f"ratio 0.5 above {ratio}", dataset, figures, family="table6, ratio")
-    for rho in PAPERS_RHOS:
-        if rho != "0.1":
-            figures = results.paired(("0.1",), f"table7, {OURS}", f"table7, {OURS}", (rho,))
-            yield Claim(f"ρ 0.1 above {rho}", dataset, figures, family="table7")
+        text = f"Z-pruning above magnitude at ratio {ratio}"
+        yield on_it(text, columns=(ratio,), a=zscore, b=magnitude, family="table6, metric")
+    for ratio in [ratio for ratio in PAPERS_RATIOS if ratio != "0.5"]:
+        text = f"ratio 0.5 above {ratio}"
+        yield on_it(text, columns=("0.5",), a=zscore, b=zscore, b_columns=(ratio,), family="table6, ratio")
+    for rho in [rho for rho in PAPERS_RHOS if rho != "0.1"]:
+        yield on_it(f"ρ 0.1 above {rho}", columns=("0.1",), a=rho_row, b=rho_row, b_columns=(rho,), family="table7")
 
 
 def at_stage1(results: Results, dataset: str, figure: Callable[[FinishedRun], float]) -> Sample | None:

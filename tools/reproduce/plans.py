@@ -50,9 +50,9 @@ def baselines(maker: JobFactory) -> Iterator[Cell]:
 
 
 def equal(maker: JobFactory) -> Iterator[Cell]:
-    """Every method on every dataset with the same small number of queries; CoOp at its own budget beside them."""
+    """Every method, and CraFT, on every dataset with the same small number of queries; CoOp at its own budget beside them."""
     for dataset in of_equal_budgets(maker, "equal").datasets:
-        for method in maker.methods():
+        for method in (*maker.methods(), "craft"):
             yield from maker.at_small_budget(method, dataset, dataset, method)
         yield from maker.repeats("coop", dataset, dataset, "coop")
 
