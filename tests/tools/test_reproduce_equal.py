@@ -14,7 +14,7 @@ from tools.common.samples import Sample, sample
 from tools.reproduce import __main__ as reproduce
 from tools.reproduce.equal import errors_apart
 from tools.reproduce.plans import NAIVE_STAGE, PLANS, STAGE_1, WHOLE
-from tools.reproduce.results import ACCURACY, Results
+from tools.reproduce.results import ACCURACY, Results, entropies
 from tools.reproduce.suites import ICON_SUITE, JobFactory
 from trainers import TRAINERS
 
@@ -53,6 +53,19 @@ def test_every_method_but_coop_has_the_same_queries_up_to_a_step(tmp_path: Path)
         budget = trained[method]
         # a mask of SharpZO costs 512
         assert budget is not None and 4_500 < budget.queries <= 5_000, method
+
+
+def test_cross_entropies_are_shown_where_every_run_has_them(tmp_path: Path) -> None:
+    maker = JobFactory(ICON_SUITE, str(tmp_path), seeds=(1, 2))
+    entries = [entry for entry in PLANS["equal"](maker) if (entry.row, entry.column) == (OURS, "icons_emoji")]
+    shown = []
+    for entry in entries:
+        finish(entry.job)
+    for entry in entries:
+        path = entry.job.path / "result.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"train_loss": 2.0, "test_loss": 2.5}))
+        shown.append(entropies(Results.read(entries), OURS, "icons_emoji"))
+    assert shown == ["", " (2.00, 2.50)"]
 
 
 def made(runs: Path, name: str) -> str:

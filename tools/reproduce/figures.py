@@ -139,7 +139,9 @@ def draw_shots(results: Results, datasets: Sequence[str], path: Path) -> Path:
                 heights = [figures.mean for _, figures in points]
                 errors = [0.0 if figures.n == 1 else figures.half for _, figures in points]
                 options = {"linestyle": style, "marker": marker, "color": gray, "capsize": 2, "markersize": 4}
-                name = f"{label(row)} (n = {max(figures.n for _, figures in points)})"
+                seeds = sorted({figures.n for _, figures in points})
+                n = f"n = {' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))}"
+                name = f"{label(row)} ({n})"
                 axes.errorbar([count for count, _ in points], heights, errors, label=name, linewidth=1.2, **options)
         figures = results.sample("zero-shot", f"{dataset}, {SHOTS[-1]}")
         if figures:

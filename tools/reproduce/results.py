@@ -150,8 +150,10 @@ def accuracy_table(
 
 
 def entropies(results: Results, row: str, column: str) -> str:
-    """ " (1.31, 1.58)": the mean cross-entropies on training and test images; "" where no run has any."""
-    found = [results.sample(row, column, key) for key in LOSSES]
+    """ " (1.31, 1.58)": the mean cross-entropies on training and test images; "" unless each of the runs has one."""
+    runs = len(results.values(row, column))
+    samples = (results.sample(row, column, key) for key in LOSSES)
+    found = [one if one and one.n == runs else None for one in samples]
     return f" ({', '.join(f'{one.mean:.2f}' if one else '–' for one in found)})" if any(found) else ""
 
 
