@@ -45,7 +45,7 @@ def runs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_method_but_coop_has_the_same_queries_up_to_a_step(tmp_path: Path) -> None:
+def test_every_method_but_coop_spends_the_same_budget(tmp_path: Path) -> None:
     maker = JobFactory(ICON_SUITE, str(tmp_path), seeds=(1,))
     trained = {e.row: cost(e.job.config) for e in PLANS["equal"](maker) if e.column == "icons_emoji" and TRAINERS[e.row].trains}
     assert set(trained) == {*ICON_SUITE.methods, "craft", "coop"} - {"zero-shot"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -117,6 +118,36 @@ def test_shots_have_a_table_and_a_panel_for_each_dataset_with_several(tmp_path: 
     assert "| SharpZO | 73.00 (n = 1) | – | – | – | 88.00 (n = 1) |" in lines
     assert "Zero-shot: 40.00." in lines
     assert (tmp_path / "made/shots.png").is_file()
+
+
+def test_shots_need_two_numbers_of_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    finish(maker(tmp_path).job("digits", OURS, 1))
+    assert call(tmp_path, "shots", "--no-run") == 2
+    assert "error: shots.png: no dataset has finished runs with two numbers of training images\n" in capsys.readouterr().err
+    assert not list((tmp_path / "made").iterdir())
+
+
+def test_legend_of_shots_gives_the_range_of_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    from tools.reproduce import figures
+
+    entries = [entry for entry in PLANS["shots"](maker(tmp_path, seeds=(1, 2))) if entry.row in (OURS, "bbt")]
+    for entry in entries:
+        config = entry.job.config
+        # one seed of SharpZO with one image, two with 16; two of BBT with both
+        ran = config.shots == 16 or (config.shots == 1 and (config.seed == 1 or entry.row == "bbt"))
+        if config.dataset == "digits" and ran:
+            finish(entry.job)
+    drawn: list[str] = []
+
+    def note(figure: Any, path: Path) -> Path:
+        drawn.extend(text.get_text() for text in figure.axes[0].get_legend().get_texts())
+        return path
+
+    monkeypatch.setattr(figures, "finish", note)
+    figures.draw_shots(Results.read(entries), ["digits"], tmp_path / "shots.png")
+    assert sorted(drawn) == [f"{title('bbt')} (n = 2)", "SharpZO (n = 1 to 2)"]
 
 
 def test_claims_are_judged_by_paired_tests_corrected_for_their_number(tmp_path: Path) -> None:
